@@ -1,0 +1,257 @@
+"""The command `nnunet-robust`: a subcommand per verb. Heavy imports stand inside the subcommands."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import click
+import typer
+
+from nnunet_robust import __version__
+from nnunet_robust.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+app = typer.Typer(
+    help="Which segmentation architecture stays accurate when the images get worse? An extension of nnU-Net v2.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+synthesize = typer.Typer(help="Make synthetic datasets of controlled difficulty.", no_args_is_help=True)
+app.add_typer(synthesize, name="synthesize")
+
+# Options that take several values, as nnU-Net's do: `-tr A B` is read as `-tr A -tr B`.
+_VARIADIC = ("-tr", "-f", "-m", "--perturb", "--levels")
+
+
+class Direction(str, Enum):
+    """Which texture bleeds into the other."""
+
+    foreground = "foreground"
+    background = "background"
+
+
+class Shape(str, Enum):
+    """How ragged the outline is."""
+
+    easy = "easy"
+    normal = "normal"
+    hard = "hard"
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"nnunet-robust {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="A traceback with an error (before the subcommand).")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def doctor() -> None:
+    """Is everything in place? Versions, the hook, the trainers, the GPU, nnU-Net's folders; a fix for each fault."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from nnunet_robust.doctor import checks
+
+    table = Table("", "check", "found", "fix", title="nnunet-robust doctor")
+    found = checks()
+    marks = {True: "[green]ok[/]", None: "[yellow]note[/]", False: "[red]FAULT[/]"}
+    for check in found:
+        table.add_row(marks[check.ok], check.name, check.detail, check.fix or "")
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    if any(check.ok is False for check in found):
+        raise typer.Exit(1)
+
+
+@synthesize.command()
+def textures(
+    dataset_id: Annotated[int, typer.Option("--id", help="Id of the new dataset, 1 to 999.")],
+    alpha: Annotated[float, typer.Option(help="Blending in [0, 1]; higher is harder.")] = 0.1,
+    cases: Annotated[int, typer.Option(help="Training cases.")] = 60,
+    test_cases: Annotated[int, typer.Option(help="Test cases.")] = 20,
+    size: Annotated[int, typer.Option(help="Side of the square images, in pixels.")] = 128,
+    foreground: Annotated[str, typer.Option(help="brick, grass, gravel, or an image file.")] = "brick",
+    background: Annotated[str, typer.Option(help="brick, grass, gravel, or an image file.")] = "gravel",
+    direction: Annotated[Direction, typer.Option(help="Where the other texture bleeds in.")] = Direction.foreground,
+    shape: Annotated[Shape, typer.Option(help="Outline of the objects.")] = Shape.normal,
+    seed: Annotated[int, typer.Option(help="Seed of shapes and crops.")] = 0,
+    name: Annotated[str | None, typer.Option(help="Name of the dataset; by default it tells the parameters.")] = None,
+) -> None:
+    """Write a texture dataset: closed Bézier shapes of one texture on another, blended (Kamath et al. 2023)."""
+    from nnunet_robust.dataset_conversion.textures import TextureParameters, synthesize_textures
+    from nnunet_robust.eval.folders import nnunet_folder
+
+    parameters = TextureParameters(
+        alpha=alpha,
+        cases=cases,
+        test_cases=test_cases,
+        size=size,
+        foreground=foreground,
+        background=background,
+        direction=direction.value,
+        shape=shape.value,
+        seed=seed,
+    )
+    folder = synthesize_textures(nnunet_folder("nnUNet_raw"), dataset_id, parameters, name)
+    print(f"{folder}\nnext: nnUNetv2_plan_and_preprocess -d {dataset_id} -c 2d")
+
+
+@app.command()
+def sweep(
+    output: Annotated[Path, typer.Option("-o", help="Folder of the results; a sweep begun there goes on.")],
+    dataset: Annotated[str | None, typer.Option("-d", help="Dataset id or name.")] = None,
+    configuration: Annotated[str, typer.Option("-c", help="2d, 3d_fullres, 3d_lowres.")] = "2d",
+    trainers: Annotated[list[str] | None, typer.Option("-tr", help="Trainers, several at once.")] = None,
+    plans: Annotated[str, typer.Option("-p", help="Plans identifier.")] = "nnUNetPlans",
+    folds: Annotated[list[str] | None, typer.Option("-f", help="Folds to average; default: all trained.")] = None,
+    checkpoint: Annotated[str, typer.Option("-chk", help="File name of the checkpoint.")] = "checkpoint_final.pth",
+    models: Annotated[list[Path] | None, typer.Option("-m", help="Trained model folders, several at once.")] = None,
+    images: Annotated[Path | None, typer.Option("-i", help="Images; default: imagesTs, else the fold's cases.")] = None,
+    labels: Annotated[Path | None, typer.Option("-l", help="Their labels.")] = None,
+    perturb: Annotated[list[str] | None, typer.Option("--perturb", help="Perturbations, several at once.")] = None,
+    preset: Annotated[str | None, typer.Option("--preset", help="A named set of perturbations and levels.")] = None,
+    levels: Annotated[list[float] | None, typer.Option("--levels", help="Levels of each --perturb.")] = None,
+    replicates: Annotated[int, typer.Option("--replicates", help="Noise draws per level.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the noise.")] = 0,
+    disable_tta: Annotated[bool, typer.Option("--disable-tta", help="No test-time mirroring.")] = False,
+    save_predictions: Annotated[bool, typer.Option("--save-predictions", help="Keep the segmentations.")] = False,
+    tolerance_mm: Annotated[float, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice (nsd).")] = 2.0,
+    device: Annotated[str | None, typer.Option("-device", help="cpu, cuda or mps; default: cuda if there.")] = None,
+) -> None:
+    """Perturb the test images step by step, predict with every model, and measure: results.csv, inputs.csv."""
+    from nnunet_robust.eval.conditions import conditions_for
+    from nnunet_robust.eval.progress import SweepProgress
+    from nnunet_robust.eval.sweep import SweepParameters, run_sweep
+
+    parameters = SweepParameters(
+        output=output,
+        conditions=conditions_for(perturb or [], preset, levels),
+        dataset=dataset,
+        configuration=configuration,
+        trainers=trainers or [],
+        plans=plans,
+        folds=folds,
+        checkpoint=checkpoint,
+        model_folders=models or [],
+        images=images,
+        labels=labels,
+        replicates=replicates,
+        seed=seed,
+        mirroring=not disable_tta,
+        save_predictions=save_predictions,
+        tolerance_mm=tolerance_mm,
+        device=device,
+    )
+    with SweepProgress() as progress:
+        results = run_sweep(parameters, progress)
+    print(f"{results}\nnext: nnunet-robust report {output}")
+
+
+@app.command()
+def report(output: Annotated[Path, typer.Argument(metavar="OUT", help="The folder of a sweep.")]) -> None:
+    """Write report.html, one self-contained page, from a sweep's results."""
+    from nnunet_robust.eval.report import summary_table, write_report
+
+    page = write_report(output)
+    print_table(summary_table(output))
+    print(page)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("-o", help="Where to work; a demo begun there goes on.")] = Path(
+        "nnunet_robust_demo"
+    ),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few iterations only: does it run? Scores mean little.")
+    ] = False,
+) -> None:
+    """All of it on textures, on the CPU, in minutes: datasets, nnU-Net's trainings, the sweep, the report."""
+    from nnunet_robust.demo import run_demo
+
+    for table, page in run_demo(output, quick):
+        print_table(table)
+        print(f"report: {page}\n")
+
+
+def print_table(frame: pd.DataFrame) -> None:
+    """Print a data frame as a table, three decimals."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*map(str, frame.columns))
+    for row in frame.itertuples(index=False):
+        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def expand_variadic(arguments: list[str]) -> list[str]:
+    """Repeat the flag of an option before each of its values: `-tr A B` becomes `-tr A -tr B`.
+
+    A value is whatever follows, up to the next argument that begins with "-" and is no number.
+    """
+    expanded: list[str] = []
+    flag: str | None = None
+    for argument in arguments:
+        if argument.startswith("-") and not _is_number(argument):
+            flag = argument if argument in _VARIADIC else None
+            if flag is None:
+                expanded.append(argument)
+        elif flag is None:
+            expanded.append(argument)
+        else:
+            expanded += [flag, argument]
+    return expanded
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line. A fault of the user's is one line on stderr and exit 2.
+
+    Returns:
+        The exit code, for `sys.exit`.
+    """
+    given = expand_variadic(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    try:
+        code = app([a for a in given if a != "--debug"], prog_name="nnunet-robust", standalone_mode=False)
+    except UserError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        return 2
+    except click.ClickException as error:
+        print(f"error: {error.format_message()}", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

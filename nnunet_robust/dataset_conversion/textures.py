@@ -1,0 +1,231 @@
+"""Synthetic textures: segmentation tasks whose difficulty is one number, how far two photographs are blended."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from nnunet_robust.dataset_conversion.shapes import SHAPES, Difficulty, bezier_shape
+from nnunet_robust.dataset_conversion.writer import Case, write_dataset
+from nnunet_robust.errors import UserError
+from nnunet_robust.seeding import numpy_generator
+
+Direction = Literal["foreground", "background"]
+Part = Literal["train", "test"]
+
+PHOTOGRAPHS = ("brick", "grass", "gravel")
+"""Textures in scikit-image's own package, 512 x 512 pixels each (CC0, from texturehaven.com): nothing is downloaded."""
+
+TEST_SHARE = 0.3
+"""Of a photograph's width, cut off on the right for the test cases."""
+
+SMALLEST_SIZE = 32
+FEWEST_CASES = 5
+
+
+@dataclass(frozen=True)
+class TextureParameters:
+    """What a texture dataset is made from.
+
+    Attributes:
+        alpha: how far one texture bleeds into the other, in [0, 1]; higher is harder, and at 1 nothing shows the mask.
+        cases: number of training cases, at least 5: nnU-Net splits them into five folds.
+        test_cases: number of test cases.
+        size: side of the square images in pixels, at least 32.
+        foreground: the texture inside the mask: a name from `PHOTOGRAPHS`, or an image file (read as 8-bit grey).
+        background: the texture around it.
+        direction: "foreground" blends the background into the foreground, "background" the other way round.
+        shape: the masks, a row of `shapes.SHAPES`.
+        seed: of shapes and crops.
+
+    Raises:
+        UserError: a value is out of its range.
+    """
+
+    alpha: float = 0.1
+    cases: int = 60
+    test_cases: int = 20
+    size: int = 128
+    foreground: str = "brick"
+    background: str = "gravel"
+    direction: Direction = "foreground"
+    shape: Difficulty = "normal"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise UserError(f"alpha must be in [0, 1], got {self.alpha}")
+        lowest = {"cases": FEWEST_CASES, "test_cases": 0, "size": SMALLEST_SIZE}
+        for field, low in lowest.items():
+            if getattr(self, field) < low:
+                raise UserError(f"{field} must be at least {low}, got {getattr(self, field)}")
+        if self.direction not in get_args(Direction):
+            raise UserError(f"direction must be one of {', '.join(get_args(Direction))}, got {self.direction!r}")
+        if self.shape not in SHAPES:
+            raise UserError(f"shape must be one of {', '.join(SHAPES)}, got {self.shape!r}")
+
+    @property
+    def dataset_name(self) -> str:
+        """A name for the dataset: textures, alpha in percent, and what is not default: `TextureBrickGravelA10Hard`."""
+        percent = f"{100 * self.alpha:.4f}".rstrip("0").rstrip(".").replace(".", "p")
+        direction = "IntoBackground" if self.direction == "background" else ""
+        shape = "" if self.shape == "normal" else self.shape.capitalize()
+        return f"Texture{_camel(self.foreground)}{_camel(self.background)}A{percent}{direction}{shape}"
+
+
+def synthesize_textures(
+    raw_folder: Path, dataset_id: int, parameters: TextureParameters | None = None, name: str | None = None
+) -> Path:
+    """Write a texture dataset in nnU-Net's raw format: 8-bit grey PNGs, label 1 inside a random Bézier shape.
+
+    Training crops come from the left of the photographs, test crops from the right: no pixel is in both. A case's
+    shape and crops depend on the seed, its part and its number, not on alpha: datasets that differ in alpha only are
+    paired, case by case, and what differs between them is the blend alone.
+
+    Args:
+        raw_folder: nnU-Net's folder of raw datasets.
+        dataset_id: 1 to 999.
+        parameters: what to make; None for the defaults.
+        name: of the dataset; None for `parameters.dataset_name`.
+
+    Returns:
+        The dataset's folder. One that was made from the same parameters is left as it is.
+
+    Raises:
+        UserError: a photograph cannot be read or is too small, both are the same, or the id is taken.
+
+    Reference: Kamath et al., "Do we really need that skip-connection? Understanding its interplay with task
+    complexity", MICCAI 2023.
+    """
+    parameters = parameters or TextureParameters()
+    foreground, background = _photograph(parameters.foreground), _photograph(parameters.background)
+    if np.array_equal(foreground, background):
+        raise UserError(f"foreground and background are both {parameters.foreground!r}: choose two textures")
+    recorded: dict[str, str | int | float | dict[str, str]] = asdict(parameters)
+    for role, given, photograph in (
+        ("foreground", parameters.foreground, foreground),
+        ("background", parameters.background, background),
+    ):
+        crop_columns(photograph.shape, parameters.size, "train", given)  # refuses one that is too small
+        # The pixels' hash, and no path: the same photograph gives the same dataset wherever it lies.
+        digest = hashlib.sha256(repr(photograph.shape).encode() + photograph.tobytes()).hexdigest()
+        recorded[role] = {"name": Path(given).name, "pixels_sha256": digest}
+    return write_dataset(
+        raw_folder,
+        dataset_id,
+        name or parameters.dataset_name,
+        _cases(parameters, "train", foreground, background),
+        _cases(parameters, "test", foreground, background),
+        channel_names={0: "grey"},
+        labels={"background": 0, "foreground": 1},
+        file_ending=".png",
+        provenance={"source": "synthetic textures, Kamath et al. 2023", "parameters": recorded},
+    )
+
+
+def blend(
+    foreground: np.ndarray, background: np.ndarray, mask: np.ndarray, alpha: float, direction: Direction
+) -> np.ndarray:
+    """Put one texture inside the mask and the other around it, and let one bleed into the other.
+
+    "foreground": `(1 - alpha) * foreground + alpha * background` inside, `background` outside.
+    "background": `foreground` inside, `(1 - alpha) * background + alpha * foreground` outside.
+
+    Args:
+        foreground: (H, W) uint8.
+        background: (H, W) uint8.
+        mask: (H, W) bool, True inside.
+        alpha: in [0, 1]; at 1 the image is one texture throughout.
+        direction: which side is blended.
+
+    Returns:
+        (H, W) uint8, rounded to the nearest.
+    """
+    fg: np.ndarray = foreground.astype(np.float64)
+    bg: np.ndarray = background.astype(np.float64)
+    inside = (1 - alpha) * fg + alpha * bg if direction == "foreground" else fg
+    outside = (1 - alpha) * bg + alpha * fg if direction == "background" else bg
+    return np.rint(np.where(mask, inside, outside)).clip(0, 255).astype(np.uint8)
+
+
+def crop_columns(shape: tuple[int, int], size: int, part: Part, name: str = "the photograph") -> tuple[int, int]:
+    """The columns `[first, last)` of a photograph that crops of a part may use; those of the two parts are disjoint.
+
+    The test strip is `TEST_SHARE` of the width, or `size` where that is more, on the right; the rest is for training.
+
+    Args:
+        shape: (H, W) of the photograph.
+        size: side of the square crops in pixels.
+        part: "train" or "test".
+        name: what to call the photograph in an error.
+
+    Raises:
+        UserError: the photograph is too small for crops of this size; says which size works.
+    """
+    height, width = shape
+    largest = min(height, width // 2)
+    if size > largest:
+        raise UserError(
+            f"size {size} is too large for {name!r}, whose {height} x {width} pixels are split into a training and "
+            f"a test part: the largest size that works is {largest}"
+        )
+    split = width - max(round(TEST_SHARE * width), size)
+    return (0, split) if part == "train" else (split, width)
+
+
+def _cases(parameters: TextureParameters, part: Part, foreground: np.ndarray, background: np.ndarray) -> Iterator[Case]:
+    """The cases of one part, made one at a time."""
+    prefix, count = {"train": ("texture", parameters.cases), "test": ("texture_test", parameters.test_cases)}[part]
+    for index in range(count):
+        rng = numpy_generator(parameters.seed, "textures", part, index)  # without alpha, so that alphas are paired
+        # The crops first: a shape takes a varying number of draws, and crops are to be paired over shapes as well.
+        fg = _random_crop(foreground, parameters.size, part, rng)
+        bg = _random_crop(background, parameters.size, part, rng)
+        mask = bezier_shape((parameters.size, parameters.size), rng, parameters.shape)
+        image = blend(fg, bg, mask, parameters.alpha, parameters.direction)
+        yield Case(f"{prefix}_{index:04d}", [image], mask.astype(np.uint8))
+
+
+def _random_crop(photograph: np.ndarray, size: int, part: Part, rng: np.random.Generator) -> np.ndarray:
+    """A square of the part's columns."""
+    first, last = crop_columns(photograph.shape, size, part)
+    row = rng.integers(photograph.shape[0] - size, endpoint=True)
+    column = rng.integers(first, last - size, endpoint=True)
+    return photograph[row : row + size, column : column + size]
+
+
+def _photograph(name: str) -> np.ndarray:
+    """A photograph (H, W) in 8-bit grey: one of scikit-image's, or a file's."""
+    from skimage import color, data
+    from skimage.io import imread
+    from skimage.util import img_as_ubyte
+
+    if name in PHOTOGRAPHS:
+        return getattr(data, name)()
+    path = Path(name)
+    if not path.is_file():
+        raise UserError(f"no such texture: {name!r}; give one of {', '.join(PHOTOGRAPHS)} or an image file")
+    try:
+        image = np.asarray(imread(path))
+        if image.ndim == 3 and image.shape[-1] == 4:
+            image = color.rgba2rgb(image)
+        if image.ndim == 3 and image.shape[-1] == 3:
+            image = color.rgb2gray(image)
+        image = img_as_ubyte(image)
+    except Exception as error:  # the readers that imread tries raise all kinds
+        raise UserError(f"cannot read {name!r} as an image: {str(error).splitlines()[0]}") from error
+    if image.ndim != 2:
+        raise UserError(f"{name!r} is no grey or colour image: it is read as an array of shape {image.shape}")
+    return image
+
+
+def _camel(name: str) -> str:
+    """'brick' to 'Brick', '/some/my photo-2.png' to 'MyPhoto2'."""
+    words = re.findall(r"[A-Za-z0-9]+", Path(name).stem)
+    return "".join(word[0].upper() + word[1:] for word in words) or "Photo"

@@ -1,0 +1,1 @@
+"""Perturb images, predict, measure, report."""

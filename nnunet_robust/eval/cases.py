@@ -1,0 +1,179 @@
+"""The cases of a sweep: found, read through nnU-Net's own readers, and checked before anything is computed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+from nnunet_robust.errors import UserError
+from nnunet_robust.eval.folders import nnunet_folder
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """Where a case lies on disk.
+
+    Attributes:
+        name: nnU-Net's case identifier.
+        patient: the patient it is of; cases of one patient are not independent.
+        images: a file per channel, in order.
+        label: the reference segmentation.
+    """
+
+    name: str
+    patient: str
+    images: tuple[Path, ...]
+    label: Path
+
+
+@dataclass(frozen=True)
+class LoadedCase:
+    """A case in memory.
+
+    Attributes:
+        image: float32 (C, *spatial), raw intensities.
+        label: (*spatial), integer labels.
+        properties: what nnU-Net's reader gave beside the image.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    properties: dict[str, Any]
+
+    @property
+    def spacing_mm(self) -> tuple[float, ...]:
+        """Voxel size per spatial axis; 1 where the format has no spacing (PNG), so that mm then are pixels."""
+        return tuple(float(s) for s in self.properties["spacing"])
+
+
+def cases_of_folders(images: Path, labels: Path, file_ending: str, channels: int) -> list[CaseFiles]:
+    """The cases of a folder of images in nnU-Net's naming (`<case>_0000<ending>`) and a folder of labels.
+
+    Raises:
+        UserError: a folder, a channel or a label file is missing, or there are no images.
+    """
+    for folder in (images, labels):
+        if not folder.is_dir():
+            raise UserError(f"no folder {folder}: give existing folders with -i and -l")
+    pattern = re.compile(r"(.+)_(\d{4})" + re.escape(file_ending))
+    names = sorted({match[1] for path in images.iterdir() if (match := pattern.fullmatch(path.name))})
+    if not names:
+        raise UserError(f"no images named <case>_0000{file_ending} in {images}")
+    patients = _patients(images.parent)
+    cases = []
+    for name in names:
+        files = tuple(images / f"{name}_{channel:04d}{file_ending}" for channel in range(channels))
+        cases.append(CaseFiles(name, patients.get(name, name), files, labels / f"{name}{file_ending}"))
+    return _present(cases)
+
+
+def cases_of_dataset(dataset: str, fold: str, file_ending: str, channels: int) -> list[CaseFiles]:
+    """A dataset's test cases (`imagesTs` with `labelsTs`), or else the validation cases of a fold.
+
+    Raises:
+        UserError: there are neither, a file is missing, or the fold names no single validation set.
+    """
+    raw = nnunet_folder("nnUNet_raw") / dataset
+    images, labels = raw / "imagesTs", raw / "labelsTs"
+    if labels.is_dir() and any(labels.glob(f"*{file_ending}")) and images.is_dir():
+        return cases_of_folders(images, labels, file_ending, channels)
+    if not (raw / "dataset.json").is_file():
+        raise UserError(f"no raw dataset {raw}: give images with -i and labels with -l")
+    if not fold.isdigit():
+        raise UserError(f"{dataset} has no labelsTs, and fold {fold!r} has no validation cases of its own: give -i, -l")
+    splits_file = nnunet_folder("nnUNet_preprocessed") / dataset / "splits_final.json"
+    splits = json.loads(splits_file.read_text()) if splits_file.is_file() else []
+    if int(fold) >= len(splits):
+        raise UserError(f"{dataset} has no labelsTs, and {splits_file} has no fold {fold}: give -i and -l")
+    files = get_filenames_of_train_images_and_targets(str(raw))
+    patients = _patients(raw)
+    unknown = [name for name in splits[int(fold)]["val"] if name not in files]
+    if unknown:
+        raise UserError(f"validation case {unknown[0]!r} of fold {fold} is not in {raw}: restore it, or give -i and -l")
+    return _present(
+        [
+            CaseFiles(
+                name, patients.get(name, name), tuple(map(Path, files[name]["images"])), Path(files[name]["label"])
+            )
+            for name in sorted(splits[int(fold)]["val"])
+        ]
+    )
+
+
+def _patients(raw: Path) -> dict[str, str]:
+    """Case to patient, where one of our converters has recorded it in `dataset.json`."""
+    file = raw / "dataset.json"
+    return json.loads(file.read_text()).get("nnunet_robust", {}).get("patients", {}) if file.is_file() else {}
+
+
+def _present(cases: list[CaseFiles]) -> list[CaseFiles]:
+    for case in cases:
+        for path in case.images:
+            if not path.is_file():
+                raise UserError(f"case {case.name!r}: image file {path} is missing")
+        if not case.label.is_file():
+            raise UserError(f"case {case.name!r}: label file {case.label} is missing")
+    return cases
+
+
+def load_case(case: CaseFiles, reader: BaseReaderWriter, channels: int, labels: Mapping[int, str]) -> LoadedCase:
+    """Read a case and check it.
+
+    Args:
+        case: its files.
+        reader: nnU-Net's reader for the dataset's format.
+        channels: how many channels the model takes.
+        labels: the label values that `dataset.json` declares, with their names.
+
+    Raises:
+        UserError: unreadable, another number of channels, image and label of different sizes, NaN or infinity in the
+            image, or a label value that `dataset.json` does not know.
+    """
+    try:
+        image, properties = reader.read_images([str(path) for path in case.images])
+        label = reader.read_seg(str(case.label))[0]
+    except Exception as error:
+        raise UserError(f"case {case.name!r} cannot be read: {' '.join(str(error).split())[:300]}") from error
+    if image.shape[0] != channels:
+        raise UserError(f"case {case.name!r}: {image.shape[0]} channels, but the model takes {channels}")
+    if image.shape[1:] != label.shape[1:]:
+        raise UserError(
+            f"case {case.name!r}: the image has {image.shape[1:]} voxels and its label {label.shape[1:]}: "
+            f"they must be on one grid"
+        )
+    if not np.isfinite(image).all():
+        raise UserError(f"case {case.name!r}: the image has voxels that are NaN or infinite: mend or remove it")
+    unknown = [value for value in np.unique(label) if value not in labels]
+    if unknown:
+        raise UserError(
+            f"case {case.name!r}: label value {unknown[0]:g} in {case.label.name} is not in dataset.json, which knows "
+            f"{', '.join(f'{value} ({name})' for value, name in sorted(labels.items()))}"
+        )
+    return LoadedCase(image.astype(np.float32, copy=False), label[0].astype(np.int32), properties)
+
+
+def check_finite(case: CaseFiles) -> None:
+    """Look for NaN and infinity in a case's NIfTI files as they are stored.
+
+    ITK, through which nnU-Net reads NIfTI, silently reads such voxels as 0: `load_case` cannot see them.
+
+    Raises:
+        UserError: there are some; says how many and in which file.
+    """
+    for path in case.images:
+        if path.name.endswith((".nii", ".nii.gz")):
+            stored = np.asanyarray(nibabel.load(path).dataobj)
+            broken = stored.size - int(np.count_nonzero(np.isfinite(stored)))
+            if broken:
+                raise UserError(
+                    f"case {case.name!r}: {broken} voxels of {path.name} are NaN or infinite: mend or remove the image"
+                )

@@ -1,0 +1,39 @@
+"""Which perturbations at which levels a sweep goes through, from what the user named."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from nnunet_robust.errors import UserError
+from nnunet_robust.eval.perturbations import PERTURBATIONS, PRESETS, check_level
+
+
+def conditions_for(
+    names: Sequence[str], preset: str | None, levels: Sequence[float] | None
+) -> dict[str, tuple[float, ...]]:
+    """Perturbation -> levels, rising. The clean images are swept in any case.
+
+    Args:
+        names: perturbations, each at its default levels or at `levels`.
+        preset: a name of `PRESETS`, with levels of its own; adds to `names`.
+        levels: levels for each of `names`, in their own units.
+
+    Raises:
+        UserError: an unknown perturbation or preset, a level out of range, levels without a perturbation, or nothing
+            at all.
+    """
+    if not names and preset is None:
+        raise UserError(f"no perturbations: name some with --perturb ({', '.join(PERTURBATIONS)}) or take a --preset")
+    if preset is not None and preset not in PRESETS:
+        near = difflib.get_close_matches(preset, PRESETS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UserError(f"there is no preset {preset!r}: {hint}choose from {', '.join(PRESETS)}")
+    if levels is not None and not names:
+        raise UserError("--levels belong to perturbations named with --perturb; a preset has levels of its own")
+    chosen: dict[str, set[float]] = {name: set(levels) for name, levels in PRESETS.get(preset or "", {}).items()}
+    for name in names:
+        for level in levels or (0.0,):  # 0 is in range for all: the name alone is checked
+            check_level(name, level)
+        chosen.setdefault(name, set()).update(levels or PERTURBATIONS[name].levels)
+    return {name: tuple(sorted(values)) for name, values in chosen.items()}

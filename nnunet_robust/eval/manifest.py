@@ -1,0 +1,104 @@
+"""The manifest: what a reader needs to trust a sweep's numbers, or to make them again."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nnunet_robust.eval.models import Model
+from nnunet_robust.eval.perturbations import PERTURBATIONS
+
+ASSUMPTIONS = (
+    "Perturbations act on the raw image, before nnU-Net's preprocessing, and once per volume.",
+    "Intensity levels are relative to each channel's robust range (0.5th to 99.5th percentile of the clean image).",
+    "Perturbed values are clipped to each channel's own minimum and maximum, as a stored image saturates.",
+    "Every model sees the same noise field; a level only scales it.",
+    "A missed or hallucinated object counts with Dice, IoU and NSD 0 and with the image's diagonal as distance.",
+    "Formats without a spacing (PNG) count a pixel as 1 mm.",
+    "Cases of one patient are not independent: intervals are clustered by patient.",
+)
+_PACKAGES = (
+    "nnunet-robust",
+    "nnunetv2",
+    "torch",
+    "numpy",
+    "scipy",
+    "surface-distance",
+    "dynamic-network-architectures",
+)
+
+
+def describe(
+    before: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    parameters: Mapping[str, Any],
+    conditions: Mapping[str, Sequence[float]],
+    models: Iterable[Model],
+    device: torch.device,
+) -> dict[str, Any]:
+    """A manifest, with this run's models and perturbations added to those of earlier runs.
+
+    Args:
+        before: the manifest of earlier runs into the same folder; empty for the first.
+        identity: what results must share to stand beside one another (dataset, seed, cases, ...).
+        parameters: further settings of this run.
+        conditions: perturbation -> levels of this run.
+        models: this run's models.
+        device: where they predict.
+
+    Returns:
+        JSON-ready.
+    """
+    described = dict(before.get("models", {}))
+    for model in models:
+        described[model.key] = {
+            "model": model.trainer,
+            "plans": model.plans,
+            "configuration": model.configuration,
+            "fold": model.fold,
+            "folder": str(model.folder),
+            "checkpoints": model.checkpoints,
+        }
+    perturbations = dict(before.get("perturbations", {}))
+    for name, levels in conditions.items():
+        row = PERTURBATIONS[name]
+        known = perturbations.get(name, {}).get("levels", [])
+        all_levels = sorted({float(level) for level in (*known, *levels)})
+        perturbations[name] = {"levels": all_levels, "unit": row.unit, "reference": row.reference}
+    return {
+        "dataset": identity["dataset"],
+        "identity": dict(identity),
+        "models": described,
+        "perturbations": perturbations,
+        "parameters": dict(parameters),
+        "seed": identity["seed"],
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{device.type} {platform.machine()}",
+        "versions": {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}},
+        "git_commit": _git_commit(),
+        "assumptions": list(ASSUMPTIONS),
+        "pictures": before.get("pictures", {"cases": {}}),
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of this package, where it runs from a checkout."""
+    here = Path(__file__).parent
+    try:
+        out = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:
+        return None
+    return out.stdout.strip() or None

@@ -1,0 +1,279 @@
+"""Perturbations of raw images: one table, one function that applies a row of it, and what it did in decibels.
+
+Every perturbation is a pure function `f(image, level, generator)` of a float tensor (C, *spatial) in units of the
+image's robust range (0 is its 0.5th percentile, 1 its 99.5th, per channel). A new one is a function and a row of
+`PERTURBATIONS`: tests, command line, docs and plots go over the table.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from nnunet_robust.errors import UserError
+from nnunet_robust.eval.perturbations.blur import background_blur, gaussian_blur
+from nnunet_robust.eval.perturbations.intensity import contrast
+from nnunet_robust.eval.perturbations.noise import gaussian_noise, salt_and_pepper, speckle_noise
+
+__all__ = [
+    "PERTURBATIONS",
+    "PRESETS",
+    "Perturbation",
+    "check_level",
+    "measure",
+    "perturb",
+    "perturbation",
+    "robust_range",
+]
+
+ROBUST_PERCENTILES = (0.5, 99.5)
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """A row of the table.
+
+    Attributes:
+        name: as on the command line and in `results.csv`.
+        function: `f(image, level, generator)`, with a fourth argument `mask` where `uses_mask`.
+        levels: the default levels, rising, from just visible to what a radiologist would reject; without 0.
+        maximum: the largest level allowed; the valid range is [0, maximum], finite.
+        unit: what the level measures, for axes of plots.
+        modality: for which images it is meant; "any", "mri", "ct", "ultrasound", "histology".
+        reference: where its definition comes from.
+        stochastic: whether the generator is used.
+        uses_mask: whether the reference segmentation's foreground is needed.
+    """
+
+    name: str
+    function: Callable[..., torch.Tensor]
+    levels: tuple[float, ...]
+    maximum: float
+    unit: str
+    modality: str
+    reference: str
+    stochastic: bool
+    uses_mask: bool
+
+
+# The maxima are generous: far beyond any use, they only keep arithmetic and kernels finite.
+_ROWS = (
+    Perturbation(
+        name="gaussian_noise",
+        function=gaussian_noise,
+        levels=(0.02, 0.05, 0.1, 0.2, 0.4),
+        maximum=100.0,
+        unit="standard deviation / robust range",
+        modality="any",
+        reference="scikit-image random_noise(mode='gaussian')",
+        stochastic=True,
+        uses_mask=False,
+    ),
+    Perturbation(
+        name="speckle_noise",
+        function=speckle_noise,
+        levels=(0.05, 0.1, 0.2, 0.4, 0.6),
+        maximum=100.0,
+        unit="relative standard deviation",
+        modality="any",
+        reference="Kamath et al., MICCAI 2023 (variance = level**2)",
+        stochastic=True,
+        uses_mask=False,
+    ),
+    Perturbation(
+        name="salt_and_pepper",
+        function=salt_and_pepper,
+        levels=(0.005, 0.02, 0.05, 0.1, 0.2),
+        maximum=1.0,
+        unit="share of voxels",
+        modality="any",
+        reference="scikit-image random_noise(mode='s&p')",
+        stochastic=True,
+        uses_mask=False,
+    ),
+    Perturbation(
+        name="gaussian_blur",
+        function=gaussian_blur,
+        levels=(0.5, 1.0, 2.0, 3.0, 5.0),
+        maximum=1000.0,
+        unit="sigma in voxels",
+        modality="any",
+        reference="scipy.ndimage.gaussian_filter(mode='reflect', truncate=4)",
+        stochastic=False,
+        uses_mask=False,
+    ),
+    Perturbation(
+        name="background_blur",
+        function=background_blur,
+        levels=(1.0, 2.0, 3.0, 5.0, 7.0),
+        maximum=1000.0,
+        unit="sigma in voxels",
+        modality="any",
+        reference="Kamath et al., MICCAI 2023 (standard deviations 3 and 7)",
+        stochastic=False,
+        uses_mask=True,
+    ),
+    Perturbation(
+        name="contrast",
+        function=contrast,
+        levels=(0.1, 0.3, 0.5, 0.8, 1.2),
+        maximum=5.0,
+        unit="ln(gamma)",
+        modality="any",
+        reference="TorchIO RandomGamma (log_gamma)",
+        stochastic=False,
+        uses_mask=False,
+    ),
+)
+PERTURBATIONS: dict[str, Perturbation] = {row.name: row for row in _ROWS}
+
+PRESETS: dict[str, dict[str, tuple[float, ...]]] = {
+    # with the clean images, the five conditions of both papers
+    "kamath2025": {"speckle_noise": (0.1**0.5, 0.3**0.5), "background_blur": (3.0, 7.0)},
+}
+
+
+def perturbation(name: str) -> Perturbation:
+    """The row of that name.
+
+    Raises:
+        UserError: there is none; the message has the nearest name and the list.
+    """
+    if name in PERTURBATIONS:
+        return PERTURBATIONS[name]
+    nearest = difflib.get_close_matches(name, PERTURBATIONS, n=1)
+    hint = f"Did you mean '{nearest[0]}'? " if nearest else ""
+    raise UserError(f"There is no perturbation '{name}'. {hint}Choose from: {', '.join(PERTURBATIONS)}")
+
+
+def check_level(name: str, level: float) -> None:
+    """Whether `perturb` would take this name and level.
+
+    Raises:
+        UserError: unknown name, or a level outside of [0, maximum], infinite or NaN.
+    """
+    row = perturbation(name)
+    if not (0 <= level <= row.maximum and math.isfinite(level)):
+        limit = f"in [0, {row.maximum:g}]" if math.isfinite(row.maximum) else "finite and >= 0"
+        raise UserError(f"The level of {name} ({row.unit}) must be {limit}, got {level}")
+
+
+def perturb(
+    image: torch.Tensor, name: str, level: float, generator: torch.Generator, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Perturb a raw image: scale to its robust range, apply, scale back, clip.
+
+    Each channel is clipped to the values that it had, [min, max]: a stored image saturates (the papers clip their
+    8-bit images likewise). Values that the perturbation leaves alone keep their bits; so does a constant channel,
+    and at level 0 the whole image.
+
+    Args:
+        image: float tensor (C, *spatial) of finite raw values, not modified; two or three spatial axes, any device.
+        name: a key of `PERTURBATIONS`.
+        level: in the row's unit, in [0, maximum]; 0 is the identity, bit for bit.
+        generator: the source of randomness (`nnunet_robust.seeding.torch_generator`), freshly made for each call:
+            the levels of a perturbation share one field only if each starts from the same state.
+        mask: bool tensor (*spatial), True in the foreground (any label > 0). Needed by rows with `uses_mask`,
+            ignored by the others.
+
+    Returns:
+        A new tensor with the shape, dtype and device of `image`; computed in float32.
+
+    Raises:
+        UserError: unknown name, level out of range, no mask or a wrong one, an image that is no such tensor.
+    """
+    check_level(name, level)
+    row = PERTURBATIONS[name]
+    if not image.is_floating_point() or image.ndim not in (3, 4):
+        raise UserError(
+            f"An image must be a float tensor (C, *spatial) with 2 or 3 spatial axes, "
+            f"got {image.dtype} of shape {tuple(image.shape)}"
+        )
+    if row.uses_mask:
+        _check_mask(name, image, mask)
+    if level == 0:
+        return image.clone()
+    low, high = (_per_channel(bound, image) for bound in robust_range(image))
+    span = high - low
+    scaled = (image.float() - low) / torch.where(span > 0, span, 1.0)
+    changed = row.function(scaled, level, generator, mask) if row.uses_mask else row.function(scaled, level, generator)
+    minimum, maximum = (_per_channel(bound, image) for bound in image.flatten(1).aminmax(dim=1))
+    raw = (changed * span + low).to(image.dtype).clamp(minimum, maximum)
+    # scaling there and back rounds: without this the untouched foreground of background_blur would change
+    return torch.where((changed == scaled) | (span == 0), image, raw)
+
+
+def robust_range(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The 0.5th and 99.5th percentile of each channel, linearly interpolated.
+
+    A channel nearly all of whose voxels are equal, so that the two coincide, gets its minimum and maximum instead;
+    a constant channel has low == high.
+
+    Args:
+        image: float tensor (C, *spatial) of finite values, on any device.
+
+    Returns:
+        (low, high): float32 tensors (C,) on the image's device, in raw units. They are found on the CPU, so that
+        the device does not change them.
+    """
+    values = image.detach().flatten(1).cpu()
+    # not torch.quantile, which refuses more than 2**24 values
+    channels = (values if values.dtype == torch.float64 else values.float()).numpy()
+    low, high = np.percentile(channels, ROBUST_PERCENTILES, axis=1)
+    narrow = low == high
+    low, high = np.where(narrow, channels.min(axis=1), low), np.where(narrow, channels.max(axis=1), high)
+    return (
+        torch.from_numpy(low.astype(np.float32)).to(image.device),
+        torch.from_numpy(high.astype(np.float32)).to(image.device),
+    )
+
+
+def measure(clean: torch.Tensor, perturbed: torch.Tensor) -> dict[str, float]:
+    """What a perturbation did to an image, pooled over channels, in units of the clean image's robust range.
+
+    psnr_db = 10 log10(1 / mse) and snr_db = 10 log10(var / mse), where mse is the mean squared difference and var the
+    variance within channels, averaged over them. Both are inf for equal images. A constant channel, which `perturb`
+    leaves alone, has no range: its differences count in raw units, and its variance is 0, so that a wholly constant
+    image that did change has snr_db = -inf. Never NaN for finite images.
+
+    Args:
+        clean: float tensor (C, *spatial), raw values.
+        perturbed: the same shape and device.
+
+    Returns:
+        {"psnr_db": ..., "snr_db": ...}
+    """
+    low, high = (_per_channel(bound, clean) for bound in robust_range(clean))
+    span = high - low
+    scale = torch.where(span > 0, span, 1.0)
+    mse = ((perturbed.float() - clean.float()) / scale).square().mean(dtype=torch.float64).item()
+    # the shift by low keeps the digits of the variance; a constant channel becomes zeros
+    scaled = ((clean.float() - low) / scale).flatten(1).double()
+    variance = scaled.var(dim=1, correction=0).mean().item()
+    return {"psnr_db": _decibels(1.0, mse), "snr_db": _decibels(variance, mse)}
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+
+
+def _per_channel(values: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """(C,) -> (C, 1, ...), to be broadcast over the image."""
+    return values.view(-1, *[1] * (image.ndim - 1))
+
+
+def _check_mask(name: str, image: torch.Tensor, mask: torch.Tensor | None) -> None:
+    if mask is None:
+        raise UserError(f"{name} needs the reference segmentation, and there is none: give labels, or leave {name} out")
+    if mask.dtype != torch.bool or mask.shape != image.shape[1:]:
+        raise UserError(
+            f"The mask of {name} must be bool of shape {tuple(image.shape[1:])}, as the image, "
+            f"got {mask.dtype} of shape {tuple(mask.shape)}"
+        )

@@ -1,0 +1,69 @@
+"""The trainers, as the names that `nnUNetv2_train -tr` takes.
+
+A row of `TRAINERS` is all that a new trainer needs besides its file; `trainer_class` makes the class for any name that
+the grammar allows, and this module has every such class as an attribute (PEP 562).
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nnunet_robust.trainers.names import parse
+
+if TYPE_CHECKING:
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+
+class Trainer(NamedTuple):
+    """A row of the table: where the class is, what its name changes, and who proposed it."""
+
+    location: str
+    summary: str
+    source: str
+
+
+TRAINERS: dict[str, Trainer] = {
+    "nnUNetTrainer": Trainer(
+        "nnunet_robust.trainers.base:RobustTrainer", "the standard trainer, with options", "Isensee et al. 2021"
+    ),
+    "nnUNetTrainerNoSkip": Trainer(
+        "nnunet_robust.trainers.no_skip:nnUNetTrainerNoSkip",
+        "no skip connections: the decoder sees only what comes from below",
+        "Kamath et al. 2023",
+    ),
+}
+
+# Options that are a mixin: they win over nnU-Net's class and yield to the trainer's own.
+AUGMENTATIONS: dict[str, str] = {
+    "noDA": "nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA:nnUNetTrainerNoDA",
+}
+
+
+@functools.cache
+def trainer_class(name: str) -> type[nnUNetTrainer]:
+    """The trainer of a name, e.g. `nnUNetTrainerNoSkip_ps64_seed1`.
+
+    Raises:
+        AttributeError: not a name of ours, nor close to one.
+        UserError: a name of ours that breaks the grammar; the message says the rule and the nearest valid name.
+    """
+    trainer, options = parse(name, TRAINERS)
+    base = _load(TRAINERS[trainer].location)
+    if base.__name__ == name:
+        return base
+    mixins = (_load(AUGMENTATIONS[options.augmentation]),) if options.augmentation else ()
+    namespace = {"options": options, "__module__": __name__, "__qualname__": name, "__doc__": base.__doc__}
+    return type(name, (base, *mixins), namespace)
+
+
+def _load(location: str) -> Any:
+    module, _, attribute = location.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __getattr__(name: str) -> Any:
+    if not name.startswith("nnUNetTrainer"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return trainer_class(name)

@@ -1,0 +1,149 @@
+"""The base of all our trainers: nnU-Net's, with the options of its name, whole checkpoints, and a seed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
+
+from nnunet_robust.networks import SkipDecoder
+from nnunet_robust.seeding import seed_everything, stable_seed
+from nnunet_robust.trainers.names import Options
+from nnunet_robust.trainers.plans import adapt_plans, check_patch_size, total_stride
+
+
+class RobustTrainer(nnUNetTrainer):
+    """nnU-Net's trainer with the options that its name carries (see `nnunet_robust.trainers.names`).
+
+    A subclass says what its name changes, mostly by `skips`. Without options it is the standard trainer, except that
+    a checkpoint is written whole or not at all.
+    """
+
+    options: ClassVar[Options] = Options()
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature, which it inspects
+    ) -> None:
+        plans = adapt_plans(plans, configuration, self.options)
+        self.check_plans(PlansManager(plans).get_configuration(configuration), configuration)
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        if self.options.epochs is not None:
+            self.num_epochs = self.options.epochs
+        if self.options.iterations is not None:
+            self.num_iterations_per_epoch = self.options.iterations
+            self.num_val_iterations_per_epoch = max(1, round(self.options.iterations / 5))
+
+    @classmethod
+    def check_plans(cls, configuration_manager: ConfigurationManager, configuration: str) -> None:
+        """Refuse plans that this trainer's network cannot work with.
+
+        Raises:
+            UserError: the patch size does not fit the network; says the nearest that do.
+        """
+        patch_size = configuration_manager.patch_size
+        strides = configuration_manager.network_arch_init_kwargs["strides"]
+        check_patch_size(patch_size, total_stride(strides, len(patch_size)), f"the network of {configuration!r}")
+
+    @staticmethod
+    def skips(levels: int) -> list[str] | None:
+        """The policy of each skip (names of `nnunet_robust.networks.SKIPS`), full resolution first.
+
+        None leaves nnU-Net's network as it is.
+        """
+        return None
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """The plans' network with this trainer's skips. Training and prediction both build it from here."""
+        network = nnUNetTrainer.build_network_architecture(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+        )
+        kwargs = configuration_manager.network_arch_init_kwargs
+        policies = cls.skips(len(network.decoder.stages))
+        if policies is not None:
+            network.decoder = SkipDecoder(
+                network.encoder,
+                num_output_channels,
+                kwargs["n_conv_per_stage_decoder"],
+                enable_deep_supervision,
+                policies,
+                nonlin_first=kwargs.get("nonlin_first", False),
+            )
+            network.apply(network.initialize)
+        return network
+
+    def initialize(self) -> None:
+        """Build network, optimiser and loss; seeded if the name has a seed."""
+        if self.options.seed is not None:
+            seed_everything(self.options.seed, "initialize")
+        super().initialize()
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """nnU-Net's loaders; with a seed in the name, workers that are seeded and deliver in a fixed order.
+
+        nnU-Net's own workers draw their seeds from the operating system and deliver in the order they finish.
+        """
+        if self.options.seed is None:
+            return super().get_dataloaders()
+        with _environment("nnUNet_n_proc_DA", "0"):
+            train, validation = super().get_dataloaders()
+        workers = get_allowed_n_proc_DA()
+        if workers == 0:
+            return train, validation
+        return (
+            self._seeded_workers(train.data_loader, "train", workers),
+            self._seeded_workers(validation.data_loader, "validation", max(1, workers // 2)),
+        )
+
+    def _seeded_workers(self, loader: Any, part: str, workers: int) -> MultiThreadedAugmenter:
+        # The epoch is in the seed: a resumed training goes on with other batches than it began with.
+        seed = self.options.seed or 0
+        seeds = [stable_seed(seed, part, self.current_epoch, i) % 2**32 for i in range(workers)]
+        return MultiThreadedAugmenter(loader, None, workers, 2, seeds, pin_memory=self.device.type == "cuda")
+
+    def on_epoch_start(self) -> None:
+        """Seed each epoch by its number, so that a resumed training draws what an unbroken one draws."""
+        if self.options.seed is not None:
+            seed_everything(self.options.seed, "epoch", self.current_epoch)
+        super().on_epoch_start()
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Write the checkpoint to a temporary name, then rename it: a kill while saving leaves the old one whole."""
+        temporary = Path(f"{filename}.tmp")
+        super().save_checkpoint(str(temporary))
+        if temporary.exists():  # not where checkpoints are disabled, nor on DDP's other ranks
+            temporary.replace(filename)
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

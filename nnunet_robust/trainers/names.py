@@ -1,0 +1,145 @@
+"""The grammar of trainer names: a trainer, then options, each at most once and in a fixed order.
+
+    <trainer>[_ps<N>[x<N>[x<N>]]][_st<N>][_bs<N>][_<N>epochs][_<N>iters][_noDA][_seed<N>]
+
+The name alone rebuilds the model: nothing comes from the environment.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+from nnunet_robust.errors import UserError
+
+RULE = "<trainer>[_ps<N>[x<N>[x<N>]]][_st<N>][_bs<N>][_<N>epochs][_<N>iters][_noDA][_seed<N>]"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the options of a name say; None leaves a thing as the plans and nnU-Net have it.
+
+    Attributes:
+        patch_size: voxels per axis, in the plans' axis order; a single number holds for every axis.
+        stages: stages kept of the plans' network, counted from full resolution.
+        batch_size: samples per iteration.
+        epochs: epochs of the whole training.
+        iterations: training iterations per epoch; a fifth as many validation iterations (nnU-Net's 250 to 50).
+        augmentation: "noDA" for none, neither in training nor (mirroring) in prediction.
+        seed: makes initialisation, sampling and augmentation reproducible.
+    """
+
+    patch_size: tuple[int, ...] | None = None
+    stages: int | None = None
+    batch_size: int | None = None
+    epochs: int | None = None
+    iterations: int | None = None
+    augmentation: str | None = None
+    seed: int | None = None
+
+    def __bool__(self) -> bool:
+        return any(getattr(self, field.name) is not None for field in fields(self))
+
+
+_N = "[1-9][0-9]*"
+# In the grammar's order: field, strict pattern, and a lenient one by which a slip is recognised.
+_OPTIONS: tuple[tuple[str, str, str], ...] = (
+    ("patch_size", f"ps{_N}(?:x{_N}){{0,2}}", r"(?:ps|patch)\D?(?P<value>\d+(?:[x*]\d+){0,2})(?:[x*]\d*)*"),
+    ("stages", f"st{_N}", r"(?:st|stages?)\D?(?P<value>\d+)"),
+    ("batch_size", f"bs{_N}", r"(?:bs|batch)\D?(?P<value>\d+)"),
+    ("epochs", f"{_N}epochs", r"(?P<value>\d+)\D?ep(?:ochs?)?|ep(?:ochs?)?(?P<value2>\d+)"),
+    ("iterations", f"{_N}iters", r"(?P<value>\d+)\D?it(?:er)?s?|it(?:er)?s?(?P<value2>\d+)"),
+    ("augmentation", "noDA", r"(?P<value>no_?da)"),
+    ("seed", f"seed(?:0|{_N})", r"s(?:eed)?\D?(?P<value>\d+)"),
+)
+_NAME = re.compile(
+    "(?P<trainer>nnUNetTrainer[A-Za-z0-9]*)" + "".join(f"(?:_(?P<{field}>{strict}))?" for field, strict, _ in _OPTIONS)
+)
+
+
+def parse(name: str, trainers: Iterable[str]) -> tuple[str, Options]:
+    """Split a name into its trainer and options.
+
+    Args:
+        name: e.g. `nnUNetTrainerNoSkip_ps64x96_2epochs`.
+        trainers: the known trainers.
+
+    Raises:
+        AttributeError: neither a name of ours nor close to one (nnU-Net's lookup then searches on).
+        UserError: close to one of ours, or with options that break the grammar.
+    """
+    known = list(trainers)
+    match = _NAME.fullmatch(name)
+    if match and match["trainer"] in known:
+        return match["trainer"], _options(match.groupdict())
+    nearest = nearest_name(name, known)
+    if nearest is None:
+        raise AttributeError(f"no trainer {name!r} in nnunet_robust")
+    raise UserError(f"trainer name {name!r} breaks the rule {RULE}; the nearest valid name is {nearest!r}")
+
+
+def _options(texts: dict[str, str | None]) -> Options:
+    def number(field: str) -> int | None:
+        text = texts[field]
+        return int(re.sub(r"\D", "", text)) if text else None
+
+    patch = texts["patch_size"]
+    return Options(
+        patch_size=tuple(int(n) for n in patch[2:].split("x")) if patch else None,
+        stages=number("stages"),
+        batch_size=number("batch_size"),
+        epochs=number("epochs"),
+        iterations=number("iterations"),
+        augmentation=texts["augmentation"],
+        seed=number("seed"),
+    )
+
+
+def name_of(trainer: str, options: Options) -> str:
+    """The name that `parse` reads as `trainer` and `options`."""
+    parts = {
+        "patch_size": "ps{}", "stages": "st{}", "batch_size": "bs{}", "epochs": "{}epochs", "iterations": "{}iters",
+        "augmentation": "{}", "seed": "seed{}",
+    }  # fmt: skip
+    name = trainer
+    for field, form in parts.items():
+        value = getattr(options, field)
+        if value is not None:
+            name += "_" + form.format("x".join(map(str, value)) if isinstance(value, tuple) else value)
+    return name
+
+
+def nearest_name(name: str, trainers: Iterable[str]) -> str | None:
+    """The valid name closest to `name`: its trainer spelled right, its options repaired, sorted, without repeats.
+
+    Returns:
+        None if the part before the first underscore is like no known trainer.
+    """
+    trainer, *tokens = name.split("_")
+    close = difflib.get_close_matches(trainer, list(trainers), n=1, cutoff=0.9)
+    if not close:
+        return None
+    found: dict[str, str] = {}
+    for token in tokens:
+        for field, _, lenient in _OPTIONS:
+            match = re.fullmatch(lenient, token, re.IGNORECASE)
+            if match and field not in found:
+                found[field] = next(value for value in match.groupdict().values() if value is not None)
+                break
+
+    def number(field: str, least: int) -> int | None:
+        return max(least, int(found[field])) if field in found else None
+
+    patch = found.get("patch_size")
+    options = Options(
+        patch_size=tuple(max(1, int(n)) for n in re.split("[x*]", patch)) if patch else None,
+        stages=number("stages", 1),
+        batch_size=number("batch_size", 1),
+        epochs=number("epochs", 1),
+        iterations=number("iterations", 1),
+        augmentation="noDA" if "augmentation" in found else None,
+        seed=number("seed", 0),
+    )
+    return name_of(close[0], options)

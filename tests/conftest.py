@@ -1,0 +1,123 @@
+"""Small real datasets, planned and preprocessed by nnU-Net, and real trainings on them, shared by the whole session."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+
+
+def run(command: str, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a console command of this Python's environment, as a user would."""
+    executable = Path(sys.executable).with_name(command)
+    return subprocess.run(
+        [str(executable), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+def run_ok(command: str, *arguments: str | Path, **environment: str) -> str:
+    """`run`, which must succeed; returns what it printed."""
+    done = run(command, *arguments, **environment)
+    assert done.returncode == 0, f"{command} {arguments}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def nnunet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """nnU-Net's three folders, empty, in a temporary root; single-process loading, so that seeds are exact."""
+    root = tmp_path_factory.mktemp("nnunet")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in FOLDERS:
+            (root / name).mkdir()
+            patch.setenv(name, str(root / name))
+        patch.setenv("nnUNet_def_n_proc", "1")
+        patch.delenv("nnUNet_n_proc_DA", raising=False)  # 0 there breaks nnU-Net's planning
+        patch.setenv("nnUNet_compile", "f")
+        yield root
+
+
+@pytest.fixture(scope="session")
+def textures(nnunet: Path) -> str:
+    """Dataset 901: 2d, PNG, 64 x 64, one channel, 8 training and 3 test cases."""
+    from nnunet_robust.dataset_conversion.textures import TextureParameters, synthesize_textures
+
+    parameters = TextureParameters(cases=8, test_cases=3, size=64)
+    name = synthesize_textures(nnunet / "nnUNet_raw", 901, parameters, "Textures").name
+    run_ok("nnUNetv2_plan_and_preprocess", "-d", "901", "-c", "2d", "-np", "1", "-npfp", "1")
+    return name
+
+
+@pytest.fixture(scope="session")
+def volumes(nnunet: Path) -> str:
+    """Dataset 902: 3d, NIfTI, 3 x 1 x 1 mm, two channels, two labels, 6 training and 2 test cases, one empty."""
+    from nnunet_robust.dataset_conversion.writer import Case, write_dataset
+
+    def case(name: str, empty: bool = False) -> Case:
+        rng = np.random.default_rng(sum(map(ord, name)))
+        shape = (14, 40, 44)
+        z, y, x = np.ogrid[tuple(map(slice, shape))]
+        cz, cy, cx = rng.integers((5, 15, 15), (9, 25, 28))
+        inside = ((z - cz) * 3.0) ** 2 + (y - cy) ** 2 + (x - cx) ** 2
+        label = np.where(inside < 5**2, 2, np.where(inside < 10**2, 1, 0)).astype(np.uint8) * (not empty)
+        noise = rng.normal(0, 8, (2, *shape)).astype(np.float32)
+        images = [100 + 60 * (label > 0) + noise[0], -900 + 400 * (label == 2) + noise[1]]
+        return Case(name, [image.astype(np.float32) for image in images], label, spacing_mm=(3.0, 1.0, 1.0))
+
+    name = write_dataset(
+        nnunet / "nnUNet_raw",
+        902,
+        "Volumes",
+        [case(f"train_{i}") for i in range(6)],
+        [case("test_0"), case("test_1", empty=True)],
+        channel_names={0: "T1", 1: "CT"},
+        labels={"background": 0, "shell": 1, "core": 2},
+        file_ending=".nii.gz",
+        provenance={"source": "tests"},
+    ).name
+    run_ok("nnUNetv2_plan_and_preprocess", "-d", "902", "-c", "3d_fullres", "2d", "-np", "1", "1", "-npfp", "1")
+    return name
+
+
+def train(dataset: str, configuration: str, trainer: str, fold: str = "0", *, resume: bool = False) -> Path:
+    """Train through nnU-Net's own entry in this process, validation included, unless that is done.
+
+    Returns:
+        The model's folder.
+    """
+    import torch
+    from nnunetv2.run.run_training import run_training
+
+    folder = Path(os.environ["nnUNet_results"]) / dataset / f"{trainer}__nnUNetPlans__{configuration}"
+    if resume or not (folder / f"fold_{fold}" / "validation" / "summary.json").is_file():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("nnUNet_n_proc_DA", "0")
+            run_training(dataset, configuration, fold, trainer, continue_training=resume, device=torch.device("cpu"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def texture_models(textures: str) -> tuple[str, str]:
+    """Two trainers that are trained on the textures, fold 0: enough for a Dice that is not zero."""
+    trainers = ("nnUNetTrainer_bs4_1epochs_12iters_seed1", "nnUNetTrainerNoSkip_bs4_1epochs_12iters_seed1")
+    for trainer in trainers:
+        train(textures, "2d", trainer)
+    return trainers
+
+
+@pytest.fixture(scope="session")
+def volume_model(volumes: str) -> str:
+    """A no-skip trainer with a small patch (so that there are several tiles), trained on the volumes, fold 0."""
+    trainer = "nnUNetTrainerNoSkip_ps12x32x32_bs2_1epochs_6iters_seed1"
+    train(volumes, "3d_fullres", trainer)
+    return trainer

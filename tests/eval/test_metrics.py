@@ -1,0 +1,342 @@
+"""Hand-computed shapes on anisotropic spacing, the table of empty masks, and a brute-force oracle."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from scipy.spatial.distance import cdist
+
+from nnunet_robust.errors import UserError
+from nnunet_robust.eval.metrics import (
+    METRIC_INFO,
+    METRICS,
+    SegmentationMetrics,
+    case_metrics,
+    segmentation_metrics,
+)
+
+# surface-distance 0.1 still writes scipy.ndimage.filters
+pytestmark = pytest.mark.filterwarnings("ignore:Please import:DeprecationWarning")
+
+
+def box(shape: tuple[int, ...], *bounds: tuple[int, int]) -> np.ndarray:
+    mask = np.zeros(shape, bool)
+    mask[tuple(slice(*b) for b in bounds)] = True
+    return mask
+
+
+# --- by hand
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_grown_rectangle_2d(k: int, axis: int) -> None:
+    """A rectangle of a x w voxels and the same one, k voxels longer along the first axis.
+
+    Contour elements sit at the corners of voxels: length t along the top, s along a side, half a diagonal at a
+    corner. t is so large that the nearest element always lies in the same column.
+    """
+    a, w, s, t = 6, 9, 0.5, 40.0
+    half = 0.5 * math.hypot(s, t)
+    reference = box((16, 16), (2, 2 + a), (3, 3 + w))
+    prediction = box((16, 16), (2, 2 + a + k), (3, 3 + w))
+    spacing = (s, t)
+    if axis == 1:
+        reference, prediction, spacing = reference.T, prediction.T, (t, s)
+    result = segmentation_metrics(reference, prediction, spacing, tolerance_mm=(k - 0.5) * s)
+
+    top = (w - 1) * t
+    length_ref = 2 * top + 2 * (a - 1) * s + 4 * half
+    length_pred = 2 * top + 2 * (a + k - 1) * s + 4 * half
+    sum_ref = top * k * s
+    sum_pred = top * k * s + 2 * half * k * s + 2 * s * s * sum(range(1, k))
+    assert result.hd95_mm == pytest.approx(k * s)
+    assert result.assd_mm == pytest.approx((sum_ref + sum_pred) / (length_ref + length_pred))
+    too_far = top + top + 2 * half  # both tops and the prediction's upper corners
+    assert result.nsd == pytest.approx(1 - too_far / (length_ref + length_pred))
+    assert segmentation_metrics(reference, prediction, spacing, k * s).nsd == 1
+    assert result.dice == pytest.approx(2 * a / (2 * a + k))
+    assert result.iou == pytest.approx(a / (a + k))
+    assert result.volume_ratio == pytest.approx((a + k) / a)
+    assert (result.n_ref, result.n_pred, result.outcome) == (a * w, (a + k) * w, "ok")
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_shifted_slab_3d(axis: int) -> None:
+    """Two wide flat boxes, k voxels apart along a thin axis: both faces of each are k * s from the other's."""
+    k, s, t = 2, 0.7, 500.0
+    reference = box((20, 14, 14), (3, 9), (2, 12), (2, 12))
+    prediction = np.roll(reference, k, axis=0)
+    spacing = [s, t, t]
+    reference, prediction = np.moveaxis(reference, 0, axis), np.moveaxis(prediction, 0, axis)
+    spacing.insert(axis, spacing.pop(0))
+    result = segmentation_metrics(reference, prediction, spacing, tolerance_mm=0.99 * k * s)
+    assert result.hd95_mm == pytest.approx(k * s)
+    # a face's inner 9 x 9 elements have area t * t; its rim's elements, partly at distance 0, are the rest
+    assert result.assd_mm == pytest.approx(k * s, rel=0.12)
+    assert result.assd_mm <= k * s
+    assert result.nsd < 0.12
+    assert segmentation_metrics(reference, prediction, spacing, k * s + 1e-9).nsd == 1
+    assert result.dice == pytest.approx(4 / 6)
+    assert result.iou == pytest.approx(4 / 8)
+
+
+def test_far_apart_voxels() -> None:
+    """Single voxels, five apart along an axis of 3 mm: each of the four corners is 15 mm from its twin, 12 at best."""
+    reference, prediction = box((8, 12), (4, 5), (2, 3)), box((8, 12), (4, 5), (7, 8))
+    result = segmentation_metrics(reference, prediction, (2.0, 3.0), tolerance_mm=12.0)
+    # the corners at columns 2 and 3 against those at 7 and 8: 15 and 12 mm, equally long
+    assert result.hd95_mm == pytest.approx(15)
+    assert result.assd_mm == pytest.approx(13.5)
+    assert result.nsd == pytest.approx(0.5)
+    assert (result.dice, result.iou, result.volume_ratio, result.outcome) == (0, 0, 1, "ok")
+
+
+@pytest.mark.parametrize(("width", "expected"), [(32, 0.0), (21, 8.0)])
+def test_hd95_forgives_a_speck_below_five_percent_of_the_surface(width: int, expected: float) -> None:
+    """A bar of 2 x width voxels, found, and one voxel too many, whose nearer corners are 8 mm below the bar.
+
+    The speck's contour has 2.83 mm; the bar's 66.8 or 44.8 mm: 4.1 or 5.9 % of the whole.
+    """
+    reference = box((14, 40), (0, 2), (2, 2 + width))
+    prediction = reference | box((14, 40), (10, 11), (9, 10))
+    assert segmentation_metrics(reference, prediction, (1, 1), 1).hd95_mm == pytest.approx(expected)
+
+
+def test_small_masks_by_hand() -> None:
+    reference = np.array([[1, 1, 0], [0, 1, 0]], bool)
+    prediction = np.array([[0, 1, 1], [0, 1, 0]], bool)
+    result = segmentation_metrics(reference, prediction, (1, 1), 0)
+    assert result.dice == pytest.approx(2 * 2 / 6)
+    assert result.iou == pytest.approx(2 / 4)
+
+
+# --- shapes that trip libraries
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        box((5, 5), (2, 3), (2, 3)),  # one voxel
+        box((5, 5), (2, 3), (0, 5)),  # one voxel thick, through the image
+        box((5, 5), (0, 5), (0, 5)),  # the whole image
+        box((1, 5), (0, 1), (0, 5)),
+        box((4, 5, 6), (1, 2), (1, 2), (1, 2)),
+        box((4, 5, 6), (2, 3), (0, 5), (0, 6)),  # a sheet, touching four borders
+        box((4, 5, 6), (0, 4), (0, 5), (0, 6)),
+        box((4, 5, 6), (3, 4), (4, 5), (5, 6)),  # the last corner
+        np.indices((6, 6, 6)).sum(axis=0) % 2 == 0,  # a checkerboard
+    ],
+)
+def test_identical_masks(mask: np.ndarray) -> None:
+    result = segmentation_metrics(mask, mask.copy(), (2.0, 0.5, 3.0)[: mask.ndim], 0.0)
+    n = int(mask.sum())
+    assert result == SegmentationMetrics(1.0, 1.0, 0.0, 0.0, 1.0, 1.0, n, n, "ok")
+
+
+def test_the_border_of_the_image_is_a_surface() -> None:
+    """Cutting an image along an object does not change what is measured of it."""
+    reference, prediction = box((12, 12, 12), (0, 6), (0, 5), (3, 9)), box((12, 12, 12), (0, 7), (0, 5), (4, 12))
+    padded = segmentation_metrics(np.pad(reference, 3), np.pad(prediction, 3), (1, 2, 3), 1)
+    assert segmentation_metrics(reference, prediction, (1, 2, 3), 1) == padded
+
+
+def test_layout_in_memory_does_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    reference, prediction = rng.random((2, 9, 10, 11)) > 0.6
+    expected = segmentation_metrics(reference, prediction, (1, 2, 3), 1)
+    assert segmentation_metrics(np.asfortranarray(reference), prediction[::-1][::-1], (1, 2, 3), 1) == expected
+    reference.flags.writeable = False
+    assert segmentation_metrics(reference, prediction, np.array([1, 2, 3], np.float32), 1) == expected
+
+
+def test_plain_python_numbers() -> None:
+    mask = box((5, 5), (1, 3), (1, 4))
+    result = segmentation_metrics(mask, np.roll(mask, 1), np.array([1.0, 2.0]), np.float32(1))
+    for field in dataclasses.fields(result):
+        assert type(getattr(result, field.name)) in (float, int, str), field.name
+
+
+@pytest.mark.parametrize("shift", [0, 1, 4])
+def test_symmetric(shift: int) -> None:
+    mask, other = box((9, 20, 20), (2, 6), (3, 9), (4, 12)), box((9, 20, 20), (3, 6), (3 + shift, 10), (5, 12))
+    one, two = (segmentation_metrics(*pair, (3.0, 1.0, 0.8), 1.5) for pair in ((mask, other), (other, mask)))
+    for name in ("dice", "iou", "hd95_mm", "assd_mm", "nsd"):
+        assert getattr(one, name) == pytest.approx(getattr(two, name))
+    assert one.volume_ratio == pytest.approx(1 / two.volume_ratio)
+    assert (one.n_ref, one.n_pred) == (two.n_pred, two.n_ref)
+
+
+def test_a_2d_image_with_a_leading_axis_is_2d() -> None:
+    reference, prediction = box((14, 15), (2, 8), (3, 9)), box((14, 15), (4, 8), (2, 11))
+    flat = segmentation_metrics(reference, prediction, (0.5, 2.0), 1.0)
+    assert segmentation_metrics(reference[None], prediction[None], (999.0, 0.5, 2.0), 1.0) == flat
+
+
+def test_other_axes_of_length_one_stay() -> None:
+    """A stack one row high is still a volume: its voxels have faces above and below."""
+    reference, prediction = box((6, 1, 8), (1, 4), (0, 1), (2, 6)), box((6, 1, 8), (1, 5), (0, 1), (2, 6))
+    padded = segmentation_metrics(np.pad(reference, 1), np.pad(prediction, 1), (1, 2, 3), 1)
+    assert segmentation_metrics(reference, prediction, (1, 2, 3), 1) == padded
+
+
+# --- the table of empty masks
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "diagonal"),
+    [
+        ((30, 40), (2.0, 2.0), 100.0),
+        ((1, 30, 40), (999.0, 2.0, 2.0), 100.0),
+        ((10, 20, 20), (3.0, 3.0, 1.5), math.sqrt(30**2 + 60**2 + 30**2)),
+    ],
+)
+def test_empty_masks(shape: tuple[int, ...], spacing: tuple[float, ...], diagonal: float) -> None:
+    empty, full = np.zeros(shape, bool), np.zeros(shape, bool)
+    full[..., 2:5, 2:4] = True
+    n = int(full.sum())
+    both = segmentation_metrics(empty, empty.copy(), spacing, 1.0)
+    assert both == SegmentationMetrics(1, 1, 0, 0, 1, 1, 0, 0, "both_empty")
+    missed = segmentation_metrics(full, empty, spacing, 1.0)
+    assert missed == SegmentationMetrics(0, 0, pytest.approx(diagonal), pytest.approx(diagonal), 0, 0, n, 0, "missed")
+    invented = segmentation_metrics(empty, full, spacing, 1.0)
+    assert invented == SegmentationMetrics(
+        0, 0, pytest.approx(diagonal), pytest.approx(diagonal), 0, math.inf, 0, n, "hallucinated"
+    )
+
+
+def test_no_distance_exceeds_that_of_a_missed_object() -> None:
+    """Otherwise missing an object could be better than finding the wrong corner."""
+    reference, prediction = box((6, 30, 40), (0, 1), (0, 1), (0, 1)), box((6, 30, 40), (5, 6), (29, 30), (39, 40))
+    wrong = segmentation_metrics(reference, prediction, (5, 1, 1), 1)
+    missed = segmentation_metrics(reference, np.zeros_like(reference), (5, 1, 1), 1)
+    assert 0.9 * missed.hd95_mm < wrong.hd95_mm <= missed.hd95_mm
+
+
+# --- label maps
+
+
+def test_labels_and_regions() -> None:
+    reference = np.zeros((10, 10), np.int16)
+    reference[1:5, 1:5] = 1
+    reference[5:8, 1:5] = 2
+    prediction = np.zeros((10, 10), np.uint8)
+    prediction[1:5, 1:5] = 2
+    prediction[5:8, 1:5] = 1
+    result = case_metrics(
+        reference, prediction, {"whole": (1, 2), "core": 2, "edge": [1], "absent": 7}, (1, 1), tolerance_mm=1
+    )
+    assert list(result) == ["whole", "core", "edge", "absent"]
+    assert result["whole"].dice == 1
+    assert (result["core"].n_ref, result["core"].n_pred, result["core"].dice) == (12, 16, 0)
+    assert (result["edge"].n_ref, result["edge"].n_pred) == (16, 12)
+    assert result["absent"].outcome == "both_empty"
+
+
+def test_ignored_voxels_are_in_neither_mask() -> None:
+    reference = np.zeros((1, 8, 8), np.int16)
+    reference[0, 2:6, 2:4] = 1
+    reference[0, 2:6, 4:6] = 9
+    prediction = np.zeros_like(reference)
+    prediction[0, 2:6, 2:6] = 1
+    before = reference.copy(), prediction.copy()
+    plain = case_metrics(reference, prediction, {"a": 1, "r": (1, 9)}, (1, 1, 1), 1)
+    ignoring = case_metrics(reference, prediction, {"a": 1, "r": (1, 9)}, (1, 1, 1), 1, ignore_label=9)
+    assert plain["a"].dice == pytest.approx(2 * 8 / 24)
+    assert ignoring["a"].dice == 1 and ignoring["a"].hd95_mm == 0
+    assert ignoring["a"].n_pred == 8
+    assert ignoring["r"].n_ref == 8
+    np.testing.assert_array_equal(reference, before[0])
+    np.testing.assert_array_equal(prediction, before[1])
+
+
+def test_only_hallucinated_where_ignored_is_nothing() -> None:
+    reference, prediction = np.full((6, 6), 3), np.zeros((6, 6), int)
+    prediction[2:4, 2:4] = 1
+    assert case_metrics(reference, prediction, {"a": 1}, (1, 1), 1, ignore_label=3)["a"].outcome == "both_empty"
+
+
+# --- the oracle
+
+
+def surface_points(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """Centres, in mm, of the voxels that erosion removes."""
+    border = mask & ~ndimage.binary_erosion(mask)
+    return np.argwhere(border) * spacing
+
+
+def brute_force_hausdorff(reference: np.ndarray, prediction: np.ndarray, spacing: np.ndarray, percent: float) -> float:
+    distances = cdist(surface_points(reference, spacing), surface_points(prediction, spacing))
+    return max(np.percentile(distances.min(axis=1), percent), np.percentile(distances.min(axis=0), percent))
+
+
+@pytest.mark.parametrize("shape", [(40, 44), (14, 24, 26)])
+@pytest.mark.parametrize("seed", range(6))
+def test_against_brute_force(shape: tuple[int, ...], seed: int) -> None:
+    """Voxel centres instead of corners: no distance differs by more than a voxel's diagonal."""
+    rng = np.random.default_rng(seed)
+    spacing = rng.uniform(0.4, 3.0, len(shape))
+    field = ndimage.gaussian_filter(rng.normal(size=shape), 3)
+    reference = field > np.quantile(field, 0.85)
+    prediction = np.roll(field, rng.integers(-3, 4, len(shape)), tuple(range(len(shape)))) > np.quantile(field, 0.8)
+    result = segmentation_metrics(reference, prediction, spacing, tolerance_mm=1.0)
+
+    diagonal = float(np.linalg.norm(spacing))
+    lower, upper = (brute_force_hausdorff(reference, prediction, spacing, percent) for percent in (85, 100))
+    assert lower - diagonal <= result.hd95_mm <= upper + diagonal
+    mean = np.concatenate(
+        [
+            cdist(surface_points(a, spacing), surface_points(b, spacing)).min(axis=1)
+            for a, b in ((reference, prediction), (prediction, reference))
+        ]
+    ).mean()
+    assert abs(result.assd_mm - mean) <= diagonal
+    overlap, total = np.logical_and(reference, prediction).sum(), reference.sum() + prediction.sum()
+    assert result.dice == pytest.approx(2 * overlap / total)
+    assert result.iou == pytest.approx(result.dice / (2 - result.dice))
+    assert result.volume_ratio == pytest.approx(prediction.sum() / reference.sum())
+
+
+def test_nsd_grows_with_the_tolerance_to_one() -> None:
+    rng = np.random.default_rng(0)
+    reference, prediction = rng.random((2, 12, 12, 12)) > 0.9
+    values = [segmentation_metrics(reference, prediction, (1, 1, 2), tolerance).nsd for tolerance in (0, 1, 2, 100)]
+    assert values == sorted(values) and 0 <= values[0] < values[1] and values[-1] == 1
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((np.zeros((3, 4), bool), np.zeros((4, 3), bool), (1, 1), 1), r"\(3, 4\) and \(4, 3\)"),
+        ((np.zeros((3, 4), np.uint8), np.zeros((3, 4), bool), (1, 1), 1), "uint8 and bool"),
+        ((np.zeros(3, bool), np.zeros(3, bool), (1,), 1), r"2 or 3 axes, got the shape \(3,\)"),
+        ((np.zeros((3, 4), bool), np.zeros((3, 4), bool), (1, 1, 1), 1), "2 positive numbers"),
+        ((np.zeros((3, 4), bool), np.zeros((3, 4), bool), (1, 0), 1), "2 positive numbers"),
+        ((np.zeros((3, 4), bool), np.zeros((3, 4), bool), (1, math.nan), 1), "2 positive numbers"),
+        ((np.zeros((3, 4), bool), np.zeros((3, 4), bool), (1, 1), -1), ">= 0 mm, got -1"),
+        ((np.zeros((3, 4), bool), np.zeros((3, 4), bool), (1, 1), math.nan), ">= 0 mm, got nan"),
+    ],
+)
+def test_bad_input(arguments: tuple, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        segmentation_metrics(*arguments)
+
+
+def test_label_maps_of_different_shapes() -> None:
+    with pytest.raises(UserError, match="same shape"):
+        case_metrics(np.zeros((3, 4), int), np.zeros((1, 4), int), {"a": 1}, (1, 1), 1, ignore_label=2)
+
+
+def test_the_table_for_plots_is_the_metrics() -> None:
+    fields = [field.name for field in dataclasses.fields(SegmentationMetrics)]
+    assert list(METRICS) == list(METRIC_INFO) == fields[: len(METRICS)]
+    assert fields[len(METRICS) :] == ["n_ref", "n_pred", "outcome"]
+    assert {name for name, info in METRIC_INFO.items() if info.unit == "mm"} == {"hd95_mm", "assd_mm"}
+    assert {name for name, info in METRIC_INFO.items() if info.better == "lower"} == {"hd95_mm", "assd_mm"}

@@ -1,0 +1,84 @@
+"""The grammar of trainer names."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+
+import pytest
+
+from nnunet_robust import trainers
+from nnunet_robust.errors import UserError
+from nnunet_robust.trainers.names import Options, name_of, parse
+
+KNOWN = ("nnUNetTrainer", "nnUNetTrainerNoSkip")
+VALUES = {
+    "patch_size": (None, (64,), (64, 96), (32, 64, 96)),
+    "stages": (None, 5),
+    "batch_size": (None, 12),
+    "epochs": (None, 1, 100),
+    "iterations": (None, 50),
+    "augmentation": (None, "noDA"),
+    "seed": (None, 0, 7),
+}
+
+
+def test_every_combination_is_read_as_it_was_written() -> None:
+    for trainer in KNOWN:
+        for values in itertools.product(*VALUES.values()):
+            options = Options(**dict(zip(VALUES, values, strict=True)))
+            assert parse(name_of(trainer, options), KNOWN) == (trainer, options)
+
+
+def test_examples_of_the_design() -> None:
+    assert parse("nnUNetTrainer_ps64_st5", KNOWN) == ("nnUNetTrainer", Options(patch_size=(64,), stages=5))
+    name = "nnUNetTrainerNoSkip_2epochs_50iters_seed1"
+    assert parse(name, KNOWN) == ("nnUNetTrainerNoSkip", Options(epochs=2, iterations=50, seed=1))
+    assert parse("nnUNetTrainerNoSkip_ps32x64x96_noDA", KNOWN)[1].patch_size == (32, 64, 96)
+
+
+@pytest.mark.parametrize(
+    ("broken", "nearest"),
+    [
+        ("nnUNetTrainerNoSkp", "nnUNetTrainerNoSkip"),
+        ("nnUNetTrainerNoskip_ps64", "nnUNetTrainerNoSkip_ps64"),
+        ("nnUNetTrainerNoSkip_seed1_ps64", "nnUNetTrainerNoSkip_ps64_seed1"),  # order
+        ("nnUNetTrainerNoSkip_ps64_ps96", "nnUNetTrainerNoSkip_ps64"),  # twice
+        ("nnUNetTrainerNoSkip_ps64x64x64x64", "nnUNetTrainerNoSkip_ps64x64x64"),
+        ("nnUNetTrainerNoSkip_ps64x", "nnUNetTrainerNoSkip_ps64"),
+        ("nnUNetTrainer_ps064", "nnUNetTrainer_ps64"),
+        ("nnUNetTrainer_bs0", "nnUNetTrainer_bs1"),
+        ("nnUNetTrainerNoSkip_10epoch", "nnUNetTrainerNoSkip_10epochs"),
+        ("nnUNetTrainerNoSkip_50it", "nnUNetTrainerNoSkip_50iters"),
+        ("nnUNetTrainer_noda", "nnUNetTrainer_noDA"),
+        ("nnUNetTrainerNoSkip__ps64", "nnUNetTrainerNoSkip_ps64"),
+        ("nnUNetTrainerNoSkip_ps-64", "nnUNetTrainerNoSkip_ps64"),
+        ("nnUNetTrainerNoSkip_fast", "nnUNetTrainerNoSkip"),
+    ],
+)
+def test_a_broken_name_is_answered_with_the_rule_and_the_nearest(broken: str, nearest: str) -> None:
+    with pytest.raises(UserError) as error:
+        parse(broken, KNOWN)
+    message = str(error.value)
+    assert repr(broken) in message and "<trainer>[_ps<N>" in message and message.endswith(repr(nearest))
+    assert "\n" not in message
+    parse(nearest, KNOWN)  # and that one is valid
+
+
+@pytest.mark.parametrize(
+    "foreign", ["nnUNetTrainerMine", "nnUNetTrainerMine_ps64", "nnUNetTrainerNoMirroring", "Other"]
+)
+def test_names_of_others_are_left_to_others(foreign: str) -> None:
+    with pytest.raises(AttributeError):
+        parse(foreign, KNOWN)
+    assert not hasattr(trainers, foreign)
+
+
+@pytest.mark.parametrize("trainer", trainers.TRAINERS)
+def test_classes_are_made_on_demand(trainer: str) -> None:
+    name = f"{trainer}_ps32_3epochs_noDA_seed2"
+    cls = getattr(trainers, name)
+    assert cls is trainers.trainer_class(name)
+    assert cls.__name__ == name and cls.options == Options(patch_size=(32,), epochs=3, augmentation="noDA", seed=2)
+    assert pickle.loads(pickle.dumps(cls)) is cls
+    assert trainers.trainer_class(trainer).__name__ == trainer

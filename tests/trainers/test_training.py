@@ -1,0 +1,155 @@
+"""Real trainings through nnU-Net, in this process: one suite over every trainer."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from nnunet_robust.errors import UserError
+from nnunet_robust.trainers import TRAINERS, trainer_class
+from tests.conftest import train
+
+
+def load_plans(dataset: str) -> tuple[dict, dict]:
+    folder = Path(os.environ["nnUNet_preprocessed"]) / dataset
+    return json.loads((folder / "nnUNetPlans.json").read_text()), json.loads((folder / "dataset.json").read_text())
+
+
+def make(name: str, dataset: str, configuration: str):
+    plans, dataset_json = load_plans(dataset)
+    return trainer_class(name)(
+        plans={**plans, "continue_training": False}, configuration=configuration, fold=0, dataset_json=dataset_json,
+        device=torch.device("cpu"),
+    )  # fmt: skip
+
+
+def weights(folder: Path, checkpoint: str = "checkpoint_final.pth") -> dict[str, torch.Tensor]:
+    return torch.load(folder / "fold_0" / checkpoint, weights_only=False)["network_weights"]
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize(("configuration", "patch"), [("2d", "32"), ("3d_fullres", "12x24x24")])
+def test_options_reach_the_model_folder_and_prediction(
+    trainer: str, configuration: str, patch: str, volumes: str
+) -> None:
+    from nnunet_robust.eval.models import load_model
+
+    name = f"{trainer}_ps{patch}_st3_bs3_1epochs_2iters_seed1"
+    folder = train(volumes, configuration, name)
+    saved = json.loads((folder / "plans.json").read_text())["configurations"][configuration]
+    axes = {"2d": 2, "3d_fullres": 3}[configuration]
+    expected = [int(n) for n in patch.split("x")] * (axes if "x" not in patch else 1)
+    assert saved["patch_size"] == expected and saved["batch_size"] == 3
+    assert saved["architecture"]["arch_kwargs"]["n_stages"] == 3
+
+    model = load_model(folder, ["0"], "checkpoint_final.pth", torch.device("cpu"), True, None)
+    assert list(model.predictor.configuration_manager.patch_size) == expected
+    assert len(model.predictor.network.encoder.stages) == 3
+    log = torch.load(folder / "fold_0" / "checkpoint_final.pth", weights_only=False)["logging"]
+    assert len(log["train_losses"]) == 1
+    assert not list(folder.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_seeded_runs_are_bit_equal_and_resume_exactly(trainer: str, textures: str, monkeypatch) -> None:
+    name = f"{trainer}_bs2_2epochs_2iters_seed5"
+    folder = train(textures, "2d", name)
+    first = weights(folder)
+
+    shutil.rmtree(folder)
+    assert equal(weights(train(textures, "2d", name)), first)
+
+    # Killed after the first epoch, then resumed with --c.
+    shutil.rmtree(folder)
+    cls = trainer_class(name)
+    with monkeypatch.context() as patch:
+
+        def killed(self) -> None:
+            self.save_every = 1
+            super(cls, self).on_epoch_end()
+            if self.current_epoch == 1:
+                raise KeyboardInterrupt
+
+        patch.setattr(cls, "on_epoch_end", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(textures, "2d", name)
+    assert equal(weights(train(textures, "2d", name, resume=True)), first)
+
+    other = weights(train(textures, "2d", f"{trainer}_bs2_2epochs_2iters_seed6"))
+    assert not equal(other, first)
+
+
+def test_seeded_workers_draw_the_same_batches(textures: str, monkeypatch) -> None:
+    monkeypatch.setenv("nnUNet_n_proc_DA", "2")
+
+    def batches(name: str) -> list[torch.Tensor]:
+        trainer = make(name, textures, "2d")
+        trainer.on_train_start()
+        drawn = [next(trainer.dataloader_train)["data"].clone() for _ in range(4)]
+        trainer.dataloader_train._finish()
+        trainer.dataloader_val._finish()
+        return drawn
+
+    first, again, other = (batches(f"nnUNetTrainer_bs2_1epochs_2iters_seed{seed}") for seed in (1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+    assert not torch.equal(first[0], first[1])  # the two workers differ
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_no_augmentation_means_none(trainer: str, textures: str) -> None:
+    made = make(f"{trainer}_noDA", textures, "2d")
+    _, _, initial, mirror_axes = made.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    assert mirror_axes is None and made.inference_allowed_mirroring_axes is None
+    assert list(initial) == list(made.configuration_manager.patch_size)
+    transforms = made.get_training_transforms((64, 64), (0, 0), None, None, False).transforms
+    assert [type(t).__name__ for t in transforms] == ["RemoveLabelTransform"]
+
+
+def test_options_set_lengths(textures: str) -> None:
+    made = make("nnUNetTrainer_7epochs_30iters", textures, "2d")
+    assert (made.num_epochs, made.num_iterations_per_epoch, made.num_val_iterations_per_epoch) == (7, 30, 6)
+    plain = make("nnUNetTrainer_bs2", textures, "2d")
+    assert (plain.num_epochs, plain.num_iterations_per_epoch, plain.num_val_iterations_per_epoch) == (1000, 250, 50)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("_ps40", "40x40 does not fit.*multiple of 16x16.*32x32 or 48x48"),
+        ("_ps16", "more than one voxel left.*32x32"),
+        ("_ps32x32x32", "3 axes.*has 2"),
+        ("_st9", "has 5 stages: keep 3 to 5"),
+    ],
+)
+def test_impossible_options_are_refused_before_anything_is_written(options: str, says: str, textures: str) -> None:
+    with pytest.raises(UserError, match=says):
+        make(f"nnUNetTrainerNoSkip{options}", textures, "2d")
+    results = Path(os.environ["nnUNet_results"]) / textures
+    assert not (results / f"nnUNetTrainerNoSkip{options}__nnUNetPlans__2d").exists()
+
+
+def test_a_kill_while_saving_leaves_the_old_checkpoint(textures: str, monkeypatch) -> None:
+    made = make("nnUNetTrainerNoSkip_bs2_1epochs_3iters", textures, "2d")
+    made.initialize()
+    file = Path(made.output_folder) / "checkpoint_latest.pth"
+    made.save_checkpoint(str(file))
+    before = file.read_bytes()
+
+    def torn(checkpoint: object, path: str) -> None:
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", torn)
+    with pytest.raises(KeyboardInterrupt):
+        made.save_checkpoint(str(file))
+    assert file.read_bytes() == before
