@@ -189,13 +189,19 @@ def demo(
 
 
 def print_table(frame: pd.DataFrame) -> None:
-    """Print a data frame as a table, three decimals."""
+    """Print a data frame as a table, three digits; a column that says the same in every row is left out."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*map(str, frame.columns))
+    if len(frame) > 1:
+        frame = frame.drop(
+            columns=[name for name in ("dataset", "label") if name in frame and frame[name].nunique() == 1]
+        )
+    table = Table()
+    for name in frame.columns:
+        table.add_column(str(name), overflow="fold", justify="right" if frame[name].dtype.kind in "if" else "left")
     for row in frame.itertuples(index=False):
-        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
+        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row))
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 

@@ -11,6 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+# Read by nnU-Net when it is first imported. One process each, as starting more takes longer than these cases; and as it
+# caps torch's threads, a stock command in a process of its own then computes the same bits.
+os.environ["nnUNet_def_n_proc"] = "1"
+
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
@@ -41,7 +45,6 @@ def nnunet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for name in FOLDERS:
             (root / name).mkdir()
             patch.setenv(name, str(root / name))
-        patch.setenv("nnUNet_def_n_proc", "1")
         patch.delenv("nnUNet_n_proc_DA", raising=False)  # 0 there breaks nnU-Net's planning
         patch.setenv("nnUNet_compile", "f")
         yield root

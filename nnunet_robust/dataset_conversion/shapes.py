@@ -59,8 +59,8 @@ def bezier_shape(size: tuple[int, int], rng: np.random.Generator, difficulty: Di
         difficulty: a row of `SHAPES`.
 
     Returns:
-        A bool array (H, W): one 4-connected component that stays off the border, its share of the pixels within
-        `FOREGROUND_SHARE`.
+        A bool array (H, W): one 4-connected component, at least two pixels off the border, its share of the pixels
+        within `FOREGROUND_SHARE`.
 
     Raises:
         UserError: `size` is too small, or there is no such difficulty.

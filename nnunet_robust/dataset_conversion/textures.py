@@ -20,7 +20,7 @@ Direction = Literal["foreground", "background"]
 Part = Literal["train", "test"]
 
 PHOTOGRAPHS = ("brick", "grass", "gravel")
-"""Textures in scikit-image's own package, 512 x 512 pixels each (CC0, from texturehaven.com): nothing is downloaded."""
+"""Textures in scikit-image's own package, 512 x 512 pixels each, CC0: nothing is downloaded."""
 
 TEST_SHARE = 0.3
 """Of a photograph's width, cut off on the right for the test cases."""
@@ -219,7 +219,8 @@ def _photograph(name: str) -> np.ndarray:
             image = color.rgb2gray(image)
         image = img_as_ubyte(image)
     except Exception as error:  # the readers that imread tries raise all kinds
-        raise UserError(f"cannot read {name!r} as an image: {str(error).splitlines()[0]}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"cannot read {name!r} as an image: {reason}") from error
     if image.ndim != 2:
         raise UserError(f"{name!r} is no grey or colour image: it is read as an array of shape {image.shape}")
     return image

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
 import shutil
@@ -71,18 +70,6 @@ FORMATS = {
     ".png": _Format(_write_png, (2,), ("uint8",), has_spacing=False),
     ".nii.gz": _Format(_write_nifti, (2, 3), _NIFTI_DTYPES, has_spacing=True),
 }
-
-
-def raw_folder_from_environment() -> Path:
-    """The folder of nnU-Net's raw datasets, from the variable `nnUNet_raw`; it may not exist yet.
-
-    Raises:
-        UserError: the variable is not set.
-    """
-    folder = os.environ.get("nnUNet_raw")  # noqa: SIM112 - nnU-Net's own spelling
-    if not folder:
-        raise UserError("nnUNet_raw is not set: run `export nnUNet_raw=/path/to/nnUNet_raw` first")
-    return Path(folder)
 
 
 def write_dataset(
@@ -183,6 +170,8 @@ def _is_there_already(target: Path, record: Mapping[str, JSON]) -> bool:
     remedy = "choose another id, or delete that folder"
     # nnU-Net looks an id up by this prefix, without the underscore
     for folder in sorted(target.parent.glob(f"{target.name[: len('Dataset000')]}*")):
+        if not folder.is_dir():
+            continue
         if folder.name != target.name:
             raise UserError(f"dataset id {target.name[7:10]} is taken by {folder}: {remedy}")
         try:
@@ -196,15 +185,15 @@ def _is_there_already(target: Path, record: Mapping[str, JSON]) -> bool:
     return False
 
 
-def _differences(found: Mapping[str, JSON], wanted: Mapping[str, JSON]) -> str:
-    """The entries in which two records differ, in words: 'alpha (there 0.1, wanted 0.8)'."""
+def _differences(found: Mapping[str, JSON], wanted: Mapping[str, JSON], prefix: str = "") -> str:
+    """The entries in which two records differ, in words: 'parameters.alpha (there 0.1, wanted 0.8)'."""
     words = []
     for key in sorted(found.keys() | wanted.keys()):
         there, here = found.get(key), wanted.get(key)
-        if there == here:
-            continue
-        nested = isinstance(there, Mapping) and isinstance(here, Mapping)
-        words.append(_differences(there, here) if nested else f"{key} (there {there}, wanted {here})")  # type: ignore[arg-type]
+        if isinstance(there, Mapping) and isinstance(here, Mapping) and there != here:
+            words.append(_differences(there, here, f"{prefix}{key}."))
+        elif there != here:
+            words.append(f"{prefix}{key} (there {there}, wanted {here})")
     return ", ".join(words)
 
 
@@ -215,7 +204,7 @@ def _partial_prefix(dataset_id: int) -> str:
 
 def _remove_stale(raw_folder: Path, dataset_id: int) -> None:
     """Remove what a killed run left behind."""
-    for stale in raw_folder.glob(f"{_partial_prefix(dataset_id)}*"):
+    for stale in list(raw_folder.glob(f"{_partial_prefix(dataset_id)}*")):
         # Renamed first: were its writer still alive, it would fail at once, not complete a half-deleted dataset.
         doomed = stale.rename(stale.with_name(f"{_partial_prefix(dataset_id)}doomed_{secrets.token_hex(4)}"))
         shutil.rmtree(doomed)

@@ -7,6 +7,7 @@ killed goes on where it stood, and another model or perturbation computes only w
 from __future__ import annotations
 
 import json
+import multiprocessing
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -150,6 +151,7 @@ def run_sweep(parameters: SweepParameters, progress: Progress) -> Path:
     """
     conditions = _conditions(parameters)
     device = _device(parameters.device)
+    _use_nnunets_threads(device)
     name = None if parameters.dataset is None else dataset_name(parameters.dataset)
     models = _models(parameters, name, device)
     cases = _cases(parameters, name, models)
@@ -210,6 +212,12 @@ def _device(name: str | None) -> torch.device:
     if not available[name]:
         raise UserError(f"-device {name}: this machine has none that torch can use: take -device cpu")
     return torch.device(name)
+
+
+def _use_nnunets_threads(device: torch.device) -> None:
+    # As nnUNetv2_predict does: the last bit of a convolution, and with it a voxel at a tie, depends on their number.
+    if device.type == "cpu":
+        torch.set_num_threads(multiprocessing.cpu_count())
 
 
 def _models(parameters: SweepParameters, dataset: str | None, device: torch.device) -> list[Model]:

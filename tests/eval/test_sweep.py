@@ -247,7 +247,8 @@ def test_several_folds_are_averaged_as_nnunet_does(parameters: SweepParameters, 
     assert {row["fold"] for row in rows(sweep.output / "results.csv")} == {"0+1"}
     stock = sweep.output.parent / "stock"
     images = nnunet / "nnUNet_raw" / textures / "imagesTs"
-    run_ok("nnUNetv2_predict", "-d", "901", "-i", images, "-o", stock, "-c", "2d", "-f", "0", "1", "-tr", trainer, "-device", "cpu", "-npp", "1", "-nps", "1")  # fmt: skip
+    run_ok("nnUNetv2_predict", "-d", "901", "-i", images, "-o", stock, "-c", "2d", "-f", "0", "1", "-tr", trainer,
+           "-device", "cpu", "-npp", "1", "-nps", "1")  # fmt: skip
     ours = sweep.output / "predictions" / f"{trainer}__nnUNetPlans__2d__fold0+1" / "clean"
     for path in ours.iterdir():
         assert np.array_equal(read(path), read(stock / path.name))

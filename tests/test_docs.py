@@ -1,0 +1,39 @@
+"""The docs tell what the tables say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nnunet_robust.eval.perturbations import PERTURBATIONS, PRESETS
+from nnunet_robust.trainers import TRAINERS
+from nnunet_robust.trainers.names import RULE
+
+ROOT = Path(__file__).parent.parent
+
+
+def doc(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", PERTURBATIONS)
+def test_every_perturbation_is_documented_with_its_levels(name: str) -> None:
+    row = next(line for line in doc("docs/sweep.md").splitlines() if line.startswith(f"| `{name}`"))
+    assert row.endswith(f"| {' '.join(f'{level:g}' for level in PERTURBATIONS[name].levels)} |")
+
+
+def test_every_preset_trainer_and_option_is_documented() -> None:
+    for preset in PRESETS:
+        assert f"--preset {preset}" in doc("docs/sweep.md")
+    for trainer in TRAINERS:
+        assert f"| `{trainer}` |" in doc("docs/trainers.md")
+    assert RULE in doc("docs/trainers.md")
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
+    readme = doc("README.md")
+    assert len(readme.splitlines()) <= 150
+    links = [part.split(")")[0] for part in readme.split("](")[1:]]
+    for link in links:
+        assert link.startswith("https://") or (ROOT / link).is_file(), link
