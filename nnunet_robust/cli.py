@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 from nnunet_robust import __version__
@@ -25,6 +24,9 @@ app = typer.Typer(
 )
 synthesize = typer.Typer(help="Make synthetic datasets of controlled difficulty.", no_args_is_help=True)
 app.add_typer(synthesize, name="synthesize")
+
+# The class of all usage errors: newer typers bring a copy of click, in which `click.ClickException` is another class.
+_UsageFault: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
 # Options that take several values, as nnU-Net's do: `-tr A B` is read as `-tr A -tr B`.
 _VARIADIC = ("-tr", "-f", "-m", "--perturb", "--levels")
@@ -247,13 +249,13 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message())
+    except _UsageFault as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+            print(error.format_message())
+        else:
+            print(f"error: {error.format_message()}", file=sys.stderr)
         return 2
-    except click.ClickException as error:
-        print(f"error: {error.format_message()}", file=sys.stderr)
-        return 2
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
     return code if isinstance(code, int) else 0

@@ -29,8 +29,8 @@ DATASETS = (
     Dataset(502, 0.8, "hard: the foreground is 80 % background"),
 )
 TRAINERS = ("nnUNetTrainer", "nnUNetTrainerNoSkip")
-OPTIONS = "_2epochs_80iters_seed1"
-QUICK_OPTIONS = "_1epochs_5iters_seed1"
+OPTIONS = "_st5_2epochs_100iters_seed1"
+QUICK_OPTIONS = "_st5_1epochs_5iters_seed1"
 CONDITIONS: dict[str, tuple[float, ...]] = {
     "speckle_noise": (0.15, 0.3, 0.45, 0.6),
     "gaussian_blur": (0.5, 1.0, 2.0, 3.0),

@@ -28,7 +28,7 @@ def test_several_values_after_a_flag(given: str, read: str) -> None:
     [
         ("swep -o OUT", "No such command 'swep'"),
         ("sweep --perturb contrast", "Missing option '-o'"),
-        ("sweep -o OUT --perturb contrast --levels high", "'high' is not a valid float"),
+        ("sweep -o OUT --perturb contrast --levels high", "Invalid value for '--levels'"),
         ("sweep -o OUT", "no perturbations: name some with --perturb"),
         ("sweep -o OUT --perturb blurr", "no perturbation 'blurr'"),
         ("sweep -o OUT --perturb contrast --levels 99", "level of contrast"),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -120,6 +121,8 @@ class RobustTrainer(nnUNetTrainer):
         # The epoch is in the seed: a resumed training goes on with other batches than it began with.
         seed = self.options.seed or 0
         seeds = [stable_seed(seed, part, self.current_epoch, i) % 2**32 for i in range(workers)]
+        # batchgenerators seeds NumPy alone: all forked workers would draw the same numbers from torch.
+        loader.set_thread_id = partial(_start_worker, loader.set_thread_id, seeds)
         return MultiThreadedAugmenter(loader, None, workers, 2, seeds, pin_memory=self.device.type == "cuda")
 
     def on_epoch_start(self) -> None:
@@ -134,6 +137,11 @@ class RobustTrainer(nnUNetTrainer):
         super().save_checkpoint(str(temporary))
         if temporary.exists():  # not where checkpoints are disabled, nor on DDP's other ranks
             temporary.replace(filename)
+
+
+def _start_worker(set_thread_id: Callable[[int], None], seeds: Sequence[int], worker: int) -> None:
+    torch.manual_seed(seeds[worker])
+    set_thread_id(worker)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import torch
 
 from nnunet_robust.errors import UserError
 from nnunet_robust.trainers import TRAINERS, trainer_class
+from nnunet_robust.trainers.base import _start_worker
 from tests.conftest import train
 
 
@@ -88,6 +89,7 @@ def test_seeded_runs_are_bit_equal_and_resume_exactly(trainer: str, textures: st
     assert not equal(other, first)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # batchgenerators' shutdown
 def test_seeded_workers_draw_the_same_batches(textures: str, monkeypatch) -> None:
     monkeypatch.setenv("nnUNet_n_proc_DA", "2")
 
@@ -103,6 +105,22 @@ def test_seeded_workers_draw_the_same_batches(textures: str, monkeypatch) -> Non
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
     assert not torch.equal(first[0], first[1])  # the two workers differ
+
+
+def test_workers_seed_torch_too() -> None:
+    """batchgenerators seeds NumPy alone."""
+
+    class Loader:
+        def set_thread_id(self, worker: int) -> None:
+            self.worker = worker
+
+    drawn: dict[int, list[float]] = {}
+    for worker in (0, 1, 0):
+        loader = Loader()
+        _start_worker(loader.set_thread_id, [11, 12], worker)
+        assert loader.worker == worker
+        drawn.setdefault(worker, []).append(torch.rand(1).item())
+    assert drawn[0][0] == drawn[0][1] != drawn[1][0]
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)

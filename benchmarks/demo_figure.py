@@ -1,0 +1,50 @@
+"""The figure of the README, from the results of a demo.
+
+python benchmarks/demo_figure.py DEMO_FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+
+from nnunet_robust.demo import DATASETS
+from nnunet_robust.eval.statistics import comparable, curves, load_results
+
+STYLES = {"nnUNetTrainer": ("#d55e00", "s", "--"), "nnUNetTrainerNoSkip": ("#0072b2", "o", "-")}
+
+
+def main() -> None:
+    demo = Path(sys.argv[1])
+    figure, axes = plt.subplots(len(DATASETS), 2, figsize=(8, 5.6), sharey=True, layout="constrained")
+    for row, dataset in zip(axes, DATASETS, strict=True):
+        folder = demo / f"sweep_{dataset.id}"
+        units = json.loads((folder / "manifest.json").read_text())["perturbations"]
+        points = curves(comparable(load_results(folder / "results.csv"))[0], "dice")
+        for panel, (name, of_name) in zip(row, points.groupby("perturbation"), strict=True):
+            for line, part in of_name.groupby("line"):
+                trainer = str(line).split("_")[0]
+                colour, marker, dash = STYLES[trainer]
+                panel.plot(part["level"], part["mean"], color=colour, marker=marker, ls=dash, label=trainer)
+                panel.fill_between(part["level"], part["low"], part["high"], color=colour, alpha=0.18, lw=0)
+            panel.set_xlabel(f"{str(name).replace('_', ' ')}: {units[name]['unit']}")
+            panel.set_title(f"textures, α = {dataset.alpha}", fontsize=10)
+            panel.spines[["top", "right"]].set_visible(False)
+            panel.grid(alpha=0.2)
+            panel.set_ylim(0, 1)
+        row[0].set_ylabel("mean Dice")
+    axes[0][1].legend(frameon=False, fontsize=8)
+    target = Path(__file__).parent.parent / "docs" / "figures" / "demo.png"
+    target.parent.mkdir(exist_ok=True)
+    figure.savefig(target, dpi=110, metadata={"Software": None})
+    print(target)
+
+
+if __name__ == "__main__":
+    main()
