@@ -15,7 +15,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
 from nnunet_robust.demo import DATASETS
-from nnunet_robust.eval.statistics import comparable, curves, load_results
+from nnunet_robust.eval.statistics import CLEAN, comparable, curves, load_results
 
 STYLES = {"nnUNetTrainer": ("#d55e00", "s", "--"), "nnUNetTrainerNoSkip": ("#0072b2", "o", "-")}
 
@@ -27,6 +27,7 @@ def main() -> None:
         folder = demo / f"sweep_{dataset.id}"
         units = json.loads((folder / "manifest.json").read_text())["perturbations"]
         points = curves(comparable(load_results(folder / "results.csv"))[0], "dice")
+        points = points[points["perturbation"] != CLEAN]
         for panel, (name, of_name) in zip(row, points.groupby("perturbation"), strict=True):
             for line, part in of_name.groupby("line"):
                 trainer = str(line).split("_")[0]
@@ -43,7 +44,7 @@ def main() -> None:
     target = Path(__file__).parent.parent / "docs" / "figures" / "demo.png"
     target.parent.mkdir(exist_ok=True)
     figure.savefig(target, dpi=110, metadata={"Software": None})
-    print(target)
+    print(f"written to {target}")
 
 
 if __name__ == "__main__":
