@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_trainer_module
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
@@ -100,6 +100,16 @@ class RobustTrainer(nnUNetTrainer):
             seed_everything(self.options.seed, "initialize")
         super().initialize()
 
+    def get_training_transforms(self, *args: Any, **kwargs: Any) -> BasicTransform:
+        """nnU-Net's augmentation; with a seed in the name, without what depends on the clock."""
+        transforms = super().get_training_transforms(*args, **kwargs)
+        if self.options.seed is not None:
+            for transform in transforms.transforms:
+                blur = getattr(transform, "transform", transform)
+                if isinstance(blur, GaussianBlurTransform):
+                    blur.benchmark = False  # it times convolution against FFT, whose last bits differ
+        return transforms
+
     def get_dataloaders(self) -> tuple[Any, Any]:
         """nnU-Net's loaders; with a seed in the name, workers that are seeded and deliver in a fixed order.
 
@@ -107,23 +117,23 @@ class RobustTrainer(nnUNetTrainer):
         """
         if self.options.seed is None:
             return super().get_dataloaders()
-        with _environment("nnUNet_n_proc_DA", "0"):
-            train, validation = super().get_dataloaders()
-        workers = get_allowed_n_proc_DA()
-        if workers == 0:
-            return train, validation
-        return (
-            self._seeded_workers(train.data_loader, "train", workers),
-            self._seeded_workers(validation.data_loader, "validation", max(1, workers // 2)),
-        )
+        parts = iter(("train", "validation"))
 
-    def _seeded_workers(self, loader: Any, part: str, workers: int) -> MultiThreadedAugmenter:
-        # The epoch is in the seed: a resumed training goes on with other batches than it began with.
-        seed = self.options.seed or 0
-        seeds = [stable_seed(seed, part, self.current_epoch, i) % 2**32 for i in range(workers)]
-        # batchgenerators seeds NumPy alone: all forked workers would draw the same numbers from torch.
-        loader.set_thread_id = partial(_start_worker, loader.set_thread_id, seeds)
-        return MultiThreadedAugmenter(loader, None, workers, 2, seeds, pin_memory=self.device.type == "cuda")
+        def seeded_workers(data_loader: Any, num_processes: int, pin_memory: bool, **_: Any) -> MultiThreadedAugmenter:
+            # The epoch is in the seed: a resumed training goes on with other batches than it began with.
+            what = (self.options.seed or 0, next(parts), self.current_epoch)
+            seeds = [stable_seed(*what, worker) % 2**32 for worker in range(num_processes)]
+            # batchgenerators seeds NumPy alone: all forked workers would draw the same numbers from torch.
+            data_loader.set_thread_id = partial(_start_worker, data_loader.set_thread_id, seeds)
+            return MultiThreadedAugmenter(data_loader, None, num_processes, 2, seeds, pin_memory=pin_memory)
+
+        # The one place where nnU-Net names the class of its workers; there is no argument for it.
+        theirs = nnunet_trainer_module.NonDetMultiThreadedAugmenter
+        nnunet_trainer_module.NonDetMultiThreadedAugmenter = seeded_workers
+        try:
+            return super().get_dataloaders()
+        finally:
+            nnunet_trainer_module.NonDetMultiThreadedAugmenter = theirs
 
     def on_epoch_start(self) -> None:
         """Seed each epoch by its number, so that a resumed training draws what an unbroken one draws."""
@@ -142,16 +152,3 @@ class RobustTrainer(nnUNetTrainer):
 def _start_worker(set_thread_id: Callable[[int], None], seeds: Sequence[int], worker: int) -> None:
     torch.manual_seed(seeds[worker])
     set_thread_id(worker)
-
-
-@contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before

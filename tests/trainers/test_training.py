@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 
 from nnunet_robust.errors import UserError
 from nnunet_robust.trainers import TRAINERS, trainer_class
@@ -89,22 +92,53 @@ def test_seeded_runs_are_bit_equal_and_resume_exactly(trainer: str, textures: st
     assert not equal(other, first)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # batchgenerators' shutdown
-def test_seeded_workers_draw_the_same_batches(textures: str, monkeypatch) -> None:
-    monkeypatch.setenv("nnUNet_n_proc_DA", "2")
+WORKERS = """
+import json, multiprocessing, os, sys, torch
+from pathlib import Path
+from nnunet_robust.trainers import trainer_class
 
-    def batches(name: str) -> list[torch.Tensor]:
-        trainer = make(name, textures, "2d")
-        trainer.on_train_start()
-        drawn = [next(trainer.dataloader_train)["data"].clone() for _ in range(4)]
-        trainer.dataloader_train._finish()
-        trainer.dataloader_val._finish()
-        return drawn
+folder = Path(os.environ["nnUNet_preprocessed"], sys.argv[1])
+plans = json.loads((folder / "nnUNetPlans.json").read_text())
+trainer = trainer_class(sys.argv[2])(
+    plans={**plans, "continue_training": False}, configuration="2d", fold=0,
+    dataset_json=json.loads((folder / "dataset.json").read_text()), device=torch.device("cpu"),
+)
+trainer.on_train_start()
+sums = [next(trainer.dataloader_train)["data"].double().sum().item().hex() for _ in range(4)]
+print("SUMS", *sums, flush=True)
+for worker in multiprocessing.active_children():  # batchgenerators does not always end them in peace
+    worker.kill()
+os._exit(0)
+"""
 
-    first, again, other = (batches(f"nnUNetTrainer_bs2_1epochs_2iters_seed{seed}") for seed in (1, 1, 2))
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
-    assert not torch.equal(first[0], first[1])  # the two workers differ
+
+@pytest.mark.slow
+def test_seeded_workers_draw_the_same_batches(textures: str) -> None:
+    """In processes of their own, as a training is: forked workers and this one's threads do not go together."""
+
+    def batches(seed: int) -> list[str]:
+        command = [sys.executable, "-c", WORKERS, textures, f"nnUNetTrainer_bs2_1epochs_2iters_seed{seed}"]
+        environment = {**os.environ, "nnUNet_n_proc_DA": "2"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+        return next(line for line in done.stdout.splitlines() if line.startswith("SUMS")).split()[1:]
+
+    first, again, other = batches(1), batches(1), batches(2)
+    assert first == again
+    assert len(set(first)) == 4 and not set(first) & set(other)  # the two workers differ, and so do seeds
+
+
+def test_seeded_augmentation_does_not_depend_on_the_clock(textures: str) -> None:
+    """nnU-Net's blur times two algorithms and takes the faster; their results differ in the last bits."""
+
+    def benchmarks(name: str) -> list[bool]:
+        transforms = (
+            make(name, textures, "2d").get_training_transforms((64, 64), (0, 0), None, (0, 1), False).transforms
+        )
+        blurs = [getattr(t, "transform", t) for t in transforms]
+        return [blur.benchmark for blur in blurs if isinstance(blur, GaussianBlurTransform)]
+
+    assert benchmarks("nnUNetTrainer_bs2_seed1") == [False]
+    assert benchmarks("nnUNetTrainer_bs2") == [True]
 
 
 def test_workers_seed_torch_too() -> None:
