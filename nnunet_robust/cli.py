@@ -79,6 +79,77 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
+@app.command()
+def trainers(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Trainers, with options.")] = None,
+    dataset: Annotated[str | None, typer.Option("-d", help="Dataset id or name.")] = None,
+    configuration: Annotated[str, typer.Option("-c", help="2d, 3d_fullres, 3d_lowres.")] = "2d",
+    plans: Annotated[str, typer.Option("-p", help="Plans identifier.")] = "nnUNetPlans",
+) -> None:
+    """The trainers and the grammar of their names; for names and a dataset, what they change and cost."""
+    if names and dataset:
+        _print_costs(names, dataset, configuration, plans)
+    elif names:
+        raise UserError(f"the cost of {names[0]} depends on the plans: name a dataset with -d, a configuration with -c")
+    elif dataset:
+        raise UserError(f"no trainer named: nnunet-robust trainers NAME [NAME ...] -d {dataset} -c {configuration}")
+    else:
+        _print_trainers()
+
+
+def _print_trainers() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from nnunet_robust.trainers import TRAINERS
+    from nnunet_robust.trainers.names import RULE
+
+    table = Table("trainer", "what it does", "source")
+    for name, trainer in TRAINERS.items():
+        table.add_row(name, trainer.summary, trainer.source)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    print(f"names: {RULE}")
+    print("what a name changes and costs: nnunet-robust trainers NAME [NAME ...] -d DATASET -c CONFIGURATION")
+
+
+def _print_costs(names: list[str], dataset: str, configuration: str, plans: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from nnunet_robust.eval.folders import dataset_name, nnunet_folder
+    from nnunet_robust.trainers import TRAINERS
+    from nnunet_robust.trainers.cost import STANDARD, changes, format_si, read_plans, trainer_cost
+    from nnunet_robust.trainers.names import parse
+
+    folder = nnunet_folder("nnUNet_preprocessed") / dataset_name(dataset)
+    plans_json, dataset_json = read_plans(folder, plans)
+    lines = []
+    for name in names:
+        changed = changes(name, plans_json, configuration)
+        lines.append(f"{name}: {TRAINERS[parse(name, TRAINERS)[0]].summary}")
+        lines += [f"  {change.what} {change.standard} -> {change.changed}" for change in changed]
+    rows = list(dict.fromkeys([STANDARD, *names]))
+    costs = {name: trainer_cost(name, plans_json, configuration, dataset_json) for name in rows}
+    standard = costs[STANDARD]
+    table = Table(title=f"{folder.name}, {plans}, {configuration}")
+    table.add_column("trainer", overflow="fold")
+    for heading in ("parameters", "FLOPs per patch", "activations per batch"):
+        table.add_column(heading, justify="right")
+    for name, cost in costs.items():
+        table.add_row(
+            name,
+            f"{format_si(cost.parameters)} ({cost.parameters / standard.parameters:.2f}x)",
+            f"{format_si(cost.flops)} ({cost.flops / standard.flops:.2f}x)",
+            f"{format_si(cost.activation_bytes)}B ({cost.activation_bytes / standard.activation_bytes:.2f}x)",
+        )
+    print(*lines, sep="\n")
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    print(
+        "FLOPs: one forward pass of one patch, two per multiplication and addition. Activations: what the forward\n"
+        "pass of one training batch keeps for the backward pass, in float32 (mixed precision about halves it)."
+    )
+
+
 @synthesize.command()
 def textures(
     dataset_id: Annotated[int, typer.Option("--id", help="Id of the new dataset, 1 to 999.")],

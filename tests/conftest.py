@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,19 +94,26 @@ def volumes(nnunet: Path) -> str:
     return name
 
 
-def train(dataset: str, configuration: str, trainer: str, fold: str = "0", *, resume: bool = False) -> Path:
-    """Train through nnU-Net's own entry in this process, validation included, unless that is done.
+def train(
+    dataset: str, configuration: str, trainer: str, fold: str = "0", *, resume: bool = False, validate: bool = True
+) -> Path:
+    """Train through nnU-Net's own entry in this process, unless that is done.
+
+    The validation starts a process of its own, which takes longer than the training: `validate=False` leaves it out.
 
     Returns:
         The model's folder.
     """
     import torch
     from nnunetv2.run.run_training import run_training
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     folder = Path(os.environ["nnUNet_results"]) / dataset / f"{trainer}__nnUNetPlans__{configuration}"
     if resume or not (folder / f"fold_{fold}" / "validation" / "summary.json").is_file():
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("nnUNet_n_proc_DA", "0")
+            if not validate:
+                patch.setattr(nnUNetTrainer, "perform_actual_validation", lambda *_, **__: None)
             run_training(dataset, configuration, fold, trainer, continue_training=resume, device=torch.device("cpu"))
     return folder
 
@@ -124,3 +133,50 @@ def volume_model(volumes: str) -> str:
     trainer = "nnUNetTrainerNoSkip_ps12x32x32_bs2_1epochs_6iters_seed1"
     train(volumes, "3d_fullres", trainer)
     return trainer
+
+
+@pytest.fixture(scope="session")
+def regions(nnunet: Path) -> str:
+    """Dataset 905: 2d, PNG, 48 x 48, three channels, regions and an ignore label, 6 training and 2 test cases."""
+    from nnunet_robust.dataset_conversion.writer import Case, write_dataset
+
+    def case(name: str) -> Case:
+        rng = np.random.default_rng(sum(map(ord, name)))
+        y, x = np.ogrid[:48, :48]
+        cy, cx = rng.integers(18, 30, 2)
+        squared = (y - cy) ** 2 + (x - cx) ** 2
+        label = np.where(squared < 5**2, 2, np.where(squared < 12**2, 1, 0)).astype(np.uint8)
+        label[:6] = 3  # nobody has drawn anything there
+        images = [(40 + 60 * label + rng.integers(0, 30, label.shape)).astype(np.uint8) for _ in range(3)]
+        return Case(name, images, label)
+
+    name = write_dataset(
+        nnunet / "nnUNet_raw",
+        905,
+        "Regions",
+        [case(f"train_{i}") for i in range(6)],
+        [case("test_0"), case("test_1")],
+        channel_names={0: "R", 1: "G", 2: "B"},
+        labels={"background": 0, "whole": 1, "core": 2, "ignore": 3},
+        file_ending=".png",
+        provenance={"source": "tests"},
+    ).name
+    # The writer knows no regions: what a user would write by hand.
+    file = nnunet / "nnUNet_raw" / name / "dataset.json"
+    dataset_json = json.loads(file.read_text())
+    dataset_json["labels"]["whole"] = [1, 2]
+    dataset_json["regions_class_order"] = [1, 2]
+    file.write_text(json.dumps(dataset_json))
+    run_ok("nnUNetv2_plan_and_preprocess", "-d", "905", "-c", "2d", "-np", "1", "-npfp", "1")
+    return name
+
+
+@pytest.fixture(scope="session")
+def resenc_plans(volumes: str) -> dict[str, dict[str, Any]]:
+    """The plans of nnU-Net's residual-encoder planners for the volumes, by name."""
+    found = {}
+    for size in "ML":
+        run_ok("nnUNetv2_plan_experiment", "-d", volumes[7:10], "-pl", f"nnUNetPlannerResEnc{size}")
+        name = f"nnUNetResEncUNet{size}Plans"
+        found[name] = json.loads((Path(os.environ["nnUNet_preprocessed"]) / volumes / f"{name}.json").read_text())
+    return found

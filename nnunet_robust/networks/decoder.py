@@ -10,7 +10,42 @@ from dynamic_network_architectures.building_blocks.simple_conv_blocks import Sta
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from torch import Tensor, nn
 
-from nnunet_robust.networks.skips import SKIPS, Level
+from nnunet_robust.networks.skips import SKIPS, Gated, Level
+
+
+def conv_blocks(
+    encoder: PlainConvEncoder | ResidualEncoder, stage: int, input_channels: int, count: int, nonlin_first: bool
+) -> StackedConvBlocks:
+    """The convolutions of a decoder level: `count` of them, with the kernel, channels, norm and so on of `stage`."""
+    return StackedConvBlocks(
+        count,
+        encoder.conv_op,
+        input_channels,
+        encoder.output_channels[stage],
+        encoder.kernel_sizes[stage],
+        1,
+        encoder.conv_bias,
+        encoder.norm_op,
+        encoder.norm_op_kwargs,
+        encoder.dropout_op,
+        encoder.dropout_op_kwargs,
+        encoder.nonlin,
+        encoder.nonlin_kwargs,
+        nonlin_first,
+    )
+
+
+def check_size(upsampled: Tensor, skip: Tensor) -> None:
+    """Refuse a map from below that does not come back at the size of the encoder's.
+
+    Raises:
+        ValueError: the input's size was not divisible by the product of the strides.
+    """
+    if upsampled.shape[2:] != skip.shape[2:]:
+        raise ValueError(
+            f"a map of {tuple(skip.shape[2:])} voxels comes back from below as {tuple(upsampled.shape[2:])}: "
+            f"the input's size must be divisible by the product of the strides"
+        )
 
 
 class SkipDecoder(UNetDecoder):
@@ -58,32 +93,22 @@ class SkipDecoder(UNetDecoder):
             skip = SKIPS[policy](level)
             skips.append(skip)
             if skip.merged_channels != 2 * channels:  # what UNetDecoder has built
-                self.stages[s] = StackedConvBlocks(
-                    counts[s],
-                    encoder.conv_op,
-                    skip.merged_channels,
-                    channels,
-                    encoder.kernel_sizes[stage],
-                    1,
-                    encoder.conv_bias,
-                    encoder.norm_op,
-                    encoder.norm_op_kwargs,
-                    encoder.dropout_op,
-                    encoder.dropout_op_kwargs,
-                    encoder.nonlin,
-                    encoder.nonlin_kwargs,
-                    nonlin_first,
-                )
+                self.stages[s] = conv_blocks(encoder, stage, skip.merged_channels, counts[s], nonlin_first)
         self.skips = nn.ModuleList(skips)
 
-    def forward(self, skips: Sequence[Tensor]) -> Tensor | list[Tensor]:
+    def forward(
+        self, skips: Sequence[Tensor], return_gates: bool = False
+    ) -> Tensor | list[Tensor] | tuple[Tensor | list[Tensor], list[Tensor | None]]:
         """Decode.
 
         Args:
             skips: the encoder's maps, full resolution first, bottleneck last: each (B, channels, *spatial).
+            return_gates: give what weighed each skip too: `network.decoder(network.encoder(x), return_gates=True)`.
 
         Returns:
-            Logits (B, num_classes, *spatial); with deep supervision a list of them, full resolution first.
+            Logits (B, num_classes, *spatial); with deep supervision a list of them, full resolution first. With
+            `return_gates` a pair: that, and for each skip, full resolution first, its gate in [0, 1], (B, 1, *spatial)
+            for "attention", (B, 1, 1, ...) for "adaptive", None for a policy that has none.
 
         Raises:
             ValueError: the input's size is not divisible by the strides. Without a skip nothing else would
@@ -91,14 +116,14 @@ class SkipDecoder(UNetDecoder):
         """
         below = skips[-1]
         outputs = []
+        gates: list[Tensor | None] = []
         for s, (upsample, merge, stage) in enumerate(zip(self.transpconvs, self.skips, self.stages, strict=True)):
             upsampled, skip = upsample(below), skips[-(s + 2)]
-            if upsampled.shape[2:] != skip.shape[2:]:
-                raise ValueError(
-                    f"a map of {tuple(skip.shape[2:])} voxels comes back from below as {tuple(upsampled.shape[2:])}: "
-                    f"the input's size must be divisible by the product of the strides"
-                )
+            check_size(upsampled, skip)
+            if return_gates:  # computed once more, rather than kept in training where nobody asks
+                gates.append(merge.gate(skip, below) if isinstance(merge, Gated) else None)
             below = stage(merge(upsampled, skip, below))
             if self.deep_supervision or s == len(self.stages) - 1:
                 outputs.append(self.seg_layers[s](below))
-        return outputs[::-1] if self.deep_supervision else outputs[0]
+        logits = outputs[::-1] if self.deep_supervision else outputs[0]
+        return (logits, gates[::-1]) if return_gates else logits

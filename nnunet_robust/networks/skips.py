@@ -8,6 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from nnunet_robust.networks.gates import AdaptiveGate, AttentionGate
+
 
 @dataclass(frozen=True)
 class Level:
@@ -79,4 +81,37 @@ class Added(Skip):
         return upsampled + skip
 
 
-SKIPS: dict[str, type[Skip]] = {"absent": Absent, "identity": Identity, "added": Added}
+class Gated(Skip):
+    """The map is weighed by a gate in [0, 1], then concatenated: fully open, it is `Identity`; closed, zeros."""
+
+    channel_factor = 2
+    gate: nn.Module  # (skip, below) -> something that broadcasts against skip
+
+    def forward(self, upsampled: Tensor, skip: Tensor, below: Tensor) -> Tensor:
+        """Concatenate `upsampled` and the weighed `skip` along the channels."""
+        return torch.cat((upsampled, skip * self.gate(skip, below)), 1)
+
+
+class Attention(Gated):
+    """An additive attention gate, driven from below: a weight per voxel (Oktay et al. 2018)."""
+
+    def __init__(self, level: Level) -> None:
+        super().__init__(level)
+        self.gate = AttentionGate(level.conv_op, level.channels, level.channels_below)
+
+
+class Adaptive(Gated):
+    """A learned gate for the whole level, computed from the input's own pooled features: a weight per image (ours)."""
+
+    def __init__(self, level: Level) -> None:
+        super().__init__(level)
+        self.gate = AdaptiveGate(level.conv_op, level.channels, level.channels_below)
+
+
+SKIPS: dict[str, type[Skip]] = {
+    "absent": Absent,
+    "identity": Identity,
+    "added": Added,
+    "attention": Attention,
+    "adaptive": Adaptive,
+}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import torch.distributed as dist
 from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
@@ -18,6 +19,7 @@ from torch import nn
 
 from nnunet_robust.networks import SkipDecoder
 from nnunet_robust.seeding import seed_everything, stable_seed
+from nnunet_robust.trainers import records
 from nnunet_robust.trainers.names import Options
 from nnunet_robust.trainers.plans import adapt_plans, check_patch_size, total_stride
 
@@ -39,7 +41,7 @@ class RobustTrainer(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature, which it inspects
     ) -> None:
-        plans = adapt_plans(plans, configuration, self.options)
+        plans = self.adapt(plans, configuration)
         self.check_plans(PlansManager(plans).get_configuration(configuration), configuration)
         super().__init__(plans, configuration, fold, dataset_json, device)
         if self.options.epochs is not None:
@@ -47,6 +49,16 @@ class RobustTrainer(nnUNetTrainer):
         if self.options.iterations is not None:
             self.num_iterations_per_epoch = self.options.iterations
             self.num_val_iterations_per_epoch = max(1, round(self.options.iterations / 5))
+        self._foreground_ratios: list[float] = []  # of the patches of this epoch so far
+
+    @classmethod
+    def adapt(cls, plans: dict[str, Any], configuration: str) -> dict[str, Any]:
+        """A copy of the plans with what this trainer and its name change in `configuration`: what gets persisted.
+
+        Raises:
+            UserError: the options do not fit the plans.
+        """
+        return adapt_plans(plans, configuration, cls.options)
 
     @classmethod
     def check_plans(cls, configuration_manager: ConfigurationManager, configuration: str) -> None:
@@ -68,6 +80,25 @@ class RobustTrainer(nnUNetTrainer):
         return None
 
     @classmethod
+    def build_decoder(
+        cls,
+        encoder: nn.Module,
+        num_classes: int,
+        n_conv_per_stage: int | Sequence[int],
+        deep_supervision: bool,
+        nonlin_first: bool,
+    ) -> nn.Module | None:
+        """What takes the place of the decoder of the plans' network: one with this trainer's `skips`.
+
+        Returns:
+            A module with `encoder` and `deep_supervision`, called with the encoder's maps; None leaves nnU-Net's.
+        """
+        policies = cls.skips(len(encoder.output_channels) - 1)
+        if policies is None:
+            return None
+        return SkipDecoder(encoder, num_classes, n_conv_per_stage, deep_supervision, policies, nonlin_first)
+
+    @classmethod
     def build_network_architecture(
         cls,
         plans_manager: PlansManager,
@@ -76,21 +107,20 @@ class RobustTrainer(nnUNetTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        """The plans' network with this trainer's skips. Training and prediction both build it from here."""
+        """The plans' network with this trainer's decoder. Training and prediction both build it from here."""
         network = nnUNetTrainer.build_network_architecture(
             plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
         )
         kwargs = configuration_manager.network_arch_init_kwargs
-        policies = cls.skips(len(network.decoder.stages))
-        if policies is not None:
-            network.decoder = SkipDecoder(
-                network.encoder,
-                num_output_channels,
-                kwargs["n_conv_per_stage_decoder"],
-                enable_deep_supervision,
-                policies,
-                nonlin_first=kwargs.get("nonlin_first", False),
-            )
+        decoder = cls.build_decoder(
+            network.encoder,
+            num_output_channels,
+            kwargs["n_conv_per_stage_decoder"],
+            enable_deep_supervision,
+            kwargs.get("nonlin_first", False),
+        )
+        if decoder is not None:
+            network.decoder = decoder
             network.apply(network.initialize)
         return network
 
@@ -100,10 +130,11 @@ class RobustTrainer(nnUNetTrainer):
             seed_everything(self.options.seed, "initialize")
         super().initialize()
 
-    def get_training_transforms(self, *args: Any, **kwargs: Any) -> BasicTransform:
+    @classmethod
+    def get_training_transforms(cls, *args: Any, **kwargs: Any) -> BasicTransform:
         """nnU-Net's augmentation; with a seed in the name, without what depends on the clock."""
         transforms = super().get_training_transforms(*args, **kwargs)
-        if self.options.seed is not None:
+        if cls.options.seed is not None:
             for transform in transforms.transforms:
                 blur = getattr(transform, "transform", transform)
                 if isinstance(blur, GaussianBlurTransform):
@@ -140,6 +171,28 @@ class RobustTrainer(nnUNetTrainer):
         if self.options.seed is not None:
             seed_everything(self.options.seed, "epoch", self.current_epoch)
         super().on_epoch_start()
+
+    def on_train_epoch_start(self) -> None:
+        """Begin a new record of foreground ratios."""
+        self._foreground_ratios = []
+        super().on_train_epoch_start()
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """nnU-Net's step; the foreground ratios of its patches are noted before they go to the device."""
+        labels = self.label_manager
+        self._foreground_ratios += records.foreground_ratios(batch["target"], labels.ignore_label, labels.has_regions)
+        return super().train_step(batch)
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        """Write the epoch's foreground ratios, of all of DDP's ranks, to `fold_X/foreground_ratio.csv`."""
+        super().on_train_epoch_end(train_outputs)
+        ratios = [self._foreground_ratios]
+        if self.is_ddp:
+            ratios = [[] for _ in range(dist.get_world_size())]
+            dist.all_gather_object(ratios, self._foreground_ratios)
+        if self.local_rank == 0:
+            file = Path(self.output_folder, records.FILE)
+            records.write_epoch(file, self.current_epoch, [ratio for rank in ratios for ratio in rank])
 
     def save_checkpoint(self, filename: str) -> None:
         """Write the checkpoint to a temporary name, then rename it: a kill while saving leaves the old one whole."""

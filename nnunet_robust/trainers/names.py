@@ -1,6 +1,6 @@
 """The grammar of trainer names: a trainer, then options, each at most once and in a fixed order.
 
-    <trainer>[_ps<N>[x<N>[x<N>]]][_st<N>][_bs<N>][_<N>epochs][_<N>iters][_noDA][_seed<N>]
+    <trainer>[_ps<N>[x<N>[x<N>]]][_st<N>][_bs<N>][_<N>epochs][_<N>iters][_noDA|_textureDA][_seed<N>]
 
 The name alone rebuilds the model: nothing comes from the environment.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 
 from nnunet_robust.errors import UserError
 
-RULE = "<trainer>[_ps<N>[x<N>[x<N>]]][_st<N>][_bs<N>][_<N>epochs][_<N>iters][_noDA][_seed<N>]"
+RULE = "<trainer>[_ps<N>[x<N>[x<N>]]][_st<N>][_bs<N>][_<N>epochs][_<N>iters][_noDA|_textureDA][_seed<N>]"
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Options:
         batch_size: samples per iteration.
         epochs: epochs of the whole training.
         iterations: training iterations per epoch; a fifth as many validation iterations (nnU-Net's 250 to 50).
-        augmentation: "noDA" for none, neither in training nor (mirroring) in prediction.
+        augmentation: "noDA" for none, neither in training nor (mirroring) in prediction; "textureDA" for textural noise
+            beside nnU-Net's own.
         seed: makes initialisation, sampling and augmentation reproducible.
     """
 
@@ -51,7 +52,7 @@ _OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("batch_size", f"bs{_N}", r"(?:bs|batch)\D?(?P<value>\d+)"),
     ("epochs", f"{_N}epochs", r"(?P<value>\d+)\D?ep(?:ochs?)?|ep(?:ochs?)?(?P<value2>\d+)"),
     ("iterations", f"{_N}iters", r"(?P<value>\d+)\D?it(?:er)?s?|it(?:er)?s?(?P<value2>\d+)"),
-    ("augmentation", "noDA", r"(?P<value>no_?da)"),
+    ("augmentation", "noDA|textureDA", r"(?P<value>no)da|(?P<value2>texture)s?(?:da)?"),
     ("seed", f"seed(?:0|{_N})", r"s(?:eed)?\D?(?P<value>\d+)"),
 )
 _NAME = re.compile(
@@ -139,7 +140,7 @@ def nearest_name(name: str, trainers: Iterable[str]) -> str | None:
         batch_size=number("batch_size", 1),
         epochs=number("epochs", 1),
         iterations=number("iterations", 1),
-        augmentation="noDA" if "augmentation" in found else None,
+        augmentation=f"{found['augmentation'].lower()}DA" if "augmentation" in found else None,
         seed=number("seed", 0),
     )
     return name_of(close[0], options)

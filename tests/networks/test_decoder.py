@@ -1,4 +1,4 @@
-"""One suite over every skip policy x encoder x geometry x channels, and proofs of what each policy means."""
+"""One suite over every decoder x encoder x geometry x channels, and proofs of what each skip policy means."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import nn
 
-from nnunet_robust.networks import SKIPS, SkipDecoder
+from nnunet_robust.networks import SKIPS, DenseDecoder, SkipDecoder
 
 GEOMETRIES = {
     "2d": (nn.Conv2d, [[1, 1], [2, 2], [2, 2]], [[3, 3]] * 3, (16, 24)),
@@ -15,6 +15,7 @@ GEOMETRIES = {
     "3d_anisotropic": (nn.Conv3d, [[1, 1, 1], [1, 2, 2], [2, 2, 2]], [[1, 3, 3], [3, 3, 3], [3, 3, 3]], (6, 16, 16)),
 }
 CONV_PER_STAGE = [1, 2]  # deepest first: differs by level, so that a mix-up shows
+DECODERS = [*SKIPS, "dense"]
 
 
 def stock(encoder: str, geometry: str, channels: int = 1) -> nn.Module:
@@ -40,17 +41,25 @@ def with_skips(network: nn.Module, policies: list[str], deep_supervision: bool =
     return network
 
 
+def ours(network: nn.Module, decoder: str, deep_supervision: bool = True) -> nn.Module:
+    if decoder != "dense":
+        return with_skips(network, [decoder] * 2, deep_supervision)
+    network.decoder = DenseDecoder(network.encoder, 3, CONV_PER_STAGE, deep_supervision)
+    network.apply(network.initialize)
+    return network
+
+
 def image(geometry: str, channels: int = 1) -> torch.Tensor:
     torch.manual_seed(0)
     return torch.randn(2, channels, *GEOMETRIES[geometry][3])
 
 
-@pytest.mark.parametrize("policy", SKIPS)
+@pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("encoder", ["plain", "residual"])
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_contract(policy: str, encoder: str, geometry: str, channels: int) -> None:
-    network = with_skips(stock(encoder, geometry, channels), [policy] * 2)
+def test_contract(decoder: str, encoder: str, geometry: str, channels: int) -> None:
+    network = ours(stock(encoder, geometry, channels), decoder)
     x = image(geometry, channels)
     full, half = network(x)
     assert full.shape == (2, 3, *x.shape[2:])
@@ -61,9 +70,21 @@ def test_contract(policy: str, encoder: str, geometry: str, channels: int) -> No
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
 
-    inference = with_skips(stock(encoder, geometry, channels), [policy] * 2, deep_supervision=False)
+    inference = ours(stock(encoder, geometry, channels), decoder, deep_supervision=False)
     inference.load_state_dict(network.state_dict())
     assert torch.equal(inference(x), full)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_every_weight_reaches_the_full_resolution_output(decoder: str) -> None:  # else DDP would wait for its gradient
+    network = ours(stock("plain", "2d"), decoder, deep_supervision=False)
+    network(image("2d")).square().mean().backward()
+    unused = {name for name, parameter in network.named_parameters() if parameter.grad is None}
+    assert all("seg_layers.0." in name for name in unused)  # the lower resolution's head
+    for name, parameter in network.named_parameters():
+        # A bias before an instance norm, and weights before a LeakyReLU that stays on one side, may get exact zeros.
+        if parameter.ndim > 1 and name not in unused:
+            assert parameter.grad.abs().max() > 0, name
 
 
 @pytest.mark.parametrize("encoder", ["plain", "residual"])
@@ -97,6 +118,8 @@ def influence(network: nn.Module, x: torch.Tensor) -> list[bool]:
         (["absent", "absent"], [False, False, True]),
         (["identity", "identity"], [True, True, True]),
         (["added", "added"], [True, True, True]),
+        (["attention", "attention"], [True, True, True]),
+        (["adaptive", "adaptive"], [True, True, True]),
         (["absent", "identity"], [False, True, True]),  # full resolution first
         (["identity", "absent"], [True, False, True]),
     ],
@@ -115,9 +138,9 @@ def test_added_with_zero_skips_is_no_skip_of_the_same_weights(encoder: str) -> N
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("policy", SKIPS)
-def test_size_that_is_not_divisible_is_refused(policy: str) -> None:
-    network = with_skips(stock("plain", "2d"), [policy] * 2)
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_size_that_is_not_divisible_is_refused(decoder: str) -> None:
+    network = ours(stock("plain", "2d"), decoder)
     with pytest.raises(ValueError, match=r"divisible by the product of the strides"):
         network(torch.randn(1, 1, 18, 24))
 

@@ -18,7 +18,7 @@ VALUES = {
     "batch_size": (None, 12),
     "epochs": (None, 1, 100),
     "iterations": (None, 50),
-    "augmentation": (None, "noDA"),
+    "augmentation": (None, "noDA", "textureDA"),
     "seed": (None, 0, 7),
 }
 

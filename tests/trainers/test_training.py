@@ -9,14 +9,26 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from nnunetv2.inference.predict_from_raw_data import predict_entry_point
 
 from nnunet_robust.errors import UserError
 from nnunet_robust.trainers import TRAINERS, trainer_class
 from nnunet_robust.trainers.base import _start_worker
 from tests.conftest import train
+
+
+@pytest.fixture(autouse=True)
+def small_unetr(monkeypatch: pytest.MonkeyPatch) -> None:
+    """UNETR's sizes are the paper's; a checkpoint of those has a gigabyte."""
+    from nnunet_robust.trainers.unetr import nnUNetTrainerUNETR
+
+    sizes = {"feature_size": 2, "hidden_size": 12, "mlp_dim": 16, "num_heads": 3}
+    monkeypatch.setattr(nnUNetTrainerUNETR, "sizes", sizes)
 
 
 def load_plans(dataset: str) -> tuple[dict, dict]:
@@ -43,21 +55,36 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.parametrize("trainer", TRAINERS)
 @pytest.mark.parametrize(("configuration", "patch"), [("2d", "32"), ("3d_fullres", "12x24x24")])
 def test_options_reach_the_model_folder_and_prediction(
-    trainer: str, configuration: str, patch: str, volumes: str
+    trainer: str, configuration: str, patch: str, volumes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from nnunet_robust.eval.models import load_model
 
-    name = f"{trainer}_ps{patch}_st3_bs3_1epochs_2iters_seed1"
+    has_stages = trainer != "nnUNetTrainerUNETR"
+    if not has_stages:
+        patch = patch.replace("12x24x24", "16x32x32")  # multiples of 16
+    name = f"{trainer}_ps{patch}{'_st3' if has_stages else ''}_bs3_1epochs_2iters_seed1"
     folder = train(volumes, configuration, name)
     saved = json.loads((folder / "plans.json").read_text())["configurations"][configuration]
     axes = {"2d": 2, "3d_fullres": 3}[configuration]
     expected = [int(n) for n in patch.split("x")] * (axes if "x" not in patch else 1)
     assert saved["patch_size"] == expected and saved["batch_size"] == 3
-    assert saved["architecture"]["arch_kwargs"]["n_stages"] == 3
+    if has_stages:
+        assert saved["architecture"]["arch_kwargs"]["n_stages"] == 3
 
     model = load_model(folder, ["0"], "checkpoint_final.pth", torch.device("cpu"), True, None)
     assert list(model.predictor.configuration_manager.patch_size) == expected
-    assert len(model.predictor.network.encoder.stages) == 3
+    if has_stages:
+        assert len(model.predictor.network.encoder.stages) == 3
+    images = Path(os.environ["nnUNet_raw"]) / volumes / "imagesTs"
+    command = (
+        f"nnUNetv2_predict -d {volumes} -c {configuration} -f 0 -tr {name} -i {images} -o {tmp_path} -device cpu "
+        f"-npp 0 -nps 0 --disable_tta --disable_progress_bar"
+    )
+    monkeypatch.setattr(sys, "argv", command.split())
+    predict_entry_point()  # the stock command, in this process
+    for case in ("test_0", "test_1"):
+        predicted = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / f"{case}.nii.gz")))
+        assert predicted.shape == (14, 40, 44) and set(np.unique(predicted)) <= {0, 1, 2}
     log = torch.load(folder / "fold_0" / "checkpoint_final.pth", weights_only=False)["logging"]
     assert len(log["train_losses"]) == 1
     assert not list(folder.rglob("*.tmp"))
@@ -66,13 +93,10 @@ def test_options_reach_the_model_folder_and_prediction(
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_seeded_runs_are_bit_equal_and_resume_exactly(trainer: str, textures: str, monkeypatch) -> None:
     name = f"{trainer}_bs2_2epochs_2iters_seed5"
-    folder = train(textures, "2d", name)
+    folder = train(textures, "2d", name, validate=False)
     first = weights(folder)
 
-    shutil.rmtree(folder)
-    assert equal(weights(train(textures, "2d", name)), first)
-
-    # Killed after the first epoch, then resumed with --c.
+    # Once more, killed after the first epoch, then resumed with --c.
     shutil.rmtree(folder)
     cls = trainer_class(name)
     with monkeypatch.context() as patch:
@@ -85,11 +109,14 @@ def test_seeded_runs_are_bit_equal_and_resume_exactly(trainer: str, textures: st
 
         patch.setattr(cls, "on_epoch_end", killed)
         with pytest.raises(KeyboardInterrupt):
-            train(textures, "2d", name)
-    assert equal(weights(train(textures, "2d", name, resume=True)), first)
+            train(textures, "2d", name, validate=False)
+    assert equal(weights(train(textures, "2d", name, resume=True, validate=False)), first)
 
-    other = weights(train(textures, "2d", f"{trainer}_bs2_2epochs_2iters_seed6"))
-    assert not equal(other, first)
+
+def test_another_seed_is_another_training(textures: str) -> None:
+    names = [f"nnUNetTrainer_bs2_1epochs_2iters_seed{seed}" for seed in (5, 6)]
+    first, other = (weights(train(textures, "2d", name, validate=False)) for name in names)
+    assert not equal(first, other)
 
 
 WORKERS = """
@@ -155,6 +182,16 @@ def test_workers_seed_torch_too() -> None:
         assert loader.worker == worker
         drawn.setdefault(worker, []).append(torch.rand(1).item())
     assert drawn[0][0] == drawn[0][1] != drawn[1][0]
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_regions_ignore_label_and_colour_channels(trainer: str, regions: str) -> None:
+    """A real training and validation; textural noise is on its way through the trainer's own augmentation."""
+    size = "32" if trainer == "nnUNetTrainerUNETR" else "32_st3"
+    folder = train(regions, "2d", f"{trainer}_ps{size}_bs2_1epochs_2iters_textureDA_seed1")
+    summary = json.loads((folder / "fold_0" / "validation" / "summary.json").read_text())
+    assert set(summary["mean"]) == {"(1, 2)", "2"}
+    assert all(tensor.isfinite().all() for tensor in weights(folder).values())
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
