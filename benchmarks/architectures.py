@@ -96,7 +96,7 @@ def measure(dataset: str, configuration: str, plans: str, device: str, turns: in
     """A table: the dataset's name, its plans, and a row for each trainer that works on them."""
     import torch
 
-    from nnunet_robust.eval.folders import dataset_name, nnunet_folder
+    from nnunet_robust.folders import dataset_name, nnunet_folder
     from nnunet_robust.trainers.cost import planned, read_plans, trainer_cost
     from nnunet_robust.trainers.plans import format_size
 

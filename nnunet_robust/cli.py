@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nnunet_robust import __version__
+from nnunet_robust.dataset_conversion.commands import convert, synthesize
 from nnunet_robust.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,29 +22,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-synthesize = typer.Typer(help="Make synthetic datasets of controlled difficulty.", no_args_is_help=True)
 app.add_typer(synthesize, name="synthesize")
+app.add_typer(convert, name="convert")
 
 # The class of all usage errors: newer typers bring a copy of click, in which `click.ClickException` is another class.
 _UsageFault: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
 # Options that take several values, as nnU-Net's do: `-tr A B` is read as `-tr A -tr B`.
-_VARIADIC = ("-tr", "-f", "-m", "--perturb", "--levels")
-
-
-class Direction(str, Enum):
-    """Which texture bleeds into the other."""
-
-    foreground = "foreground"
-    background = "background"
-
-
-class Shape(str, Enum):
-    """How ragged the outline is."""
-
-    easy = "easy"
-    normal = "normal"
-    hard = "hard"
+_VARIADIC = ("-tr", "-f", "-m", "--perturb", "--levels", "--tile-size", "--test-alphas", "--test-radii", "--size")
 
 
 def _version(value: bool) -> None:
@@ -116,7 +101,7 @@ def _print_costs(names: list[str], dataset: str, configuration: str, plans: str)
     from rich.console import Console
     from rich.table import Table
 
-    from nnunet_robust.eval.folders import dataset_name, nnunet_folder
+    from nnunet_robust.folders import dataset_name, nnunet_folder
     from nnunet_robust.trainers import TRAINERS
     from nnunet_robust.trainers.cost import STANDARD, changes, format_si, read_plans, trainer_cost
     from nnunet_robust.trainers.names import parse
@@ -150,37 +135,29 @@ def _print_costs(names: list[str], dataset: str, configuration: str, plans: str)
     )
 
 
-@synthesize.command()
-def textures(
-    dataset_id: Annotated[int, typer.Option("--id", help="Id of the new dataset, 1 to 999.")],
-    alpha: Annotated[float, typer.Option(help="Blending in [0, 1]; higher is harder.")] = 0.1,
-    cases: Annotated[int, typer.Option(help="Training cases.")] = 60,
-    test_cases: Annotated[int, typer.Option(help="Test cases.")] = 20,
-    size: Annotated[int, typer.Option(help="Side of the square images, in pixels.")] = 128,
-    foreground: Annotated[str, typer.Option(help="brick, grass, gravel, or an image file.")] = "brick",
-    background: Annotated[str, typer.Option(help="brick, grass, gravel, or an image file.")] = "gravel",
-    direction: Annotated[Direction, typer.Option(help="Where the other texture bleeds in.")] = Direction.foreground,
-    shape: Annotated[Shape, typer.Option(help="Outline of the objects.")] = Shape.normal,
-    seed: Annotated[int, typer.Option(help="Seed of shapes and crops.")] = 0,
-    name: Annotated[str | None, typer.Option(help="Name of the dataset; by default it tells the parameters.")] = None,
+@app.command()
+def complexity(
+    dataset: Annotated[str, typer.Option("-d", help="Dataset id or name.")],
+    output: Annotated[Path, typer.Option("-o", help="The table, a .csv; the histogram, a .png, goes beside it.")],
+    images: Annotated[Path | None, typer.Option("-i", help="Images; default: the dataset's own.")] = None,
+    labels: Annotated[Path | None, typer.Option("-l", help="Their labels.")] = None,
+    variant: Annotated[str, typer.Option("--variant", help="symmetric, or published: as in the papers.")] = "symmetric",
 ) -> None:
-    """Write a texture dataset: closed Bézier shapes of one texture on another, blended (Kamath et al. 2023)."""
-    from nnunet_robust.dataset_conversion.textures import TextureParameters, synthesize_textures
-    from nnunet_robust.eval.folders import nnunet_folder
+    """How alike are foreground and background? Texture divergence, foreground ratio, boundary contrast, per case."""
+    from rich.console import Console
+    from rich.progress import track
 
-    parameters = TextureParameters(
-        alpha=alpha,
-        cases=cases,
-        test_cases=test_cases,
-        size=size,
-        foreground=foreground,
-        background=background,
-        direction=direction.value,
-        shape=shape.value,
-        seed=seed,
+    from nnunet_robust.eval.complexity_table import write_complexity
+
+    figure = write_complexity(
+        dataset,
+        output,
+        images=images,
+        labels=labels,
+        variant=variant,
+        track=lambda cases: track(cases, "measuring", console=Console(stderr=True)),
     )
-    folder = synthesize_textures(nnunet_folder("nnUNet_raw"), dataset_id, parameters, name)
-    print(f"{folder}\nnext: nnUNetv2_plan_and_preprocess -d {dataset_id} -c 2d")
+    print(f"{output}\n{figure}")
 
 
 @app.command()
@@ -198,6 +175,10 @@ def sweep(
     perturb: Annotated[list[str] | None, typer.Option("--perturb", help="Perturbations, several at once.")] = None,
     preset: Annotated[str | None, typer.Option("--preset", help="A named set of perturbations and levels.")] = None,
     levels: Annotated[list[float] | None, typer.Option("--levels", help="Levels of each --perturb.")] = None,
+    series: Annotated[Path | None, typer.Option("--series", help="A CSV of test sets, each a condition.")] = None,
+    tile_size: Annotated[
+        list[str] | None, typer.Option("--tile-size", help="Sliding windows, as 64 or 32x64x64; default: training's.")
+    ] = None,
     replicates: Annotated[int, typer.Option("--replicates", help="Noise draws per level.")] = 1,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the noise.")] = 0,
     disable_tta: Annotated[bool, typer.Option("--disable-tta", help="No test-time mirroring.")] = False,
@@ -210,9 +191,10 @@ def sweep(
     from nnunet_robust.eval.progress import SweepProgress
     from nnunet_robust.eval.sweep import SweepParameters, run_sweep
 
+    perturbed = perturb or preset or levels or not (series or tile_size)
     parameters = SweepParameters(
         output=output,
-        conditions=conditions_for(perturb or [], preset, levels),
+        conditions=conditions_for(perturb or [], preset, levels) if perturbed else {},
         dataset=dataset,
         configuration=configuration,
         trainers=trainers or [],
@@ -222,6 +204,8 @@ def sweep(
         model_folders=models or [],
         images=images,
         labels=labels,
+        series=series,
+        tile_sizes=tile_size or [],
         replicates=replicates,
         seed=seed,
         mirroring=not disable_tta,

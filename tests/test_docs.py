@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from nnunet_robust.dataset_conversion.commands import convert, synthesize
 from nnunet_robust.eval.perturbations import PERTURBATIONS, PRESETS
 from nnunet_robust.trainers import TRAINERS
 from nnunet_robust.trainers.names import RULE
@@ -29,6 +30,12 @@ def test_every_preset_trainer_and_option_is_documented() -> None:
     for trainer in TRAINERS:
         assert f"| `{trainer}` |" in doc("docs/trainers.md")
     assert RULE in doc("docs/trainers.md")
+
+
+def test_every_source_of_data_is_documented() -> None:
+    for app, verb in ((convert, "convert"), (synthesize, "synthesize")):
+        for command in app.registered_commands:
+            assert f"## {verb} {command.callback.__name__}\n" in doc("docs/datasets.md")
 
 
 def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:

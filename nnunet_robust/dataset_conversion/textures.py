@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
+from nnunet_robust.dataset_conversion.series import SeriesSet, check_levels, series_writer
 from nnunet_robust.dataset_conversion.shapes import SHAPES, Difficulty, bezier_shape
-from nnunet_robust.dataset_conversion.writer import Case, write_dataset
+from nnunet_robust.dataset_conversion.writer import JSON, Case, write_dataset
 from nnunet_robust.errors import UserError
 from nnunet_robust.seeding import numpy_generator
 
@@ -24,6 +25,11 @@ PHOTOGRAPHS = ("brick", "grass", "gravel")
 
 TEST_SHARE = 0.3
 """Of a photograph's width, cut off on the right for the test cases."""
+
+ALPHA_UNITS: dict[Direction, str] = {
+    "foreground": "share of background in the foreground",
+    "background": "share of foreground in the background",
+}
 
 SMALLEST_SIZE = 32
 FEWEST_CASES = 5
@@ -43,6 +49,8 @@ class TextureParameters:
         direction: "foreground" blends the background into the foreground, "background" the other way round.
         shape: the masks, a row of `shapes.SHAPES`.
         seed: of shapes and crops.
+        test_alphas: of a series of further test sets, one for each, of `test_cases` cases: the same shapes and crops.
+        both_directions: makes the series twice, once in each direction.
 
     Raises:
         UserError: a value is out of its range.
@@ -57,6 +65,8 @@ class TextureParameters:
     direction: Direction = "foreground"
     shape: Difficulty = "normal"
     seed: int = 0
+    test_alphas: tuple[float, ...] = ()
+    both_directions: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
@@ -69,6 +79,9 @@ class TextureParameters:
             raise UserError(f"direction must be one of {', '.join(get_args(Direction))}, got {self.direction!r}")
         if self.shape not in SHAPES:
             raise UserError(f"shape must be one of {', '.join(SHAPES)}, got {self.shape!r}")
+        check_levels(self.test_alphas, 0, 1, "--test-alphas", self.test_cases)
+        if self.both_directions and not self.test_alphas:
+            raise UserError("--both-directions needs the alphas of the test sets: give --test-alphas")
 
     @property
     def dataset_name(self) -> str:
@@ -76,7 +89,7 @@ class TextureParameters:
         percent = f"{100 * self.alpha:.4f}".rstrip("0").rstrip(".").replace(".", "p")
         direction = "IntoBackground" if self.direction == "background" else ""
         shape = "" if self.shape == "normal" else self.shape.capitalize()
-        return f"Texture{_camel(self.foreground)}{_camel(self.background)}A{percent}{direction}{shape}"
+        return f"Texture{camel(self.foreground)}{camel(self.background)}A{percent}{direction}{shape}"
 
 
 def synthesize_textures(
@@ -86,7 +99,9 @@ def synthesize_textures(
 
     Training crops come from the left of the photographs, test crops from the right: no pixel is in both. A case's
     shape and crops depend on the seed, its part and its number, not on alpha: datasets that differ in alpha only are
-    paired, case by case, and what differs between them is the blend alone.
+    paired, case by case, and what differs between them is the blend alone. So are the test sets of a series
+    (`test_alphas`), which lie in the dataset's folder, with a `series.csv` for `nnunet-robust sweep --series`; their
+    perturbation is called `foreground_alpha` or `background_alpha`, by the direction.
 
     Args:
         raw_folder: nnU-Net's folder of raw datasets.
@@ -104,18 +119,18 @@ def synthesize_textures(
     complexity", MICCAI 2023.
     """
     parameters = parameters or TextureParameters()
-    foreground, background = _photograph(parameters.foreground), _photograph(parameters.background)
+    foreground, background = read_photograph(parameters.foreground), read_photograph(parameters.background)
     if np.array_equal(foreground, background):
         raise UserError(f"foreground and background are both {parameters.foreground!r}: choose two textures")
-    recorded: dict[str, str | int | float | dict[str, str]] = asdict(parameters)
+    recorded: dict[str, JSON] = asdict(parameters)
+    if not parameters.test_alphas:
+        del recorded["test_alphas"], recorded["both_directions"]
     for role, given, photograph in (
         ("foreground", parameters.foreground, foreground),
         ("background", parameters.background, background),
     ):
         crop_columns(photograph.shape, parameters.size, "train", given)  # refuses one that is too small
-        # The pixels' hash, and no path: the same photograph gives the same dataset wherever it lies.
-        digest = hashlib.sha256(repr(photograph.shape).encode() + photograph.tobytes()).hexdigest()
-        recorded[role] = {"name": Path(given).name, "pixels_sha256": digest}
+        recorded[role] = describe_photograph(given, photograph)
     return write_dataset(
         raw_folder,
         dataset_id,
@@ -126,6 +141,7 @@ def synthesize_textures(
         labels={"background": 0, "foreground": 1},
         file_ending=".png",
         provenance={"source": "synthetic textures, Kamath et al. 2023", "parameters": recorded},
+        beside=series_writer(_series(parameters, foreground, background), label_values=(0, 1), file_ending=".png"),
     )
 
 
@@ -192,6 +208,21 @@ def _cases(parameters: TextureParameters, part: Part, foreground: np.ndarray, ba
         yield Case(f"{prefix}_{index:04d}", [image], mask.astype(np.uint8))
 
 
+def _series(parameters: TextureParameters, foreground: np.ndarray, background: np.ndarray) -> list[SeriesSet]:
+    """The test cases at each of `test_alphas`."""
+    directions = get_args(Direction) if parameters.both_directions else (parameters.direction,)
+    return [
+        SeriesSet(
+            f"{direction}_alpha",
+            alpha,
+            ALPHA_UNITS[direction],
+            _cases(replace(parameters, alpha=alpha, direction=direction), "test", foreground, background),
+        )
+        for direction in directions
+        for alpha in parameters.test_alphas
+    ]
+
+
 def _random_crop(photograph: np.ndarray, size: int, part: Part, rng: np.random.Generator) -> np.ndarray:
     """A square of the part's columns."""
     first, last = crop_columns(photograph.shape, size, part)
@@ -200,7 +231,7 @@ def _random_crop(photograph: np.ndarray, size: int, part: Part, rng: np.random.G
     return photograph[row : row + size, column : column + size]
 
 
-def _photograph(name: str) -> np.ndarray:
+def read_photograph(name: str) -> np.ndarray:
     """A photograph (H, W) in 8-bit grey: one of scikit-image's, or a file's."""
     from skimage import color, data
     from skimage.io import imread
@@ -226,7 +257,13 @@ def _photograph(name: str) -> np.ndarray:
     return image
 
 
-def _camel(name: str) -> str:
+def describe_photograph(given: str, photograph: np.ndarray) -> dict[str, str]:
+    """A photograph in a dataset's record: its hash, and no path: wherever it lies, it gives the same dataset."""
+    digest = hashlib.sha256(repr(photograph.shape).encode() + photograph.tobytes()).hexdigest()
+    return {"name": Path(given).name, "pixels_sha256": digest}
+
+
+def camel(name: str) -> str:
     """'brick' to 'Brick', '/some/my photo-2.png' to 'MyPhoto2'."""
     words = re.findall(r"[A-Za-z0-9]+", Path(name).stem)
     return "".join(word[0].upper() + word[1:] for word in words) or "Photo"

@@ -14,9 +14,13 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 import nnunet_robust
+from nnunet_robust.dataset_conversion.splits import SPLITS_FILE, WrittenCase, five_folds, write_splits
 from nnunet_robust.errors import UserError
 
 JSON: TypeAlias = "str | int | float | bool | Sequence[JSON] | Mapping[str, JSON] | None"
+
+Labels: TypeAlias = "Mapping[str, int | Sequence[int]]"
+"""Name to value, or to the values that a region joins, for nnU-Net's region-based training."""
 
 PROVENANCE_KEY = "nnunet_robust"
 """The key of `dataset.json` that holds what the dataset was made from; nnU-Net ignores it."""
@@ -32,6 +36,10 @@ class Case:
         label: the label map, of the images' shape.
         patient: whose case it is; None where every case is a patient of its own.
         spacing_mm: the voxel's size along each array axis, `.nii.gz` only; None for 1 mm.
+        origin_mm: position of the first voxel, `.nii.gz` only, in SimpleITK's order: x, y[, z]; None for 0.
+        direction: direction cosines, `.nii.gz` only, as SimpleITK gives them: a row-major matrix, flat; None for the
+            identity.
+        stratum: what the folds are to be balanced by, such as a diagnosis; None where it does not matter.
     """
 
     name: str
@@ -39,36 +47,43 @@ class Case:
     label: np.ndarray
     patient: str | None = None
     spacing_mm: Sequence[float] | None = None
+    origin_mm: Sequence[float] | None = None
+    direction: Sequence[float] | None = None
+    stratum: str | None = None
 
 
-def _write_png(array: np.ndarray, path: Path, spacing_mm: Sequence[float] | None) -> None:
+def _write_png(array: np.ndarray, path: Path, case: Case) -> None:
     from PIL import Image
 
     Image.fromarray(array).save(path)
 
 
-def _write_nifti(array: np.ndarray, path: Path, spacing_mm: Sequence[float] | None) -> None:
+def _write_nifti(array: np.ndarray, path: Path, case: Case) -> None:
     import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(array)
-    if spacing_mm is not None:
-        image.SetSpacing([float(value) for value in reversed(spacing_mm)])  # SimpleITK counts axes from the last
+    if case.spacing_mm is not None:
+        image.SetSpacing([float(value) for value in reversed(case.spacing_mm)])  # SimpleITK counts axes from the last
+    if case.origin_mm is not None:
+        image.SetOrigin([float(value) for value in case.origin_mm])
+    if case.direction is not None:
+        image.SetDirection([float(value) for value in case.direction])
     sitk.WriteImage(image, str(path), True)
 
 
 class _Format(NamedTuple):
     """What a file ending can hold, and how it is written."""
 
-    write: Callable[[np.ndarray, Path, Sequence[float] | None], None]
+    write: Callable[[np.ndarray, Path, Case], None]
     dimensions: tuple[int, ...]
     dtypes: tuple[str, ...]
-    has_spacing: bool
+    has_geometry: bool
 
 
 _NIFTI_DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 FORMATS = {
-    ".png": _Format(_write_png, (2,), ("uint8",), has_spacing=False),
-    ".nii.gz": _Format(_write_nifti, (2, 3), _NIFTI_DTYPES, has_spacing=True),
+    ".png": _Format(_write_png, (2,), ("uint8",), has_geometry=False),
+    ".nii.gz": _Format(_write_nifti, (2, 3), _NIFTI_DTYPES, has_geometry=True),
 }
 
 
@@ -80,9 +95,11 @@ def write_dataset(
     testing: Iterable[Case],
     *,
     channel_names: Mapping[int, str],
-    labels: Mapping[str, int],
+    labels: Labels,
     file_ending: str,
     provenance: Mapping[str, JSON],
+    regions_class_order: Sequence[int] | None = None,
+    beside: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write `Dataset<id>_<name>` into `raw_folder`, whole or not at all.
 
@@ -92,6 +109,10 @@ def write_dataset(
     as it is and the cases are not read, so that a run that was killed can simply be started again. Of two processes
     that write the same id at the same time one fails.
 
+    Where a training case has a stratum, or a patient other than its own name, the folds are made here, as nnU-Net's own
+    would put cases of one patient on both sides: `splits_final.json` in the dataset's folder; see
+    `splits.five_folds` and `splits.install_splits`.
+
     Args:
         raw_folder: nnU-Net's folder of raw datasets; made if missing.
         dataset_id: 1 to 999.
@@ -99,11 +120,14 @@ def write_dataset(
         training: the cases of `imagesTr` and `labelsTr`, at least one; consumed one at a time.
         testing: the cases of `imagesTs` and `labelsTs`; no such folders where there are none.
         channel_names: name of each channel, keys 0, 1, ...; nnU-Net picks the normalisation by the name.
-        labels: value of each label; "background" is 0 and the values are consecutive.
+        labels: value of each label, or a region's values; "background" is 0 and the values are consecutive.
         file_ending: a key of `FORMATS`.
         provenance: source and parameters, everything that the cases depend on. Stored in `dataset.json` under
             "nnunet_robust" with the package's version and, where some patient is not just a case, `patients`: case to
             patient.
+        regions_class_order: with regions only: the value that each of them, in the order of `labels`, paints where
+            nnU-Net predicts it; a later one paints over an earlier one.
+        beside: writes further files into the folder that it is given, the hidden one; see `series.series_writer`.
 
     Returns:
         The dataset's folder.
@@ -111,7 +135,8 @@ def write_dataset(
     Raises:
         UserError: the id is taken, an argument is invalid, or a case does not fit (shapes, types, label values, NaN).
     """
-    _check_header(dataset_id, name, channel_names, labels, file_ending)
+    _check_header(dataset_id, name, channel_names, file_ending)
+    values = _label_values(labels, regions_class_order)
     raw_folder = Path(raw_folder)
     record = json.loads(json.dumps({"version": nnunet_robust.__version__, **provenance}))
     target = raw_folder / f"Dataset{dataset_id:03d}_{name}"
@@ -128,17 +153,22 @@ def write_dataset(
             f"cannot write to {raw_folder} ({error.strerror}): set nnUNet_raw to a folder of yours"
         ) from error
     try:
-        patients: dict[str, str] = {}
-        num_training = _write_part(partial, "Tr", training, patients, len(channel_names), labels, file_ending)
-        if not num_training:
+        names: set[str] = set()
+        trained = write_cases(partial, "Tr", training, names, len(channel_names), values, file_ending)
+        if not trained:
             raise UserError(f"no training cases for {target.name}: give at least one")
-        _write_part(partial, "Ts", testing, patients, len(channel_names), labels, file_ending)
-        if any(case != patient for case, patient in patients.items()):
-            record["patients"] = patients
+        tested = write_cases(partial, "Ts", testing, names, len(channel_names), values, file_ending)
+        if any(case.name != case.patient for case in trained + tested):
+            record["patients"] = {case.name: case.patient for case in trained + tested}
+        if any(case.name != case.patient or case.stratum is not None for case in trained):
+            write_splits(partial / SPLITS_FILE, five_folds(trained))
+        if beside is not None:
+            beside(partial)
         dataset_json = {
             "channel_names": {str(index): channel_names[index] for index in sorted(channel_names)},
             "labels": dict(labels),
-            "numTraining": num_training,
+            **({} if regions_class_order is None else {"regions_class_order": list(regions_class_order)}),
+            "numTraining": len(trained),
             "file_ending": file_ending,
             PROVENANCE_KEY: record,
         }
@@ -149,9 +179,7 @@ def write_dataset(
     return target
 
 
-def _check_header(
-    dataset_id: int, name: str, channel_names: Mapping[int, str], labels: Mapping[str, int], file_ending: str
-) -> None:
+def _check_header(dataset_id: int, name: str, channel_names: Mapping[int, str], file_ending: str) -> None:
     """Refuse what nnU-Net could not read, before anything is written."""
     if not 1 <= dataset_id <= 999:
         raise UserError(f"dataset id must be in 1..999, got {dataset_id}")
@@ -161,8 +189,22 @@ def _check_header(
         raise UserError(f"file ending must be one of {', '.join(FORMATS)}, got {file_ending!r}")
     if not channel_names or sorted(channel_names) != list(range(len(channel_names))):
         raise UserError(f"channels must be numbered 0, 1, ..., got {sorted(channel_names)}")
-    if labels.get("background") != 0 or sorted(labels.values()) != list(range(len(labels))):
+
+
+def _label_values(labels: Labels, regions_class_order: Sequence[int] | None) -> list[int]:
+    """All values that a label map may hold, in order; refuses labels and regions that nnU-Net could not read."""
+    regions = [[value] if isinstance(value, int) else list(value) for value in labels.values()]
+    values = sorted(value for region in regions for value in region)
+    if any(len(region) > 1 for region in regions):
+        values = sorted(set(values))  # regions overlap, labels do not
+        order = list(regions_class_order or [])
+        if len(order) != len(labels) - 1 or not set(order) <= set(values) - {0}:
+            raise UserError(f"regions_class_order must hold a label for each region of {dict(labels)}, got {order}")
+    elif regions_class_order is not None:
+        raise UserError(f"regions_class_order {list(regions_class_order)} needs a region, labels are {dict(labels)}")
+    if labels.get("background") != 0 or values != list(range(len(values))):
         raise UserError(f"labels must be consecutive, with 'background' as 0, got {dict(labels)}")
+    return values
 
 
 def _is_there_already(target: Path, record: Mapping[str, JSON]) -> bool:
@@ -210,36 +252,36 @@ def _remove_stale(raw_folder: Path, dataset_id: int) -> None:
         shutil.rmtree(doomed)
 
 
-def _write_part(
+def write_cases(
     folder: Path,
     part: str,
     cases: Iterable[Case],
-    patients: dict[str, str],
+    names: set[str],
     num_channels: int,
-    labels: Mapping[str, int],
+    label_values: Sequence[int],
     file_ending: str,
-) -> int:
-    """Write the cases of one part ("Tr" or "Ts"), add them to `patients`, and return how many there were."""
-    count = 0
+) -> list[WrittenCase]:
+    """Write cases to `images<part>` and `labels<part>`; their names must not be in `names`, and are added to it."""
+    written = []
     file_format = FORMATS[file_ending]
-    label_dtype = np.min_scalar_type(max(labels.values()))
+    label_dtype = np.min_scalar_type(max(label_values))
     for case in cases:
-        if case.name in patients:
+        if case.name in names:
             raise UserError(f"two cases are named {case.name!r}: give each a name of its own")
-        _check_case(case, num_channels, labels, file_ending)
-        patients[case.name] = case.name if case.patient is None else case.patient
+        _check_case(case, num_channels, label_values, file_ending)
+        names.add(case.name)
         for subfolder in (f"images{part}", f"labels{part}"):
             (folder / subfolder).mkdir(exist_ok=True)
         for channel, image in enumerate(case.images):
             path = folder / f"images{part}" / f"{case.name}_{channel:04d}{file_ending}"
-            file_format.write(np.ascontiguousarray(image), path, case.spacing_mm)
+            file_format.write(np.ascontiguousarray(image), path, case)
         label = np.ascontiguousarray(case.label, dtype=label_dtype)
-        file_format.write(label, folder / f"labels{part}" / f"{case.name}{file_ending}", case.spacing_mm)
-        count += 1
-    return count
+        file_format.write(label, folder / f"labels{part}" / f"{case.name}{file_ending}", case)
+        written.append(WrittenCase(case.name, case.patient or case.name, case.stratum))
+    return written
 
 
-def _check_case(case: Case, num_channels: int, labels: Mapping[str, int], file_ending: str) -> None:
+def _check_case(case: Case, num_channels: int, label_values: Sequence[int], file_ending: str) -> None:
     """Refuse a case that nnU-Net would refuse, or silently misread."""
     file_format = FORMATS[file_ending]
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", case.name):
@@ -257,15 +299,27 @@ def _check_case(case: Case, num_channels: int, labels: Mapping[str, int], file_e
             raise UserError(f"{where}: {file_ending} takes {', '.join(file_format.dtypes)}, got {image.dtype.name}")
         if not np.isfinite(image).all():
             raise UserError(f"{where}: the image holds NaN or infinity; replace them by a value that makes sense")
-    undeclared = np.setdiff1d(case.label, list(labels.values()))
+    undeclared = np.setdiff1d(case.label, label_values)
     if undeclared.size:
-        raise UserError(f"case {case.name}: label value {undeclared[0]} is not among the declared {dict(labels)}")
-    if case.spacing_mm is None:
-        return
-    if not file_format.has_spacing:
-        raise UserError(f"case {case.name}: {file_ending} cannot store a spacing, got {tuple(case.spacing_mm)}")
-    if len(case.spacing_mm) != case.label.ndim or not all(0 < value < np.inf for value in case.spacing_mm):
-        raise UserError(
-            f"case {case.name}: spacing must be a positive number of mm for each of {case.label.ndim} axes, "
-            f"got {tuple(case.spacing_mm)}"
-        )
+        raise UserError(f"case {case.name}: label value {undeclared[0]} is not among the declared {label_values}")
+    _check_geometry(case, file_ending)
+
+
+def _check_geometry(case: Case, file_ending: str) -> None:
+    """Refuse a spacing, an origin or a direction that does not fit the array, or that the format cannot store."""
+    ndim = case.label.ndim
+    for what, given, length in (
+        ("spacing", case.spacing_mm, ndim),
+        ("origin", case.origin_mm, ndim),
+        ("direction", case.direction, ndim**2),
+    ):
+        if given is None:
+            continue
+        if not FORMATS[file_ending].has_geometry:
+            raise UserError(f"case {case.name}: {file_ending} cannot store the case's {what}, got {tuple(given)}")
+        if len(given) != length or not np.isfinite(given).all():
+            raise UserError(f"case {case.name}: {what} takes {length} finite numbers in {ndim}d, got {tuple(given)}")
+    if case.spacing_mm is not None and not min(case.spacing_mm) > 0:
+        raise UserError(f"case {case.name}: spacing must be a positive number of mm, got {tuple(case.spacing_mm)}")
+    if case.direction is not None and abs(np.linalg.det(np.reshape(case.direction, (ndim, ndim)))) < 1e-6:
+        raise UserError(f"case {case.name}: the axes of direction {tuple(case.direction)} are not independent")

@@ -15,7 +15,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_robust.errors import UserError
-from nnunet_robust.eval.folders import nnunet_folder
+from nnunet_robust.folders import nnunet_folder
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 
 from nnunet_robust.eval.models import Model
 from nnunet_robust.eval.perturbations import PERTURBATIONS
+from nnunet_robust.eval.series import SeriesSet
 
 ASSUMPTIONS = (
     "Perturbations act on the raw image, before nnU-Net's preprocessing, and once per volume.",
@@ -22,6 +23,9 @@ ASSUMPTIONS = (
     "A missed or hallucinated object counts with Dice, IoU and NSD 0 and with the image's diagonal as distance.",
     "Formats without a spacing (PNG) count a pixel as 1 mm.",
     "Cases of one patient are not independent: intervals are clustered by patient.",
+)
+SERIES_ASSUMPTION = (
+    "Test sets of a series are predicted as they are; cases of the same name are the same case at another level."
 )
 _PACKAGES = (
     "nnunet-robust",
@@ -39,6 +43,7 @@ def describe(
     identity: Mapping[str, Any],
     parameters: Mapping[str, Any],
     conditions: Mapping[str, Sequence[float]],
+    series: Iterable[tuple[SeriesSet, Mapping[str, str]]],
     models: Iterable[Model],
     device: torch.device,
 ) -> dict[str, Any]:
@@ -49,6 +54,7 @@ def describe(
         identity: what results must share to stand beside one another (dataset, seed, cases, ...).
         parameters: further settings of this run.
         conditions: perturbation -> levels of this run.
+        series: this run's test sets, each with the digests of its cases' files.
         models: this run's models.
         device: where they predict.
 
@@ -58,10 +64,7 @@ def describe(
     described = dict(before.get("models", {}))
     for model in models:
         described[model.key] = {
-            "model": model.trainer,
-            "plans": model.plans,
-            "configuration": model.configuration,
-            "fold": model.fold,
+            **model.arm,
             "folder": str(model.folder),
             "checkpoints": model.checkpoints,
         }
@@ -71,6 +74,11 @@ def describe(
         known = perturbations.get(name, {}).get("levels", [])
         all_levels = sorted({float(level) for level in (*known, *levels)})
         perturbations[name] = {"levels": all_levels, "unit": row.unit, "reference": row.reference}
+    for test_set, digests in series:
+        name, level = test_set.condition.perturbation, test_set.condition.level
+        files = {**perturbations.get(name, {}).get("series", {}), f"{level:g}": dict(digests)}
+        levels = sorted({*perturbations.get(name, {}).get("levels", []), level})
+        perturbations[name] = {"levels": levels, "unit": test_set.unit, "series": files}
     return {
         "dataset": identity["dataset"],
         "identity": dict(identity),
@@ -83,7 +91,10 @@ def describe(
         else f"{device.type} {platform.machine()}",
         "versions": {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}},
         "git_commit": _git_commit(),
-        "assumptions": list(ASSUMPTIONS),
+        "assumptions": [
+            *ASSUMPTIONS,
+            *([SERIES_ASSUMPTION] if any("series" in p for p in perturbations.values()) else []),
+        ],
         "pictures": before.get("pictures", {"cases": {}}),
     }
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import io
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunet_robust import hook
 from nnunet_robust.errors import UserError
+from nnunet_robust.eval.results import arm_key
+from nnunet_robust.trainers.plans import format_size, nearest_patch_sizes, total_stride
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ class Model:
         fold: its folds, e.g. "0" or "0+1+2" (their logits are averaged).
         folder: where it was loaded from.
         checkpoints: SHA-256 of each fold's checkpoint.
-        predictor: nnU-Net's predictor, initialised.
+        patch_size: voxels per axis that it was trained on.
+        predictor: nnU-Net's predictor, initialised; its configuration's patch size is that of the tiles.
     """
 
     trainer: str
@@ -40,12 +45,78 @@ class Model:
     fold: str
     folder: Path
     checkpoints: dict[str, str]
+    patch_size: tuple[int, ...]
     predictor: nnUNetPredictor
+
+    @property
+    def tile_size(self) -> tuple[int, ...]:
+        """Voxels per axis of the sliding window."""
+        return tuple(int(n) for n in self.predictor.configuration_manager.patch_size)
+
+    @property
+    def arm(self) -> dict[str, str]:
+        """What tells it from the other models of a sweep: the columns `results.ARM`."""
+        return {
+            "model": self.trainer,
+            "plans": self.plans,
+            "configuration": self.configuration,
+            "fold": self.fold,
+            "patch_size": format_size(self.patch_size),
+            "tile_size": format_size(self.tile_size),
+        }
 
     @property
     def key(self) -> str:
         """A name for files, unique within a sweep."""
-        return f"{self.trainer}__{self.plans}__{self.configuration}__fold{self.fold}"
+        return arm_key(**self.arm)
+
+    def with_tile_size(self, text: str) -> Model:
+        """The same weights under another sliding window; nothing is loaded again.
+
+        Args:
+            text: voxels per axis, as in "64" (every axis) or "32x64x64".
+
+        Raises:
+            UserError: not such a size, another number of axes, or one that the network cannot take.
+        """
+        if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", text):
+            raise UserError(f"--tile-size {text}: give voxels, for every axis alike (64) or for each (32x64x64)")
+        axes = len(self.patch_size)
+        tile_size = tuple(map(int, text.split("x")))
+        if len(tile_size) not in (1, axes):
+            raise UserError(
+                f"--tile-size {text} has {len(tile_size)} axes, {self.trainer} has {axes}: give 1 or {axes}"
+            )
+        if len(tile_size) == 1:
+            tile_size *= axes
+        if tile_size == self.patch_size:
+            return self
+        self._check_tile_size(tile_size)
+        predictor = copy.copy(self.predictor)
+        predictor.configuration_manager = copy.copy(self.predictor.configuration_manager)
+        predictor.configuration_manager.configuration = {
+            **self.predictor.configuration_manager.configuration,
+            "patch_size": list(tile_size),
+        }
+        return replace(self, predictor=predictor)
+
+    def _check_tile_size(self, tile_size: tuple[int, ...]) -> None:
+        configuration = self.predictor.configuration_manager
+        network = getattr(self.predictor.network, "_orig_mod", self.predictor.network)  # as torch.compile wraps it
+        if type(network).__name__ != configuration.network_arch_class_name.split(".")[-1]:
+            raise UserError(
+                f"--tile-size {format_size(tile_size)}: {self.trainer} brings a network of its own "
+                f"({type(network).__name__}) and takes no other tiles than those of its training, "
+                f"{format_size(self.patch_size)}: give that size, or sweep it without --tile-size"
+            )
+        divisor = total_stride(configuration.network_arch_init_kwargs["strides"], len(tile_size))
+        nearest = nearest_patch_sizes(tile_size, divisor)
+        if tile_size not in nearest:
+            raise UserError(
+                f"--tile-size {format_size(tile_size)} does not fit {self.trainer}: each axis must be a multiple of "
+                f"{format_size(divisor)}, with more than one voxel left at the bottleneck; the nearest that work are "
+                f"{' or '.join(map(format_size, nearest))}"
+            )
 
     def predict(self, image: np.ndarray, properties: dict[str, Any]) -> np.ndarray:
         """Segment one image through nnU-Net's own preprocessing, sliding window, resampling and label handling.
@@ -127,6 +198,7 @@ def load_model(
         fold="+".join(used),
         folder=folder,
         checkpoints={fold: sha256(folder / f"fold_{fold}" / checkpoint) for fold in used},
+        patch_size=tuple(int(n) for n in predictor.configuration_manager.patch_size),
         predictor=predictor,
     )
 

@@ -136,11 +136,15 @@ def _svg(figure: Figure, name: str) -> str:
 
 
 class Tile(NamedTuple):
-    """One picture of a grid: 8-bit grey (H, W), label map (H, W) predicted on it, and a line below it."""
+    """One picture of a grid: 8-bit grey (H, W), label map (H, W) predicted on it, a line below it, its ground truth.
+
+    Without a ground truth of its own, it has the grid's.
+    """
 
     image: np.ndarray | None
     prediction: np.ndarray | None
     note: str
+    reference: np.ndarray | None = None
 
 
 def picture_grid(
@@ -182,7 +186,7 @@ def picture_grid(
                 box = (left / full_width, bottom / height, _TILE / full_width, tile_height / height)
                 axes = figure.add_axes(box, xticks=[], yticks=[])
                 axes.set_xlabel(tile.note, fontsize=8.5, labelpad=3)
-                _draw_tile(axes, tile, reference)
+                _draw_tile(axes, tile, reference if tile.reference is None else tile.reference)
         drawn = io.BytesIO()
         figure.savefig(drawn, format="png", dpi=_DPI)
     small = io.BytesIO()  # noise hardly compresses: a palette takes a third of the bytes

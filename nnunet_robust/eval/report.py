@@ -19,6 +19,7 @@ from PIL import Image
 from nnunet_robust import __version__
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval import plots
+from nnunet_robust.eval.results import ARM, arm_key
 from nnunet_robust.eval.statistics import (
     CLEAN,
     COMPARABLE,
@@ -62,6 +63,11 @@ class _Sweep(NamedTuple):
     rows: pd.DataFrame
     left_out: list[str]
     inputs: pd.DataFrame | None
+
+    @property
+    def series(self) -> set[str]:
+        """The perturbations whose levels are test sets of their own."""
+        return {name for name, row in self.manifest.get("perturbations", {}).items() if "series" in row}
 
 
 def write_report(out_folder: Path) -> Path:
@@ -134,7 +140,8 @@ def _read(folder: Path) -> _Sweep:
         raise UserError(f"No manifest.json in {folder}: give the output folder of `nnunet-robust sweep`.") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{folder / 'manifest.json'} is not JSON ({error}): run the sweep again.") from error
-    rows, left_out = comparable(results)
+    sweep = _Sweep(folder, manifest, results, results, [], None)
+    rows, left_out = comparable(results, sweep.series)
     if rows.empty:
         raise UserError(
             f"Nothing in {folder} can be compared yet: no case is complete for every model; go on with the sweep."
@@ -142,7 +149,7 @@ def _read(folder: Path) -> _Sweep:
     text = dict.fromkeys(["dataset", "patient", "case", "perturbation"], str)
     path = folder / "inputs.csv"
     inputs = pd.read_csv(path, dtype=text) if path.is_file() else None
-    return _Sweep(folder, manifest, results, rows, left_out, inputs)
+    return sweep._replace(rows=rows, left_out=left_out, inputs=inputs)
 
 
 def _over_labels(table: pd.DataFrame) -> pd.DataFrame:
@@ -221,17 +228,20 @@ def _curve_group(
             (row.level, row.line): with_interval(mean, row.low, row.high, metric)
             for row, mean in zip(part.itertuples(), part["mean"], strict=True)
         }
+        zero = "0" if name in sweep.series else "0 (clean)"
         levels = sorted(set(part["level"]))
         told = "; ".join(f"{x}: " + ", ".join(f"{cells[level, x]} at {level:g}" for level in levels) for x in lines)
         figures.append(
             {
                 "dataset": dataset,
                 "name": spoken(str(name)),
-                "n": counted_cases(int(part["n_cases"].max()), int(part["n_patients"].max())),
+                "n": _counted(part),
                 "svg": Markup(plots.curve_panel(part, metric, unit, styles, limits, f"{metric}{i}")),
                 "alt": f"Mean {COMPARABLE[metric].label} over the level of {spoken(str(name))}. {told}.",
                 "lines": lines,
-                "values": [(f"{level:g}", [cells[level, line] for line in lines]) for level in levels],
+                "values": [
+                    (f"{level:g}" if level else zero, [cells[level, line] for line in lines]) for level in levels
+                ],
             }
         )
     keys = enumerate(styles.items())
@@ -244,6 +254,13 @@ def _curve_group(
         "legend": legend,
         "figures": figures,
     }
+
+
+def _counted(points: pd.DataFrame) -> str:
+    """The size of the sample behind a panel; the levels of a series may differ in it."""
+    most = counted_cases(int(points["n_cases"].max()), int(points["n_patients"].max()))
+    fewest = int(points["n_cases"].min())
+    return most if fewest == points["n_cases"].max() else f"{fewest} to {most} at a level"
 
 
 def _tables(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -306,19 +323,22 @@ def _grid(sweep: _Sweep, perturbation: str, rank: str, case: str) -> dict[str, s
     folder = sweep.folder / "pictures" / case
     of_case = sweep.results[(sweep.results["case"] == case) & (sweep.results["replicate"] == 0)]
     of_case = of_case[of_case["perturbation"].isin([CLEAN, perturbation])]
-    conditions = sorted({(level, name) for level, name in zip(of_case["level"], of_case["perturbation"], strict=True)})
+    conditions = sorted(
+        {(level, name) for level, name in zip(of_case["level"], of_case["perturbation"], strict=True)},
+        key=lambda condition: (condition[1] != CLEAN, condition),
+    )
     names = [name if name == CLEAN else f"{name}_{level:g}" for level, name in conditions]
     images = [_image(folder / f"{condition}.png") for condition in names]
     if all(image is None for image in images):
         return None
     rows, told = [], []
     for line, of_line in of_case.groupby("line", sort=False):
-        first = of_line.iloc[0]
-        key = f"{first['model']}__{first['plans']}__{first['configuration']}__fold{first['fold']}"
+        key = arm_key(**of_line.iloc[0][list(ARM)].to_dict())
         tiles = []
-        for (level, _), condition, image in zip(conditions, names, images, strict=True):
-            note = _note(of_line[of_line["level"] == level])
-            tiles.append(plots.Tile(image, _image(folder / key / f"{condition}.png"), note))
+        for (level, name), condition, image in zip(conditions, names, images, strict=True):
+            note = _note(of_line[(of_line["level"] == level) & (of_line["perturbation"] == name)])
+            reference = _image(folder / f"{condition}_reference.png")  # of a series, whose labels are its own
+            tiles.append(plots.Tile(image, _image(folder / key / f"{condition}.png"), note, reference))
         rows.append((str(line), tiles))
         told.append(f"{line}: {', '.join(tile.note for tile in tiles)}")
     titles = ["clean" if name == CLEAN else f"level {level:g}" for level, name in conditions]

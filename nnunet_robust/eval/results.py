@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,21 @@ from typing import Any
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval.metrics import METRICS
 
-IDENTITY = ("dataset", "model", "plans", "configuration", "fold", "patient", "case")
+ARM = ("model", "plans", "configuration", "fold", "patch_size", "tile_size")
+IDENTITY = ("dataset", *ARM, "patient", "case")
 CONDITION = ("perturbation", "level", "replicate")
 RESULT_COLUMNS = (*IDENTITY, *CONDITION, "label", *METRICS, "n_ref", "n_pred", "outcome")
-INPUT_COLUMNS = ("dataset", "patient", "case", *CONDITION, "psnr_db", "snr_db", "foreground_ratio")
+INPUT_COLUMNS = (
+    "dataset",
+    "patient",
+    "case",
+    *CONDITION,
+    "psnr_db",
+    "snr_db",
+    "foreground_ratio",
+    "texture_divergence_bits",
+    "boundary_contrast",
+)
 
 
 @dataclass(frozen=True, order=True)
@@ -49,6 +61,21 @@ class Condition:
         if self.perturbation == "clean":
             return "clean"
         return f"{self.perturbation}_{self.level:g}" + (f"_r{self.replicate}" if self.replicate else "")
+
+
+def arm_key(model: str, plans: str, configuration: str, fold: str, patch_size: str, tile_size: str) -> str:
+    """A name for the files of one arm of a sweep: nnU-Net's for the model, and the tile size where it is not its own.
+
+    Args:
+        model: as the other arguments, what the column of `ARM` holds.
+    """
+    tile = "" if tile_size == patch_size else f"__tile{tile_size}"
+    return f"{model}__{plans}__{configuration}__fold{fold}{tile}"
+
+
+def cell(value: Any) -> Any:
+    """What stands in a table for a value: nothing for NaN."""
+    return "" if isinstance(value, float) and math.isnan(value) else value
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -10,7 +10,7 @@ says what it left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from scipy.integrate import trapezoid
 
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval.metrics import METRIC_INFO
+from nnunet_robust.eval.results import ARM
 from nnunet_robust.seeding import numpy_generator
 
 CLEAN = "clean"  # the perturbation's name in the rows of unperturbed images
@@ -34,7 +35,7 @@ CONFIDENCE = 0.95
 # The metrics whose means can be compared: the volume ratio is best at 1, and infinite for a hallucinated object.
 COMPARABLE = {name: info for name, info in METRIC_INFO.items() if info.better != "one"}
 
-_MODEL = ["model", "plans", "configuration", "fold"]
+_MODEL = list(ARM)
 _TEXT = ["dataset", *_MODEL, "patient", "case", "perturbation", "label", "outcome"]
 _NUMBERS = ["level", "replicate", *COMPARABLE, "volume_ratio", "n_ref", "n_pred"]
 _OUTCOMES = {"ok", "both_empty", "missed", "hallucinated"}
@@ -48,8 +49,8 @@ def load_results(path: Path) -> pd.DataFrame:
 
     Returns:
         Its rows in the file's order, names as str (a fold "0" stays text), numbers as float, and one more column
-        `line`: the model's name in tables and plots, lengthened by configuration, plans and fold only as far as needed
-        to tell it from the others.
+        `line`: the model's name in tables and plots, with the tile size where it is not that of the training, and
+        lengthened by configuration, plans and fold only as far as needed to tell it from the others.
 
     Raises:
         UserError: no file, no rows, columns missing, a row twice, an unknown outcome, or a metric that is not finite.
@@ -85,34 +86,43 @@ def load_results(path: Path) -> pd.DataFrame:
 
 
 def _line_names(results: pd.DataFrame) -> pd.Series:
-    """The shortest names that tell apart what `model, plans, configuration, fold` tell apart."""
+    """The shortest names that tell apart what `results.ARM` tells apart."""
     names = {}
-    for model, same_name in results[_MODEL].drop_duplicates().groupby("model", sort=False):
+    arms = results[_MODEL].drop_duplicates()
+    tile = (" (tile " + arms["tile_size"] + ")").where(arms["tile_size"] != arms["patch_size"], "")
+    for name, same_name in arms.groupby(arms["model"] + tile, sort=False):
         candidates = [list(c) for n in range(4) for c in combinations(["configuration", "plans", "fold"], n)]
         fields = next(c for c in candidates if not same_name.duplicated(["model", *c]).any())
         for row in same_name.to_dict("records"):
             parts = [f"fold {row[f]}" if f == "fold" else row[f] for f in fields]
-            names[tuple(row[f] for f in _MODEL)] = " · ".join([str(model), *parts])
+            names[tuple(row[f] for f in _MODEL)] = " · ".join([str(name), *parts])
     return pd.Series([names[key] for key in results[_MODEL].itertuples(index=False, name=None)], index=results.index)
 
 
-def comparable(results: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+def comparable(results: pd.DataFrame, series: Collection[str] = ()) -> tuple[pd.DataFrame, list[str]]:
     """Pair the models: per dataset and perturbation, the cases, levels and replicates that every model has.
 
     Args:
         results: what `load_results` returns.
+        series: the perturbations whose levels are test sets of their own: the clean images are not their level 0, and
+            their cases need not be the same at every level.
 
     Returns:
-        The rows to compare, with the clean images repeated as level 0 of each perturbation (and once under the name
-        "clean"), and a sentence for everything that was left out. No row is left out without one.
+        The rows to compare, with the clean images repeated as level 0 of each perturbation that is no series (and once
+        under the name "clean"), and a sentence for everything that was left out. No row is left out without one. The
+        column `series` tells whose levels are test sets.
     """
     kept, left_out = [], []
     for dataset, rows in results.groupby("dataset", sort=False):
         is_clean = rows["perturbation"] == CLEAN
         for name in dict.fromkeys([CLEAN, *rows["perturbation"]]):
-            under = rows[is_clean | (rows["perturbation"] == name)].assign(perturbation=name)
-            paired, said = _pair(under, list(dict.fromkeys(rows["line"])))
-            kept.append(paired)
+            lines = list(dict.fromkeys(rows["line"]))
+            if name in series:
+                paired, said = _pair_series(rows[rows["perturbation"] == name], lines)
+            else:
+                under = rows[is_clean | (rows["perturbation"] == name)].assign(perturbation=name)
+                paired, said = _pair(under, lines)
+            kept.append(paired.assign(series=name in series))
             left_out += [f"{dataset}, {name.replace('_', ' ')}: {sentence}" for sentence in said]
     return pd.concat(kept, ignore_index=True), left_out
 
@@ -153,6 +163,21 @@ def _pair(rows: pd.DataFrame, lines: Sequence[str]) -> tuple[pd.DataFrame, list[
             f"{unshared} rows (replicates or labels) of the other cases left out, for not every model has them."
         )
     return shared[shared["case"].isin(cases)], said
+
+
+def _pair_series(rows: pd.DataFrame, lines: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
+    """The part of a series' rows that every model shares, level by level, and what that leaves out."""
+    members = set(rows["line"])
+    said = [f"{line} is left out, for it was not run on this series." for line in lines if line not in members]
+    sharing = rows.groupby(["case", "level", "replicate", "label"])["line"].transform("nunique")
+    shared = rows[sharing == len(members)]
+    for level, of_level in rows.groupby("level"):
+        if dropped := sorted(set(of_level["case"]) - set(shared.loc[shared["level"] == level, "case"])):
+            said.append(
+                f"at level {level:g} {len(dropped)} of {of_level['case'].nunique()} cases ({_listed(dropped)}) "
+                "left out, for not every model has them."
+            )
+    return shared, said
 
 
 def _listed(names: Sequence[str], at_most: int = 8) -> str:
@@ -225,7 +250,9 @@ def bootstrap_interval(
 
 
 def curves(rows: pd.DataFrame, metric: str, n_resamples: int = N_RESAMPLES, seed: int = 0) -> pd.DataFrame:
-    """The mean over patients with its interval, for each model, perturbation and level; level 0 is the clean images.
+    """The mean over patients with its interval, for each model, perturbation and level.
+
+    Level 0 is the clean images, but for a series, which has the levels that it has.
 
     Args:
         rows: what `comparable` returns.
@@ -240,18 +267,19 @@ def curves(rows: pd.DataFrame, metric: str, n_resamples: int = N_RESAMPLES, seed
     points = []
     for (dataset, perturbation, line), scores, n_cases in _tables(rows, metric):
         for level in scores.columns:
-            low, high = _low_high(scores[level], n_resamples, seed)
+            here = scores[level].dropna()  # only in a series may a patient lack a level
+            low, high = _low_high(here, n_resamples, seed)
             points.append(
                 {
                     "dataset": dataset,
                     "perturbation": perturbation,
                     "line": line,
                     "level": float(level),
-                    "mean": float(scores[level].mean()),
+                    "mean": float(here.mean()),
                     "low": low,
                     "high": high,
-                    "n_cases": n_cases,
-                    "n_patients": len(scores),
+                    "n_cases": int(n_cases[level]),
+                    "n_patients": len(here),
                 }
             )
     columns = ["dataset", "perturbation", "line", "level", "mean", "low", "high", "n_cases", "n_patients"]
@@ -276,6 +304,9 @@ def summary(rows: pd.DataFrame, metric: str = "dice", n_resamples: int = N_RESAM
           the score's average over levels, in the metric's unit;
         - *_low, *_high: bootstrap intervals of clean, worst, drop (paired by patient, the worst level
           taken as given) and auc;
+        - in a series, clean is the score on the dataset's own test set, which is no level of it: the levels run from
+          the lowest, and missed and hallucinated count the series alone. Where not every patient is at both places, or
+          at every level, drop and auc are those of the means, and have no interval;
         - missed, hallucinated: how often, over all levels (0 included), of `n_objects` rows (case x level x replicate x
           label);
         - n_cases, n_patients.
@@ -286,9 +317,9 @@ def summary(rows: pd.DataFrame, metric: str = "dice", n_resamples: int = N_RESAM
     if len(labels) > 1:
         parts += [(label, perturbed[perturbed["label"] == label]) for label in labels]
     found = [
-        {"label": label, **_summary_row(key, scores, part, n_cases, metric, n_resamples, seed)}
+        {"label": label, **_summary_row(key, scores, clean, part, n_cases, metric, n_resamples, seed)}
         for label, part in parts
-        for key, scores, n_cases in _tables(part, metric)
+        for key, scores, clean, n_cases in _with_clean(rows, part, label, metric)
     ]
     if not found:
         return pd.DataFrame(columns=["dataset", "perturbation", "label", "line"])
@@ -302,8 +333,9 @@ def summary(rows: pd.DataFrame, metric: str = "dice", n_resamples: int = N_RESAM
 def _summary_row(
     key: tuple[str, str, str],
     scores: pd.DataFrame,
+    clean_scores: pd.Series,
     rows: pd.DataFrame,
-    n_cases: int,
+    n_cases: pd.Series,
     metric: str,
     n_resamples: int,
     seed: int,
@@ -311,35 +343,68 @@ def _summary_row(
     dataset, perturbation, line = key
     sign = 1.0 if COMPARABLE[metric].better == "higher" else -1.0
     means = scores.mean()
-    worst_level = (sign * means.drop(0.0)).idxmin()
-    losses = sign * (scores[0.0] - scores[worst_level])
-    clean, drop = float(means[0.0]), float(losses.mean())
-    levels = means.index.to_numpy(float)
-    scaled = (levels - levels[0]) / (levels[-1] - levels[0])
-    areas = pd.Series(trapezoid(scores.to_numpy(float), scaled, axis=1), index=scores.index)
     mine = rows[(rows["dataset"] == dataset) & (rows["perturbation"] == perturbation) & (rows["line"] == line)]
+    is_series = bool(mine["series"].any())
+    worst_level: Any = (sign * (means if is_series else means.drop(0.0))).idxmin()
+    worst_scores = scores[worst_level].dropna()
+    clean = float(clean_scores.mean())
+    drop = sign * (clean - float(means[worst_level]))
+    losses = sign * (clean_scores - worst_scores) if set(clean_scores.index) == set(worst_scores.index) else None
+    areas = _areas(scores)
     row: dict[str, Any] = {"dataset": dataset, "perturbation": perturbation, "line": line, "clean": clean}
-    row["clean_low"], row["clean_high"] = _low_high(scores[0.0], n_resamples, seed)
+    row["clean_low"], row["clean_high"] = _low_high(clean_scores, n_resamples, seed)
     row["worst_level"], row["worst"] = float(worst_level), float(means[worst_level])
-    row["worst_low"], row["worst_high"] = _low_high(scores[worst_level], n_resamples, seed)
+    row["worst_low"], row["worst_high"] = _low_high(worst_scores, n_resamples, seed)
     row["drop"] = drop
-    row["drop_low"], row["drop_high"] = _low_high(losses, n_resamples, seed)
+    row["drop_low"], row["drop_high"] = _NONE if losses is None else _low_high(losses, n_resamples, seed)
     row["relative_drop"] = drop / clean if clean else float("nan")
-    row["auc"] = float(areas.mean())
-    row["auc_low"], row["auc_high"] = _low_high(areas, n_resamples, seed)
+    complete = bool(scores.notna().all(axis=None))
+    row["auc"] = float(areas.mean()) if complete else float(_areas(means.to_frame().T).iloc[0])
+    row["auc_low"], row["auc_high"] = _low_high(areas, n_resamples, seed) if complete else _NONE
     row["missed"] = int((mine["outcome"] == "missed").sum())
     row["hallucinated"] = int((mine["outcome"] == "hallucinated").sum())
-    return {**row, "n_objects": len(mine), "n_cases": n_cases, "n_patients": len(scores)}
+    return {**row, "n_objects": len(mine), "n_cases": int(n_cases[worst_level]), "n_patients": len(worst_scores)}
 
 
-def _tables(rows: pd.DataFrame, metric: str) -> Iterator[tuple[tuple[str, str, str], pd.DataFrame, int]]:
-    """For each (dataset, perturbation, line): its scores as patients x levels (ascending), and its number of cases."""
+def _areas(scores: pd.DataFrame) -> pd.Series:
+    """Each row's area under the curve over the levels, scaled to [0, 1]; its value where there is one level."""
+    levels = scores.columns.to_numpy(float)
+    if len(levels) == 1:
+        return scores.iloc[:, 0]
+    scaled = (levels - levels[0]) / (levels[-1] - levels[0])
+    return pd.Series(trapezoid(scores.to_numpy(float), scaled, axis=1), index=scores.index)
+
+
+def _with_clean(
+    rows: pd.DataFrame, part: pd.DataFrame, label: str, metric: str
+) -> Iterator[tuple[tuple[str, str, str], pd.DataFrame, pd.Series, pd.Series]]:
+    """`_tables` of a part, each with the scores of its clean images by patient: level 0, or the own test set."""
+    own = rows[(rows["perturbation"] == CLEAN) & (rows["label"].eq(label) if label in set(rows["label"]) else True)]
+    own_scores = {key: scores[0.0] for key, scores, _ in _tables(own, metric)}
+    in_series = set(part.loc[part["series"], "perturbation"])
+    for key, scores, n_cases in _tables(part, metric):
+        dataset, perturbation, line = key
+        own_clean = own_scores.get((dataset, CLEAN, line), pd.Series(dtype=float))
+        clean = own_clean if perturbation in in_series else scores[0.0]
+        yield key, scores, clean, n_cases
+
+
+def _tables(rows: pd.DataFrame, metric: str) -> Iterator[tuple[tuple[str, str, str], pd.DataFrame, pd.Series]]:
+    """For each (dataset, perturbation, line): scores as patients x levels (ascending), and each level's cases.
+
+    A score is missing where a series does not have the patient at that level.
+    """
     for (dataset, perturbation, line), scores in case_scores(rows, metric).groupby(
         ["dataset", "perturbation", "line"], sort=False
     ):
         table = scores.pivot_table(index="patient", columns="level", values=metric, aggfunc="mean")
-        yield (str(dataset), str(perturbation), str(line)), table, scores["case"].nunique()
+        yield (str(dataset), str(perturbation), str(line)), table, scores.groupby("level")["case"].nunique()
+
+
+_NONE = (float("nan"), float("nan"))
 
 
 def _low_high(values: pd.Series, n_resamples: int, seed: int) -> tuple[float, float]:
-    return bootstrap_interval(values, n_resamples=n_resamples, seed=seed) or (float("nan"), float("nan"))
+    if values.empty:
+        return _NONE
+    return bootstrap_interval(values, n_resamples=n_resamples, seed=seed) or _NONE

@@ -19,7 +19,7 @@ import torch
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval import pictures
 from nnunet_robust.eval.cases import CaseFiles, LoadedCase, cases_of_dataset, cases_of_folders, check_finite, load_case
-from nnunet_robust.eval.folders import dataset_name, model_folder
+from nnunet_robust.eval.complexity import SWEEP_SLICES, ComplexityMeter
 from nnunet_robust.eval.manifest import describe
 from nnunet_robust.eval.metrics import case_metrics
 from nnunet_robust.eval.models import Model, load_model, quiet, sha256
@@ -29,10 +29,13 @@ from nnunet_robust.eval.results import (
     RESULT_COLUMNS,
     Condition,
     Part,
+    cell,
     combine,
     open_manifest,
     write_atomically,
 )
+from nnunet_robust.eval.series import SeriesSet, new_sets, read_series
+from nnunet_robust.folders import dataset_name, model_folder
 from nnunet_robust.seeding import torch_generator
 
 
@@ -52,6 +55,9 @@ class SweepParameters:
         model_folders: further trained models.
         images: folder of images; None takes the dataset's test cases or the fold's validation cases.
         labels: folder of their labels.
+        series: a `series.csv`: test sets that are conditions of their own, see `nnunet_robust.eval.series`.
+        tile_sizes: sliding windows to predict with, as in "64" or "32x64x64", each an arm of its own for every model;
+            none takes the patch size of its training.
         replicates: draws per level, for perturbations with randomness.
         seed: of the perturbations.
         mirroring: test-time mirroring, nnU-Net's default.
@@ -71,6 +77,8 @@ class SweepParameters:
     model_folders: Sequence[Path] = ()
     images: Path | None = None
     labels: Path | None = None
+    series: Path | None = None
+    tile_sizes: Sequence[str] = ()
     replicates: int = 1
     seed: int = 0
     mirroring: bool = True
@@ -97,17 +105,25 @@ class _Run:
     dataset: str
     models: list[Model]
     cases: list[CaseFiles]
+    series: list[tuple[SeriesSet, list[CaseFiles]]]
     manifest: dict[str, Any]
     inputs: dict[str, Part] = field(default_factory=dict)
     results: dict[tuple[str, str], Part] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         parts = self.parameters.output / "parts"
-        for case in self.cases:
-            self.inputs[case.name] = Part(parts / "inputs" / f"{case.name}.csv", INPUT_COLUMNS)
+        for name in self.names:
+            self.inputs[name] = Part(parts / "inputs" / f"{name}.csv", INPUT_COLUMNS)
             for model in self.models:
-                part = Part(parts / model.key / f"{case.name}.csv", RESULT_COLUMNS)
-                self.results[model.key, case.name] = part
+                self.results[model.key, name] = Part(parts / model.key / f"{name}.csv", RESULT_COLUMNS)
+
+    @property
+    def names(self) -> list[str]:
+        """All cases of the folder: those of series that this run did not name, too."""
+        in_series = (
+            files for row in self.manifest["perturbations"].values() for files in row.get("series", {}).values()
+        )
+        return sorted({case.name for case in self.cases}.union(*in_series))
 
     def prediction_file(self, model: Model, case: CaseFiles, condition: Condition) -> Path:
         ending = model.predictor.dataset_json["file_ending"]
@@ -155,6 +171,7 @@ def run_sweep(parameters: SweepParameters, progress: Progress) -> Path:
     name = None if parameters.dataset is None else dataset_name(parameters.dataset)
     models = _models(parameters, name, device)
     cases = _cases(parameters, name, models)
+    series = _series(parameters, cases, models)
     dataset = name or models[0].predictor.plans_manager.dataset_name
 
     identity = {
@@ -167,28 +184,32 @@ def run_sweep(parameters: SweepParameters, progress: Progress) -> Path:
     }
     manifest = open_manifest(parameters.output / "manifest.json", identity)
     _refuse_retrained(parameters.output, manifest, models)
-    if not manifest:
-        _check(cases, models[0])
+    digests = [{case.name: sha256_of_case(case) for case in of_set} for _, of_set in series]
+    new = new_sets(parameters.output, manifest, [test_set for test_set, _ in series], digests)
+    _check(([] if manifest else cases) + [case for number in new for case in series[number][1]], models[0])
     settings = {
         "images": None if parameters.images is None else str(parameters.images),
         "labels": None if parameters.labels is None else str(parameters.labels),
         "replicates": parameters.replicates,
         "tile_step_size": 0.5,
     }
-    manifest = describe(manifest, identity, settings, parameters.conditions, models, device)
-    run = _Run(parameters, dataset, models, cases, manifest)
+    described = [(test_set, files) for (test_set, _), files in zip(series, digests, strict=True)]
+    manifest = describe(manifest, identity, settings, parameters.conditions, described, models, device)
+    run = _Run(parameters, dataset, models, cases, series, manifest)
     _save_manifest(run)
 
-    todo = sum(len(run.missing(case, condition)) for case in cases for condition in conditions)
+    work = [(cases, conditions), *((of_set, [test_set.condition]) for test_set, of_set in series)]
+    todo = sum(len(run.missing(case, c)) for of_set, theirs in work for case in of_set for c in theirs)
     if not manifest["pictures"]["cases"]:
         todo += min(3, len(cases)) * len(models)  # the shown cases, once more for their pictures
     progress.start(todo)
     # The clean images first: they tell which cases the report will show.
-    _predict(run, [Condition.clean()], progress)
+    _predict(run, cases, [Condition.clean()], progress)
     if not manifest["pictures"]["cases"]:
         manifest["pictures"]["cases"] = pictures.choose_cases(_clean_scores(run))
         _save_manifest(run)
-    _predict(run, conditions, progress)
+    for of_set, theirs in work:
+        _predict(run, of_set, theirs, progress)
     return _combine(run)
 
 
@@ -234,6 +255,9 @@ def _models(parameters: SweepParameters, dataset: str | None, device: torch.devi
         load_model(folder, parameters.folds, parameters.checkpoint, device, parameters.mirroring, dataset)
         for folder in folders
     ]
+    if parameters.tile_sizes:
+        tiled = [model.with_tile_size(text) for model in models for text in parameters.tile_sizes]
+        models = list({(model.key, model.folder): model for model in tiled}.values())  # "64" and "64x64" are one
     for model in models[1:]:
         for what, value in _interface(model).items():
             if value != (first := _interface(models[0])[what]):
@@ -264,6 +288,17 @@ def _cases(parameters: SweepParameters, dataset: str | None, models: list[Model]
     if dataset is None:
         raise UserError("no images: give a dataset with -d, or folders with -i and -l")
     return cases_of_dataset(dataset, models[0].fold, shared["file ending"], shared["channels"])
+
+
+def _series(
+    parameters: SweepParameters, cases: list[CaseFiles], models: list[Model]
+) -> list[tuple[SeriesSet, list[CaseFiles]]]:
+    """The test sets of the series, each with its cases."""
+    if parameters.series is None:
+        return []
+    shared, patients = _interface(models[0]), {case.name: case.patient for case in cases}
+    sets = read_series(parameters.series)
+    return [(test_set, test_set.cases(shared["file ending"], shared["channels"], patients)) for test_set in sets]
 
 
 def sha256_of_case(case: CaseFiles) -> str:
@@ -309,38 +344,63 @@ def _refuse_retrained(output: Path, manifest: Mapping[str, Any], models: list[Mo
             )
 
 
-def _predict(run: _Run, conditions: list[Condition], progress: Progress) -> None:
-    for number, case in enumerate(run.cases, 1):
+def _predict(run: _Run, cases: list[CaseFiles], conditions: list[Condition], progress: Progress) -> None:
+    for number, case in enumerate(cases, 1):
         todo = {condition: models for condition in conditions if (models := run.missing(case, condition))}
         if not todo:
             continue
         loaded = _load(case, run.models[0])
+        meter = _meter(loaded, run.models[0])
         for condition, models in todo.items():
-            image = _perturbed(run, case, loaded, condition)
+            image = _perturbed(run, case, loaded, condition, meter)
             for model in models:
                 _finish(run, model, case, loaded, condition, model.predict(image, loaded.properties))
-                progress.step(number, len(run.cases), condition.name)
+                progress.step(number, len(cases), condition.name)
 
 
-def _perturbed(run: _Run, case: CaseFiles, loaded: LoadedCase, condition: Condition) -> np.ndarray:
+def _meter(loaded: LoadedCase, model: Model) -> ComplexityMeter:
+    """Of all foreground together, which is what `inputs.csv` has."""
+    ignore = model.predictor.label_manager.ignore_label
+    values = [value for value in _known_labels(model) if value not in (0, ignore)]
+    return ComplexityMeter(
+        loaded.image,
+        loaded.label,
+        {"foreground": values},
+        loaded.spacing_mm,
+        ignore=ignore,
+        max_slices=SWEEP_SLICES,
+    )
+
+
+def _perturbed(
+    run: _Run, case: CaseFiles, loaded: LoadedCase, condition: Condition, meter: ComplexityMeter
+) -> np.ndarray:
     """The image of a condition; what was measured of it, and its picture, are stored."""
     ignore = run.models[0].predictor.label_manager.ignore_label
     mask = (loaded.label > 0) & (loaded.label != ignore) if ignore is not None else loaded.label > 0
     clean = torch.from_numpy(loaded.image)
     image = clean
-    if condition.perturbation != "clean":
+    in_series = condition.perturbation not in (*PERTURBATIONS, Condition.clean().perturbation)
+    if condition.perturbation in PERTURBATIONS:  # else it is clean, or of a series: as the file is
         row = PERTURBATIONS[condition.perturbation]
         # Neither model nor level: comparisons are paired, and a level only scales the noise.
         generator = torch_generator(run.parameters.seed, case.name, condition.perturbation, condition.replicate)
         shown = torch.from_numpy(mask) if row.uses_mask else None
         image = perturb(clean, condition.perturbation, condition.level, generator, shown)
     if condition not in run.inputs[case.name].rows:
-        measured = {**measure(clean, image), "foreground_ratio": float(mask.mean())}
+        complexity = meter.measure(image.numpy())["foreground"]
+        measured = {
+            **(dict.fromkeys(("psnr_db", "snr_db"), "") if in_series else measure(clean, image)),
+            "foreground_ratio": float(mask.mean()),
+            "texture_divergence_bits": cell(complexity.texture_divergence_bits),
+            "boundary_contrast": cell(complexity.boundary_contrast),
+        }
         row_of_case = {"dataset": run.dataset, "patient": case.patient, "case": case.name, **measured}
         run.inputs[case.name].add(condition, [row_of_case])
     if run.pictured(case, condition):
         index = pictures.display_slice(loaded.label)
-        pictures.write_labels(run.picture(case, "reference.png"), loaded.label, index)
+        reference = f"{condition.name}_reference.png" if in_series else "reference.png"
+        pictures.write_labels(run.picture(case, reference), loaded.label, index)
         pictures.write_image(run.picture(case, condition.name + ".png"), image.numpy(), loaded.image, index)
     return image.numpy()
 
@@ -358,15 +418,7 @@ def _finish(
     metrics = case_metrics(
         loaded.label, prediction, _regions(model), loaded.spacing_mm, run.parameters.tolerance_mm, ignore
     )
-    fixed = {
-        "dataset": run.dataset,
-        "model": model.trainer,
-        "plans": model.plans,
-        "configuration": model.configuration,
-        "fold": model.fold,
-        "patient": case.patient,
-        "case": case.name,
-    }
+    fixed = {"dataset": run.dataset, **model.arm, "patient": case.patient, "case": case.name}
     rows = [{**fixed, "label": label, **asdict(values)} for label, values in metrics.items()]
     run.results[model.key, case.name].add(condition, rows)
 
@@ -394,12 +446,12 @@ def _combine(run: _Run) -> Path:
     """Put together all parts of the folder: those of models that this run did not name, too."""
     output = run.parameters.output
     parts = (
-        run.results.get((key, case.name)) or Part(output / "parts" / key / f"{case.name}.csv", RESULT_COLUMNS)
+        run.results.get((key, name)) or Part(output / "parts" / key / f"{name}.csv", RESULT_COLUMNS)
         for key in sorted(run.manifest["models"])
-        for case in run.cases
+        for name in run.names
     )
     combine(parts, RESULT_COLUMNS, output / "results.csv")
-    combine((run.inputs[case.name] for case in run.cases), INPUT_COLUMNS, output / "inputs.csv")
+    combine((run.inputs[name] for name in run.names), INPUT_COLUMNS, output / "inputs.csv")
     return output / "results.csv"
 
 

@@ -108,6 +108,26 @@ def test_nifti_read_back_by_nnunet(
     assert np.array_equal(label.reshape(shape), given.label)
 
 
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_geometry_read_back(tmp_path: Path, ndim: int) -> None:
+    import nibabel
+    import SimpleITK as sitk
+
+    angle = 0.3
+    turn = np.eye(ndim)
+    turn[:2, :2] = [[np.cos(angle), np.sin(angle)], [np.sin(angle), -np.cos(angle)]]  # oblique, and mirrored
+    spacing, origin = (3.0, 1.5, 0.5)[-ndim:], (-12.5, 40.25, 7.0)[:ndim]
+    given = case("a", (4, 5, 6)[-ndim:], spacing_mm=spacing, origin_mm=origin, direction=tuple(turn.ravel()))
+    folder = write(tmp_path, given, file_ending=".nii.gz")
+    for file in ("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz"):
+        read = sitk.ReadImage(str(folder / file))
+        assert np.allclose(read.GetSpacing(), spacing[::-1])
+        assert np.allclose(read.GetOrigin(), origin) and np.allclose(read.GetDirection(), turn.ravel(), atol=1e-6)
+        affine = nibabel.load(folder / file).affine  # points to right and front where ITK points to left and back
+        assert np.allclose(affine[:2, 3], [12.5, -40.25])
+        assert np.allclose(affine[:ndim, 0][:2], -turn[:2, 0] * 0.5) and np.allclose(affine[:2, 1], -turn[:2, 1] * 1.5)
+
+
 @pytest.mark.parametrize("file_ending", [".png", ".nii.gz"])
 def test_views_and_label_types_are_written_by_value(tmp_path: Path, file_ending: str) -> None:
     from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
@@ -250,6 +270,12 @@ def test_invalid_dataset_names(tmp_path: Path, name: str) -> None:
         ({"labels": {"tumour": 0}}, "'background' as 0"),
         ({"labels": {"background": 0, "tumour": 2}}, "consecutive"),
         ({"channel_names": {0: "a", 1: "b"}}, "case a has 1 channels, the dataset 2"),
+        ({"labels": {"background": 0, "tumour": 1, "core": 1}}, "consecutive"),
+        ({"labels": {"background": 0, "whole": [1, 3], "core": 3}, "regions_class_order": [1, 3]}, "consecutive"),
+        ({"labels": {"background": 0, "whole": [1, 2], "core": 2}}, r"a label for each region .* got \[\]"),
+        ({"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1]}, r"got \[1\]"),
+        ({"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 3]}, r"got \[1, 3\]"),
+        ({"labels": {"background": 0, "tumour": 1}, "regions_class_order": [1]}, "needs a region"),
     ],
 )
 def test_invalid_headers(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -271,7 +297,9 @@ def test_invalid_headers(tmp_path: Path, changes: dict[str, Any], message: str) 
         (case("x", label=np.full((8, 6), 2, np.uint8)), "label value 2 is not among the declared"),
         (case("x", label=np.full((8, 6), 0.5)), "label value 0.5 is not"),
         (case("x", label=np.full((8, 6), np.nan)), "label value nan is not"),
-        (case("x", spacing_mm=(1, 1)), "cannot store a spacing"),
+        (case("x", spacing_mm=(1, 1)), "cannot store the case's spacing"),
+        (case("x", origin_mm=(1, 1)), "cannot store the case's origin"),
+        (case("x", direction=(1, 0, 0, 1)), "cannot store the case's direction"),
     ],
 )
 @pytest.mark.parametrize("in_test_part", [False, True])
@@ -291,9 +319,13 @@ def test_bad_cases(tmp_path: Path, bad: Case, message: str, in_test_part: bool) 
         (case("x", dtype="float16"), "got float16"),
         (case("x", images=[np.full((8, 6), np.nan, np.float32)]), "channel 0: the image holds NaN or infinity"),
         (case("x", images=[np.full((8, 6), np.inf, np.float32)]), "NaN or infinity"),
-        (case("x", spacing_mm=(1.0,)), "for each of 2 axes"),
+        (case("x", spacing_mm=(1.0,)), "spacing takes 2 finite numbers in 2d"),
         (case("x", spacing_mm=(1.0, 0.0)), r"positive .* got \(1.0, 0.0\)"),
-        (case("x", spacing_mm=(1.0, float("nan"))), "positive"),
+        (case("x", spacing_mm=(1.0, float("nan"))), "finite"),
+        (case("x", origin_mm=(1.0, 0.0, 3.0)), "origin takes 2 finite numbers in 2d"),
+        (case("x", origin_mm=(1.0, float("inf"))), "origin takes 2 finite"),
+        (case("x", direction=(1.0, 0.0)), "direction takes 4 finite numbers in 2d"),
+        (case("x", direction=(1.0, 1.0, 1.0, 1.0)), "not independent"),
     ],
 )
 def test_bad_nifti_cases(tmp_path: Path, bad: Case, message: str) -> None:

@@ -79,6 +79,8 @@ def _row(
         "plans": "nnUNetPlans",
         "configuration": "2d",
         "fold": "0",
+        "patch_size": "128x128",
+        "tile_size": "128x128",
         "patient": f"p{number:03d}",
         "case": case,
         "perturbation": name,

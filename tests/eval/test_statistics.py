@@ -25,6 +25,7 @@ from tests.eval.sweep_output import write_sweep_output
 
 def _row(case: str, perturbation: str, level: float, dice: float, **other: object) -> dict:
     row = {"dataset": "D1", "model": "A", "plans": "nnUNetPlans", "configuration": "2d", "fold": "0", "patient": case}
+    row |= {"patch_size": "64x64", "tile_size": "64x64"}
     row |= {"case": case, "perturbation": perturbation, "level": level, "replicate": 0, "label": "1", "dice": dice}
     row |= {"iou": 0.5, "hd95_mm": 10 * (1 - dice), "assd_mm": 1.0, "nsd": 0.5, "volume_ratio": 1.0}
     return row | {"n_ref": 10, "n_pred": 10, "outcome": "ok"} | other

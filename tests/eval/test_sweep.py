@@ -21,6 +21,7 @@ from PIL import Image
 
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval import models as models_module
+from nnunet_robust.eval.complexity import ComplexityMeter
 from nnunet_robust.eval.sweep import SweepParameters, run_sweep
 from tests.conftest import run, run_ok, train
 
@@ -133,6 +134,18 @@ def test_results_are_tidy_and_complete(parameters: SweepParameters, texture_mode
     assert len(inputs) == 3 * len(conditions)
     assert {row["psnr_db"] for row in inputs if row["perturbation"] == "clean"} == {"inf"}
     assert all(0 < float(row["foreground_ratio"]) < 1 for row in inputs)
+    assert all(0 <= float(row["texture_divergence_bits"]) <= 1 for row in inputs)
+    raw = Path(os.environ["nnUNet_raw"]) / "Dataset901_Textures"
+    for row in inputs:
+        if row["perturbation"] == "clean":
+            image = read(raw / "imagesTs" / f"{row['case']}_0000.png")[None]
+            meter = ComplexityMeter(image, read(raw / "labelsTs" / f"{row['case']}.png"), {"x": [1]}, (1, 1))
+            complexity = meter.measure(image)["x"]
+            assert float(row["texture_divergence_bits"]) == complexity.texture_divergence_bits
+            assert float(row["boundary_contrast"]) == pytest.approx(complexity.boundary_contrast)
+    contrast = {(row["case"], row["perturbation"], row["level"]): float(row["boundary_contrast"]) for row in inputs}
+    for case in cases:
+        assert contrast[case, "clean", "0.0"] > contrast[case, "gaussian_noise", "0.3"] > 0
 
     manifest = json.loads((parameters.output / "manifest.json").read_text())
     assert manifest["seed"] == 0 and manifest["versions"]["nnunetv2"].startswith("2.")
@@ -419,3 +432,74 @@ def test_the_command_line_answers_bad_input_with_one_line_and_exit_2(
     broken = run("nnunet-robust", "--debug", *base, "--perturb", "contrast", nnUNet_raw="")
     assert "Traceback" in broken.stderr
     assert not (tmp_path / "out").exists()
+
+
+# Tile sizes
+
+
+@pytest.mark.slow
+def test_tile_sizes_are_what_a_stock_predictor_with_that_patch_gives(
+    volumes: str, volume_model: str, nnunet: Path, tmp_path: Path
+) -> None:
+    folder = train(volumes, "3d_fullres", volume_model)
+    sweep = SweepParameters(
+        output=tmp_path / "tiles", conditions={}, dataset=volumes, configuration="3d_fullres", trainers=[volume_model],
+        folds=["0"], tile_sizes=["12x32x32", "8x16x32"], mirroring=False, save_predictions=True, device="cpu",
+    )  # fmt: skip
+    run_sweep(sweep, Silent())
+    own, other = (f"{volume_model}__nnUNetPlans__3d_fullres__fold0{tile}" for tile in ("", "__tile8x16x32"))
+    table = rows(sweep.output / "results.csv")
+    assert {(row["patch_size"], row["tile_size"]) for row in table} == {
+        ("12x32x32", "12x32x32"), ("12x32x32", "8x16x32"),
+    }  # fmt: skip
+
+    default = replace(sweep, output=tmp_path / "default", tile_sizes=[], conditions={"contrast": (0.5,)})
+    run_sweep(default, Silent())
+    same = [row for row in table if row["tile_size"] == "12x32x32"]
+    assert same == [row for row in rows(default.output / "results.csv") if row["perturbation"] == "clean"]
+
+    stock = models_module.nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+    stock.initialize_from_trained_model_folder(str(folder), ("0",), "checkpoint_final.pth")
+    stock.configuration_manager.configuration["patch_size"] = [8, 16, 32]
+    images = nnunet / "nnUNet_raw" / volumes / "imagesTs"
+    stock.predict_from_files(str(images), str(tmp_path / "stock"), num_processes_preprocessing=1,
+                             num_processes_segmentation_export=1)  # fmt: skip
+    different = False
+    for path in (tmp_path / "stock").glob("*.nii.gz"):
+        tiled, trained = (read(sweep.output / "predictions" / key / "clean" / path.name) for key in (other, own))
+        assert np.array_equal(read(path), tiled)
+        different |= not np.array_equal(trained, tiled)
+    assert different
+
+
+@pytest.mark.parametrize(
+    ("tile_size", "says"),
+    [
+        ("50", r"--tile-size 50x50 does not fit .*multiple of (\d+)x\1, .*nearest that work are (\d+)x\2 or (\d+)x\3"),
+        ("0", r"--tile-size 0: give voxels"),
+        ("64,64", r"--tile-size 64,64: give voxels"),
+        ("32x32x32", r"--tile-size 32x32x32 has 3 axes, .* has 2"),
+    ],
+)
+def test_tile_sizes_that_do_not_fit(tile_size: str, says: str, parameters: SweepParameters) -> None:
+    with pytest.raises(UserError, match=says) as caught:
+        run_sweep(replace(parameters, tile_sizes=[tile_size]), Silent())
+    assert "\n" not in str(caught.value) and not parameters.output.exists()
+
+
+def test_a_tile_size_named_twice_is_one_arm(parameters: SweepParameters) -> None:
+    one = replace(parameters, conditions={}, trainers=parameters.trainers[:1], tile_sizes=["32", "32x32"])
+    run_sweep(one, Silent())
+    assert {row["tile_size"] for row in rows(parameters.output / "results.csv")} == {"32x32"}
+
+
+def test_a_network_that_takes_one_size_says_so(parameters: SweepParameters, monkeypatch) -> None:
+    load = models_module.load_model
+    monkeypatch.setattr("nnunet_robust.eval.sweep.load_model", lambda *given: with_foreign_network(load(*given)))
+    with pytest.raises(UserError, match=r"network of its own \(Identity\) .*than those of its training, 64x64"):
+        run_sweep(replace(parameters, tile_sizes=["32"]), Silent())
+
+
+def with_foreign_network(model: models_module.Model) -> models_module.Model:
+    model.predictor.network = torch.nn.Identity()
+    return model
