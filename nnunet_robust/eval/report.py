@@ -184,6 +184,7 @@ def _page(sweep: _Sweep) -> dict[str, Any]:
         "tables": _tables(over_labels),
         "label_tables": _tables(table[table["label"] != MEAN_OF_LABELS]) if len(over_labels) < len(table) else [],
         "inputs": _input_rows(sweep.inputs),
+        "measured": [heading for _, heading, _ in _MEASURED],
         "pictures": _pictures(sweep),
         "assumptions": list(sweep.manifest.get("assumptions", [])),
         "limits": [*few_patients(fewest), *_LIMITS],
@@ -288,23 +289,34 @@ def _tables(table: pd.DataFrame) -> list[dict[str, Any]]:
     return tables
 
 
+# Column of inputs.csv, heading, digits.
+_MEASURED = (
+    ("psnr_db", "PSNR (dB)", 1),
+    ("snr_db", "SNR (dB)", 1),
+    ("texture_divergence_bits", "texture divergence (bits)", 3),
+    ("boundary_contrast", "boundary contrast", 2),
+    ("foreground_ratio", "foreground ratio", 3),
+)
+
+
 def _input_rows(inputs: pd.DataFrame | None) -> list[dict[str, Any]]:
-    """Measured PSNR and SNR per condition, as "median (least to most)" over cases and replicates."""
+    """What was measured of the inputs of each condition, as "median (least to most)" over cases and replicates."""
     if inputs is None:
         return []
 
-    def spread(values: pd.Series) -> str:
+    def spread(values: pd.Series, digits: int) -> str:
         known = values.dropna().to_numpy(float)
         if not len(known):
             return "–"
         if np.isposinf(known).all():
             return "∞"
-        return f"{np.median(known):.1f} ({known.min():.1f} to {known.max():.1f})".replace("-", "−").replace("inf", "∞")
+        median, least, most = (f"{value:.{digits}f}" for value in (np.median(known), known.min(), known.max()))
+        return f"{median} ({least} to {most})".replace("-", "−").replace("inf", "∞")
 
     rows = []
     for (dataset, name, level), part in inputs.groupby(["dataset", "perturbation", "level"], sort=False):
         row = {"dataset": dataset, "name": spoken(str(name)), "level": f"{level:g}", "n": part["case"].nunique()}
-        rows.append({**row, "psnr": spread(part["psnr_db"]), "snr": spread(part["snr_db"])})
+        rows.append({**row, "measured": [spread(part[column], digits) for column, _, digits in _MEASURED]})
     return rows
 
 

@@ -43,6 +43,8 @@ def write_sweep_output(
                     "psnr_db": psnr,
                     "snr_db": psnr - 6,
                     "foreground_ratio": 0.2 + 0.01 * number,
+                    "texture_divergence_bits": 0.25 - 0.2 * strength,
+                    "boundary_contrast": 2.5,
                 }
             )
             for index, model in enumerate(models):

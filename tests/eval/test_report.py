@@ -269,3 +269,12 @@ def test_outlines_are_drawn_where_the_labels_are() -> None:
     assert plots.picture_grid([("m", [tile])], ["clean"], labels) == plots.picture_grid(
         [("m", [tile])], ["clean"], labels
     )
+
+
+def test_what_was_measured_of_the_inputs_is_shown(tmp_path: Path) -> None:
+    page = write_report(write_sweep_output(tmp_path / "out")).read_text()
+    section = page[page.index('id="measured-h"') : page.index('id="pictures-h"')]
+    assert "texture divergence (bits)" in section
+    assert "0.250 (0.250 to 0.250)" in section  # of the clean images
+    assert "0.050 (0.050 to 0.050)" in section  # at the highest level
+    assert ">∞<" in section and ">2.50 (2.50 to 2.50)<" in section
