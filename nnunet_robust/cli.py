@@ -31,6 +31,8 @@ _UsageFault: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name_
 # Options that take several values, as nnU-Net's do: `-tr A B` is read as `-tr A -tr B`.
 _VARIADIC = ("-tr", "-f", "-m", "--perturb", "--levels", "--tile-size", "--test-alphas", "--test-radii", "--size")
 
+_FAILURES_SHOWN = 20  # lines; the file has them all
+
 
 def _version(value: bool) -> None:
     if value:
@@ -185,6 +187,15 @@ def sweep(
     save_predictions: Annotated[bool, typer.Option("--save-predictions", help="Keep the segmentations.")] = False,
     tolerance_mm: Annotated[float, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice (nsd).")] = 2.0,
     device: Annotated[str | None, typer.Option("-device", help="cpu, cuda or mps; default: cuda if there.")] = None,
+    precision: Annotated[
+        str, typer.Option("--precision", help="exact: as nnUNetv2_predict; fast: nearly, and faster.")
+    ] = "exact",
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Threads beside the network's; default: by device.")
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option("--shard", help="i/n: the i-th of n processes that work at different times or places.")
+    ] = None,
 ) -> None:
     """Perturb the test images step by step, predict with every model, and measure: results.csv, inputs.csv."""
     from nnunet_robust.eval.conditions import conditions_for
@@ -212,10 +223,19 @@ def sweep(
         save_predictions=save_predictions,
         tolerance_mm=tolerance_mm,
         device=device,
+        precision=precision,
+        workers=workers,
+        shard=shard,
     )
     with SweepProgress() as progress:
-        results = run_sweep(parameters, progress)
-    print(f"{results}\nnext: nnunet-robust report {output}")
+        result = run_sweep(parameters, progress)
+    for failure in result.failures[:_FAILURES_SHOWN]:
+        print(f"failed: {failure}", file=sys.stderr)
+    if result.failures:
+        print(f"{len(result.failures)} failures: see {output / 'failures.csv'}", file=sys.stderr)
+    print(f"{result.table}\nnext: nnunet-robust report {output}")
+    if result.failures:
+        raise typer.Exit(1)
 
 
 @app.command()

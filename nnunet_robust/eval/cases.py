@@ -55,8 +55,17 @@ class LoadedCase:
         return tuple(float(s) for s in self.properties["spacing"])
 
 
-def cases_of_folders(images: Path, labels: Path, file_ending: str, channels: int) -> list[CaseFiles]:
+def cases_of_folders(
+    images: Path, labels: Path, file_ending: str, channels: int, *, complete: bool = True
+) -> list[CaseFiles]:
     """The cases of a folder of images in nnU-Net's naming (`<case>_0000<ending>`) and a folder of labels.
+
+    Args:
+        images: the folder of images.
+        labels: the folder of labels.
+        file_ending: of both.
+        channels: images of a case.
+        complete: refuse cases that lack a file; else it is `load_case` that does.
 
     Raises:
         UserError: a folder, a channel or a label file is missing, or there are no images.
@@ -73,19 +82,24 @@ def cases_of_folders(images: Path, labels: Path, file_ending: str, channels: int
     for name in names:
         files = tuple(images / f"{name}_{channel:04d}{file_ending}" for channel in range(channels))
         cases.append(CaseFiles(name, patients.get(name, name), files, labels / f"{name}{file_ending}"))
-    return _present(cases)
+    if complete:
+        for case in cases:
+            _check_present(case)
+    return cases
 
 
 def cases_of_dataset(dataset: str, fold: str, file_ending: str, channels: int) -> list[CaseFiles]:
     """A dataset's test cases (`imagesTs` with `labelsTs`), or else the validation cases of a fold.
 
+    Files of a case may be missing: `load_case` says so.
+
     Raises:
-        UserError: there are neither, a file is missing, or the fold names no single validation set.
+        UserError: there are neither, or the fold names no single validation set.
     """
     raw = nnunet_folder("nnUNet_raw") / dataset
     images, labels = raw / "imagesTs", raw / "labelsTs"
     if labels.is_dir() and any(labels.glob(f"*{file_ending}")) and images.is_dir():
-        return cases_of_folders(images, labels, file_ending, channels)
+        return cases_of_folders(images, labels, file_ending, channels, complete=False)
     if not (raw / "dataset.json").is_file():
         raise UserError(f"no raw dataset {raw}: give images with -i and labels with -l")
     if not fold.isdigit():
@@ -99,14 +113,10 @@ def cases_of_dataset(dataset: str, fold: str, file_ending: str, channels: int) -
     unknown = [name for name in splits[int(fold)]["val"] if name not in files]
     if unknown:
         raise UserError(f"validation case {unknown[0]!r} of fold {fold} is not in {raw}: restore it, or give -i and -l")
-    return _present(
-        [
-            CaseFiles(
-                name, patients.get(name, name), tuple(map(Path, files[name]["images"])), Path(files[name]["label"])
-            )
-            for name in sorted(splits[int(fold)]["val"])
-        ]
-    )
+    return [
+        CaseFiles(name, patients.get(name, name), tuple(map(Path, files[name]["images"])), Path(files[name]["label"]))
+        for name in sorted(splits[int(fold)]["val"])
+    ]
 
 
 def _patients(raw: Path) -> dict[str, str]:
@@ -115,14 +125,12 @@ def _patients(raw: Path) -> dict[str, str]:
     return json.loads(file.read_text()).get("nnunet_robust", {}).get("patients", {}) if file.is_file() else {}
 
 
-def _present(cases: list[CaseFiles]) -> list[CaseFiles]:
-    for case in cases:
-        for path in case.images:
-            if not path.is_file():
-                raise UserError(f"case {case.name!r}: image file {path} is missing")
-        if not case.label.is_file():
-            raise UserError(f"case {case.name!r}: label file {case.label} is missing")
-    return cases
+def _check_present(case: CaseFiles) -> None:
+    for path in case.images:
+        if not path.is_file():
+            raise UserError(f"case {case.name!r}: image file {path} is missing")
+    if not case.label.is_file():
+        raise UserError(f"case {case.name!r}: label file {case.label} is missing")
 
 
 def load_case(case: CaseFiles, reader: BaseReaderWriter, channels: int, labels: Mapping[int, str]) -> LoadedCase:
@@ -135,9 +143,10 @@ def load_case(case: CaseFiles, reader: BaseReaderWriter, channels: int, labels: 
         labels: the label values that `dataset.json` declares, with their names.
 
     Raises:
-        UserError: unreadable, another number of channels, image and label of different sizes, NaN or infinity in the
-            image, or a label value that `dataset.json` does not know.
+        UserError: missing, unreadable, another number of channels, image and label of different sizes, NaN or
+            infinity in the image, or a label value that `dataset.json` does not know.
     """
+    _check_present(case)
     try:
         image, properties = reader.read_images([str(path) for path in case.images])
         label = reader.read_seg(str(case.label))[0]
@@ -161,17 +170,21 @@ def load_case(case: CaseFiles, reader: BaseReaderWriter, channels: int, labels: 
     return LoadedCase(image.astype(np.float32, copy=False), label[0].astype(np.int32), properties)
 
 
-def check_finite(case: CaseFiles) -> None:
-    """Look for NaN and infinity in a case's NIfTI files as they are stored.
+def check_stored(case: CaseFiles) -> None:
+    """Look at a case's NIfTI files as they are stored, for what ITK, through which nnU-Net reads them, is silent about.
 
-    ITK, through which nnU-Net reads NIfTI, silently reads such voxels as 0: `load_case` cannot see them.
+    It reads NaN and infinity as 0, and the missing rest of a truncated file as well: `load_case` sees neither.
 
     Raises:
-        UserError: there are some; says how many and in which file.
+        UserError: a file is truncated, or an image has such voxels; says how many and in which file.
     """
-    for path in case.images:
+    for path in (*case.images, case.label):
         if path.name.endswith((".nii", ".nii.gz")):
-            stored = np.asanyarray(nibabel.load(path).dataobj)
+            try:
+                stored = np.asanyarray(nibabel.load(path).dataobj)
+            except Exception as error:
+                reason = " ".join(str(error).split())[:300]
+                raise UserError(f"case {case.name!r} cannot be read: {path.name}: {reason}") from error
             broken = stored.size - int(np.count_nonzero(np.isfinite(stored)))
             if broken:
                 raise UserError(

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 
 from nnunet_robust.errors import UserError
-from nnunet_robust.eval.perturbations import PERTURBATIONS, PRESETS, check_level
+from nnunet_robust.eval.perturbations import PERTURBATIONS, PRESETS, check_level, perturbation
 
 
 def conditions_for(
@@ -15,7 +15,8 @@ def conditions_for(
     """Perturbation -> levels, rising. The clean images are swept in any case.
 
     Args:
-        names: perturbations, each at its default levels or at `levels`.
+        names: perturbations, and combinations such as `gaussian_noise+gaussian_blur`, each at its default levels or at
+            `levels`.
         preset: a name of `PRESETS`, with levels of its own; adds to `names`.
         levels: levels for each of `names`, in their own units.
 
@@ -35,5 +36,5 @@ def conditions_for(
     for name in names:
         for level in levels or (0.0,):  # 0 is in range for all: the name alone is checked
             check_level(name, level)
-        chosen.setdefault(name, set()).update(levels or PERTURBATIONS[name].levels)
+        chosen.setdefault(name, set()).update(levels or perturbation(name).levels)
     return {name: tuple(sorted(values)) for name, values in chosen.items()}

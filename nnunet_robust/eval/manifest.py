@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from nnunet_robust.eval.models import Model
-from nnunet_robust.eval.perturbations import PERTURBATIONS
+from nnunet_robust.eval.perturbations import perturbation
 from nnunet_robust.eval.series import SeriesSet
 
 ASSUMPTIONS = (
@@ -64,13 +64,14 @@ def describe(
     described = dict(before.get("models", {}))
     for model in models:
         described[model.key] = {
+            **described.get(model.key, {}),  # with what was chosen for it
             **model.arm,
             "folder": str(model.folder),
             "checkpoints": model.checkpoints,
         }
     perturbations = dict(before.get("perturbations", {}))
     for name, levels in conditions.items():
-        row = PERTURBATIONS[name]
+        row = perturbation(name)
         known = perturbations.get(name, {}).get("levels", [])
         all_levels = sorted({float(level) for level in (*known, *levels)})
         perturbations[name] = {"levels": all_levels, "unit": row.unit, "reference": row.reference}

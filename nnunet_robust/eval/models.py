@@ -1,4 +1,4 @@
-"""Trained nnU-Net models, ours or not: loaded once, predicting in memory as `nnUNetv2_predict` does from files."""
+"""Trained nnU-Net models, ours or not: loaded once; in memory what `nnUNetv2_predict` does from files."""
 
 from __future__ import annotations
 
@@ -6,21 +6,39 @@ import contextlib
 import copy
 import hashlib
 import io
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 
 from nnunet_robust import hook
 from nnunet_robust.errors import UserError
+from nnunet_robust.eval.cases import CaseFiles, LoadedCase, load_case
 from nnunet_robust.eval.results import arm_key
 from nnunet_robust.trainers.plans import format_size, nearest_patch_sizes, total_stride
+
+# The entries of a configuration that nnU-Net's DefaultPreprocessor goes by.
+_PREPROCESSING = (
+    "preprocessor_name",
+    "spacing",
+    "normalization_schemes",
+    "use_mask_for_norm",
+    "resampling_fn_data",
+    "resampling_fn_data_kwargs",
+    "resampling_fn_seg",
+    "resampling_fn_seg_kwargs",
+)
 
 
 @dataclass(frozen=True)
@@ -118,28 +136,108 @@ class Model:
                 f"{' or '.join(map(format_size, nearest))}"
             )
 
-    def predict(self, image: np.ndarray, properties: dict[str, Any]) -> np.ndarray:
-        """Segment one image through nnU-Net's own preprocessing, sliding window, resampling and label handling.
+    @cached_property
+    def preprocessing(self) -> str:
+        """What decides how images are preprocessed: models that agree in it can share a preprocessed image."""
+        plans, configuration = self.predictor.plans_manager, self.predictor.configuration_manager
+        settings: dict[str, Any] = {
+            "transpose_forward": plans.transpose_forward,
+            "intensities": plans.foreground_intensity_properties_per_channel,
+            "configuration": {k: v for k, v in configuration.configuration.items() if k in _PREPROCESSING},
+        }
+        if configuration.preprocessor_class is not DefaultPreprocessor:  # whatever it may look at
+            settings = {"plans": plans.plans, "configuration": configuration.configuration}
+        return json.dumps(settings, sort_keys=True, default=str)
+
+    def preprocess(self, image: np.ndarray, properties: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
+        """nnU-Net's own preprocessing of one image. Threads may do so at once.
 
         Args:
             image: (C, *spatial), raw intensities as nnU-Net's reader gives them; not modified.
             properties: what the reader gave beside it (spacing and what the format needs); not modified.
 
         Returns:
+            float32 (C, *spatial), cropped, normalised and resampled; and the properties that `export` needs.
+        """
+        predictor = self.predictor
+        data, _, found = self._preprocessor.run_case_npy(
+            image,
+            None,
+            dict(properties),
+            predictor.plans_manager,
+            predictor.configuration_manager,
+            predictor.dataset_json,
+        )
+        return torch.from_numpy(data).to(dtype=torch.float32, memory_format=torch.contiguous_format), found
+
+    def export(self, logits: torch.Tensor, properties: Mapping[str, Any]) -> np.ndarray:
+        """From logits to labels, by nnU-Net's own resampling and label handling. Threads may do so at once.
+
+        Args:
+            logits: (heads, *spatial) of the preprocessed image.
+            properties: from `preprocess`.
+
+        Returns:
             Labels (*spatial), on the image's own grid; what `nnUNetv2_predict` writes for such an image.
         """
         predictor = self.predictor
-        plans, configuration = predictor.plans_manager, predictor.configuration_manager
-        with quiet():
-            data, _, properties = configuration.preprocessor_class(verbose=False).run_case_npy(
-                image, None, dict(properties), plans, configuration, predictor.dataset_json
-            )
-            tensor = torch.from_numpy(data).to(dtype=torch.float32, memory_format=torch.contiguous_format)
-            logits = predictor.predict_logits_from_preprocessed_data(tensor).cpu().numpy()
-            return convert_predicted_logits_to_segmentation_with_correct_shape(
-                logits, plans, configuration, predictor.label_manager, properties,
-                num_threads_torch=torch.get_num_threads(),
-            )  # fmt: skip
+        labels: np.ndarray = convert_predicted_logits_to_segmentation_with_correct_shape(
+            logits.cpu().numpy(), predictor.plans_manager, self._resampling, predictor.label_manager, properties,
+            num_threads_torch=torch.get_num_threads(),
+        )  # fmt: skip
+        return labels
+
+    def read(self, case: CaseFiles) -> LoadedCase:
+        """Read a case through nnU-Net's reader for the dataset, and check it.
+
+        Raises:
+            UserError: see `load_case`.
+        """
+        return load_case(case, self.reader, self.channels, self.label_names)
+
+    @cached_property
+    def reader(self) -> BaseReaderWriter:
+        """nnU-Net's reader and writer of the dataset's format."""
+        return self.predictor.plans_manager.image_reader_writer_class()
+
+    @property
+    def channels(self) -> int:
+        """How many channels it takes."""
+        meta = self.predictor.dataset_json
+        return len(meta.get("channel_names") or meta["modality"])
+
+    @property
+    def ignore_label(self) -> int | None:
+        """The label of voxels that do not count."""
+        return self.predictor.label_manager.ignore_label
+
+    @property
+    def label_names(self) -> dict[int, str]:
+        """Every label value of `dataset.json`, with the first name that has it."""
+        known: dict[int, str] = {}
+        for name, value in self.predictor.dataset_json["labels"].items():
+            for v in value if isinstance(value, (list, tuple)) else (value,):
+                known.setdefault(int(v), name)
+        return known
+
+    @property
+    def regions(self) -> dict[str, int | tuple[int, ...]]:
+        """Foreground labels and regions by name, as `dataset.json` has them."""
+        labels = self.predictor.dataset_json["labels"]
+        regions = {name: tuple(v) if isinstance(v, (list, tuple)) else int(v) for name, v in labels.items()}
+        return {name: value for name, value in regions.items() if name != "ignore" and value not in (0, (0,))}
+
+    @cached_property
+    def _preprocessor(self) -> DefaultPreprocessor:
+        return self.predictor.configuration_manager.preprocessor_class(verbose=False)
+
+    @cached_property
+    def _resampling(self) -> SimpleNamespace:
+        # What nnU-Net's export looks at. Its own manager looks the function up again whenever models alternate.
+        configuration = self.predictor.configuration_manager
+        return SimpleNamespace(
+            spacing=configuration.spacing, resampling_fn_probabilities=configuration.resampling_fn_probabilities
+        )
 
 
 def load_model(
@@ -217,5 +315,8 @@ def sha256(path: Path) -> str:
 
 
 def quiet() -> contextlib.AbstractContextManager[Any]:
-    """Keep what nnU-Net prints for a single prediction off the screen: it would tear the progress bar."""
+    """Keep what nnU-Net prints for a single prediction off the screen: it would tear the progress bar.
+
+    For the whole process: not to be entered by several threads.
+    """
     return contextlib.redirect_stdout(io.StringIO())

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
-from nnunet_robust.eval.perturbations import robust_range
+from nnunet_robust.eval.results import clean_up
 
 
 def choose_cases(scores: Mapping[str, float]) -> dict[str, str]:
@@ -35,11 +36,16 @@ def display_slice(label: np.ndarray) -> int:
     return int(area.argmax()) if area.any() else label.shape[0] // 2
 
 
-def write_image(path: Path, image: np.ndarray, clean: np.ndarray, index: int) -> None:
-    """Write one slice of an image (C, *spatial) in grey, windowed to the robust range of the **clean** image."""
-    import torch
+def write_image(path: Path, image: np.ndarray, bounds: tuple[torch.Tensor, torch.Tensor], index: int) -> None:
+    """Write one slice of an image in grey.
 
-    low, high = (bound.reshape(-1, 1, 1).numpy() for bound in robust_range(torch.from_numpy(clean)))
+    Args:
+        path: a .png.
+        image: (C, *spatial).
+        bounds: `robust_range` of the **clean** image, which become black and white.
+        index: of the slice.
+    """
+    low, high = (bound.reshape(-1, 1, 1).numpy() for bound in bounds)
     unit = (image[:, index] - low) / np.where(high > low, high - low, 1)
     _write(path, np.round(255 * np.clip(unit, 0, 1).mean(axis=0)).astype(np.uint8))
 
@@ -52,5 +58,6 @@ def write_labels(path: Path, labels: np.ndarray, index: int) -> None:
 def _write(path: Path, pixels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    Image.fromarray(pixels).save(temporary, format="png")
-    temporary.replace(path)
+    with clean_up(temporary):
+        Image.fromarray(pixels).save(temporary, format="png")
+        temporary.replace(path)

@@ -1,20 +1,26 @@
 """The sweep's output folder: tidy tables, kept a finished prediction at a time, so that nothing is lost or done twice.
 
-manifest.json              what was run, with what, on what
-parts/<model>/<case>.csv   a row per condition and label; parts/inputs/<case>.csv likewise for the inputs
-results.csv, inputs.csv    the parts put together, sorted
+manifest.json                             what was run, with what, on what
+parts/<model>/<perturbation>/<case>.csv   a row per condition and label
+parts/inputs/<perturbation>/<case>.csv    a row per condition
+results.csv, inputs.csv                   the parts put together, sorted
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping
+import os
+import shutil
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval.metrics import METRICS
@@ -78,52 +84,114 @@ def cell(value: Any) -> Any:
     return "" if isinstance(value, float) and math.isnan(value) else value
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
+@contextlib.contextmanager
+def clean_up(temporary: Path) -> Iterator[None]:
+    """Remove a file if anything goes wrong."""
+    try:
+        yield
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[TextIO]:
+    """A text file to write that is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8", newline="")
-    temporary.replace(path)
+    with clean_up(temporary):
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            yield file
+        temporary.replace(path)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    with atomic_file(path) as file:
+        file.write(text)
+
+
+def is_disk_full(error: BaseException, folder: Path) -> bool:
+    """Whether an error means that nothing more can be written; not every library passes on the system's own."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return isinstance(error, (OSError, RuntimeError)) and shutil.disk_usage(folder).free < 1 << 16
 
 
 class Part:
-    """The rows of one file under `parts/`, by condition. Each `add` rewrites the file."""
+    """The rows of one file under `parts/`, by condition. Rows are appended; one process at a time may do so.
+
+    The file has one column more, `rows`: how many rows the condition has. A condition that lacks some, because the
+    process was killed while it wrote, is not there, and is written over.
+    """
 
     def __init__(self, path: Path, columns: tuple[str, ...]) -> None:
         self.path, self.columns = path, columns
         self.rows: dict[Condition, list[dict[str, str]]] = {}
-        for row in _read(path, columns) if path.is_file() else ():
-            key = Condition(row["perturbation"], float(row["level"]), int(row["replicate"]))
-            self.rows.setdefault(key, []).append(row)
+        self._lock = threading.Lock()
+        self._length = 0
+        if path.is_file():
+            self._read()
 
     def add(self, condition: Condition, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Store the finished rows of a condition."""
+        """Store the finished rows of a condition. Threads may do so at once."""
         fixed = {"perturbation": condition.perturbation, "level": condition.level, "replicate": condition.replicate}
-        self.rows[condition] = [{name: str({**row, **fixed}[name]) for name in self.columns} for row in rows]
-        write_atomically(self.path, _csv(self.columns, (row for key in sorted(self.rows) for row in self.rows[key])))
+        added = [{name: str({**row, **fixed}[name]) for name in self.columns} for row in rows]
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        with self._lock:
+            if self._length == 0:
+                writer.writerow([*self.columns, "rows"])
+            writer.writerows([*row.values(), len(added)] for row in added)
+            self._append(text.getvalue().encode())
+            self.rows[condition] = added
+
+    def in_order(self) -> Iterator[dict[str, str]]:
+        """All rows, sorted by condition."""
+        for condition in sorted(self.rows):
+            yield from self.rows[condition]
+
+    def _append(self, data: bytes) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with self.path.open("r+b" if self.path.exists() else "w+b") as file:
+                file.truncate(self._length)
+                file.seek(self._length)
+                file.write(data)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(self.path, self._length)
+            raise
+        self._length += len(data)
+
+    def _read(self) -> None:
+        group: list[dict[str, str]] = []
+        with self.path.open("rb") as file:
+            header = file.readline()
+            if not header.endswith(b"\n"):
+                return
+            if next(csv.reader([header.decode()])) != [*self.columns, "rows"]:
+                raise UserError(f"{self.path} has columns of another version of this package: take a new output folder")
+            self._length = position = len(header)
+            for line in file:
+                position += len(line)
+                *values, count = next(csv.reader([line.decode(errors="replace")]), [""])
+                if not line.endswith(b"\n") or len(values) != len(self.columns) or not count.isdigit():
+                    return
+                group.append(dict(zip(self.columns, values, strict=True)))
+                if len(group) == int(count):
+                    row = group[0]
+                    key = Condition(row["perturbation"], float(row["level"]), int(row["replicate"]))
+                    self.rows[key], group, self._length = group, [], position
 
 
 def combine(parts: Iterable[Part], columns: tuple[str, ...], target: Path) -> None:
-    """Put parts together into one table, in their order."""
-    write_atomically(
-        target, _csv(columns, (row for part in parts for key in sorted(part.rows) for row in part.rows[key]))
-    )
-
-
-def _csv(columns: tuple[str, ...], rows: Iterable[Mapping[str, str]]) -> str:
-    buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
-
-
-def _read(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != columns:
-            raise UserError(f"{path} has columns of another version of this package: take a new output folder")
-        return list(reader)
+    """Put parts together into one table, in their order, a part at a time."""
+    with atomic_file(target) as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        for part in parts:
+            writer.writerows(part.in_order())
 
 
 def open_manifest(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,7 +199,8 @@ def open_manifest(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         path: `<out>/manifest.json`; it need not exist.
-        identity: what must be the same for results to be put beside one another.
+        identity: what must be the same for results to be put beside one another. A case without a digest (None) is
+            one that could not be read; it may have got one since.
 
     Returns:
         The manifest, empty for a new folder.
@@ -140,13 +209,16 @@ def open_manifest(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
         UserError: the folder holds another sweep's results, or files that are not a sweep's.
     """
     if not path.is_file():
-        strangers = sorted(child.name for child in path.parent.iterdir()) if path.parent.is_dir() else []
+        names = (child.name for child in path.parent.iterdir()) if path.parent.is_dir() else ()
+        strangers = sorted(name for name in names if name != ".lock")
         if strangers:
             raise UserError(f"{path.parent} is not empty ({strangers[0]}) and holds no sweep: take a new folder for -o")
         return {}
     manifest = json.loads(path.read_text(encoding="utf-8"))
     for name, value in identity.items():
         before = manifest.get("identity", {}).get(name)
+        if isinstance(value, dict) and isinstance(before, dict):
+            before = {key: value.get(key) if digest is None else digest for key, digest in before.items()}
         if before != value:
             if isinstance(value, dict) and isinstance(before, dict):
                 name, before, value = _difference(name, before, value)
@@ -158,5 +230,5 @@ def open_manifest(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _difference(name: str, before: dict[str, Any], now: dict[str, Any]) -> tuple[str, Any, Any]:
-    key = next(key for key in sorted({*before, *now}) if before.get(key) != now.get(key))
-    return f"{name} {key!r}", before.get(key), now.get(key)
+    key = min(key for key, _ in before.items() ^ now.items())
+    return f"{name} {key!r}", before.get(key, "not"), now.get(key, "not")

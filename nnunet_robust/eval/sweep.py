@@ -1,304 +1,220 @@
 """Models x cases x perturbations x levels -> results, in memory.
 
-Each condition's image is made once and shown to every model. A finished prediction is on disk at once; a run that was
-killed goes on where it stood, and another model or perturbation computes only what is new.
+Here: all that is checked before anything is computed, and the order of the work. `parameters` is what the user asked
+for, `engine` computes, `units` shares the work among processes, `results` has the files. A finished prediction is on
+disk at once; a run that was killed goes on where it stood; another model or perturbation computes only what is new.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval import pictures
-from nnunet_robust.eval.cases import CaseFiles, LoadedCase, cases_of_dataset, cases_of_folders, check_finite, load_case
-from nnunet_robust.eval.complexity import SWEEP_SLICES, ComplexityMeter
+from nnunet_robust.eval.cases import CaseFiles, check_stored
+from nnunet_robust.eval.engine import Engine, Progress
+from nnunet_robust.eval.failures import Failure, combine_failures, record, recorded
 from nnunet_robust.eval.manifest import describe
-from nnunet_robust.eval.metrics import case_metrics
-from nnunet_robust.eval.models import Model, load_model, quiet, sha256
-from nnunet_robust.eval.perturbations import PERTURBATIONS, measure, perturb
+from nnunet_robust.eval.models import Model, quiet, sha256
+from nnunet_robust.eval.parameters import (
+    Series,
+    SweepParameters,
+    cases_of,
+    conditions_of,
+    device_of,
+    models_of,
+    series_of,
+    use_nnunets_threads,
+    workers_of,
+)
 from nnunet_robust.eval.results import (
     INPUT_COLUMNS,
     RESULT_COLUMNS,
     Condition,
-    Part,
-    cell,
     combine,
+    is_disk_full,
     open_manifest,
     write_atomically,
 )
-from nnunet_robust.eval.series import SeriesSet, new_sets, read_series
-from nnunet_robust.folders import dataset_name, model_folder
-from nnunet_robust.seeding import torch_generator
+from nnunet_robust.eval.run import Run, work_on
+from nnunet_robust.eval.series import new_sets
+from nnunet_robust.eval.sliding_window import SlidingWindow
+from nnunet_robust.eval.units import Claims, Unit, folder_lock, shard
+from nnunet_robust.folders import dataset_name
+
+# What a later run takes over, so that it computes as this one did; the rest depends on the machine.
+_KEPT_CHOICES = ("backend", "inference_type", "memory_layout", "compiled", "batch_size")
 
 
 @dataclass(frozen=True)
-class SweepParameters:
-    """What to run.
+class SweepResult:
+    """What a sweep left behind.
 
     Attributes:
-        output: folder of the results.
-        conditions: perturbation -> levels.
-        dataset: id or name; None where model folders and images are given.
-        configuration: nnU-Net's configuration of the trainers.
-        trainers: trainer names, looked up in `nnUNet_results`.
-        plans: plans identifier of the trainers.
-        folds: folds to average; None takes all that are trained.
-        checkpoint: file name of the checkpoints.
-        model_folders: further trained models.
-        images: folder of images; None takes the dataset's test cases or the fold's validation cases.
-        labels: folder of their labels.
-        series: a `series.csv`: test sets that are conditions of their own, see `nnunet_robust.eval.series`.
-        tile_sizes: sliding windows to predict with, as in "64" or "32x64x64", each an arm of its own for every model;
-            none takes the patch size of its training.
-        replicates: draws per level, for perturbations with randomness.
-        seed: of the perturbations.
-        mirroring: test-time mirroring, nnU-Net's default.
-        save_predictions: keep the segmentations.
-        tolerance_mm: tolerance of the normalised surface distance.
-        device: cpu, cuda or mps; None takes cuda where there is one.
+        table: the path of `results.csv`.
+        failures: what could not be computed of this run's models and cases, by this run or an earlier one.
     """
 
-    output: Path
-    conditions: Mapping[str, Sequence[float]]
-    dataset: str | None = None
-    configuration: str = "2d"
-    trainers: Sequence[str] = ()
-    plans: str = "nnUNetPlans"
-    folds: Sequence[str] | None = None
-    checkpoint: str = "checkpoint_final.pth"
-    model_folders: Sequence[Path] = ()
-    images: Path | None = None
-    labels: Path | None = None
-    series: Path | None = None
-    tile_sizes: Sequence[str] = ()
-    replicates: int = 1
-    seed: int = 0
-    mirroring: bool = True
-    save_predictions: bool = False
-    tolerance_mm: float = 2.0
-    device: str | None = None
+    table: Path
+    failures: tuple[Failure, ...]
 
 
-class Progress(Protocol):
-    """What a sweep tells while it runs."""
-
-    def start(self, predictions: int) -> None:
-        """So many predictions are to be made."""
-
-    def step(self, case: int, cases: int, condition: str) -> None:
-        """One is finished: case number (from 1), number of cases, name of the condition."""
-
-
-@dataclass
-class _Run:
-    """A sweep under way."""
-
-    parameters: SweepParameters
-    dataset: str
-    models: list[Model]
-    cases: list[CaseFiles]
-    series: list[tuple[SeriesSet, list[CaseFiles]]]
-    manifest: dict[str, Any]
-    inputs: dict[str, Part] = field(default_factory=dict)
-    results: dict[tuple[str, str], Part] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        parts = self.parameters.output / "parts"
-        for name in self.names:
-            self.inputs[name] = Part(parts / "inputs" / f"{name}.csv", INPUT_COLUMNS)
-            for model in self.models:
-                self.results[model.key, name] = Part(parts / model.key / f"{name}.csv", RESULT_COLUMNS)
-
-    @property
-    def names(self) -> list[str]:
-        """All cases of the folder: those of series that this run did not name, too."""
-        in_series = (
-            files for row in self.manifest["perturbations"].values() for files in row.get("series", {}).values()
-        )
-        return sorted({case.name for case in self.cases}.union(*in_series))
-
-    def prediction_file(self, model: Model, case: CaseFiles, condition: Condition) -> Path:
-        ending = model.predictor.dataset_json["file_ending"]
-        return self.parameters.output / "predictions" / model.key / condition.name / f"{case.name}{ending}"
-
-    def picture(self, case: CaseFiles, *names: str) -> Path:
-        return self.parameters.output.joinpath("pictures", case.name, *names)
-
-    def pictured(self, case: CaseFiles, condition: Condition) -> bool:
-        return case.name in self.manifest["pictures"]["cases"].values() and condition.replicate == 0
-
-    def missing(self, case: CaseFiles, condition: Condition) -> list[Model]:
-        """The models whose prediction of this case under this condition is not finished."""
-        return [model for model in self.models if not self._finished(model, case, condition)]
-
-    def _finished(self, model: Model, case: CaseFiles, condition: Condition) -> bool:
-        files = []
-        if self.parameters.save_predictions:
-            files.append(self.prediction_file(model, case, condition))
-        if self.pictured(case, condition):
-            files += [
-                self.picture(case, condition.name + ".png"),
-                self.picture(case, model.key, condition.name + ".png"),
-            ]
-        done = condition in self.results[model.key, case.name].rows and condition in self.inputs[case.name].rows
-        return done and all(file.is_file() for file in files)
-
-
-def run_sweep(parameters: SweepParameters, progress: Progress) -> Path:
-    """Run a sweep, or finish one.
+def run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
+    """Run a sweep, finish one, or take part in one: several processes may have one output folder.
 
     Args:
         parameters: what to run.
         progress: is told of every finished prediction.
 
-    Returns:
-        The path of `results.csv`.
-
     Raises:
-        UserError: bad input, in one line; nothing was computed then.
+        UserError: bad input, in one line, and nothing was computed then; or the disk is full.
     """
-    conditions = _conditions(parameters)
-    device = _device(parameters.device)
-    _use_nnunets_threads(device)
-    name = None if parameters.dataset is None else dataset_name(parameters.dataset)
-    models = _models(parameters, name, device)
-    cases = _cases(parameters, name, models)
-    series = _series(parameters, cases, models)
-    dataset = name or models[0].predictor.plans_manager.dataset_name
+    try:
+        return _run_sweep(parameters, progress)
+    except (OSError, RuntimeError) as error:
+        if parameters.output.is_dir() and is_disk_full(error, parameters.output):
+            raise UserError(
+                f"the disk of {parameters.output} is full: make room, and the same command goes on from here"
+            ) from error
+        raise
 
-    identity = {
-        "dataset": dataset,
+
+def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
+    conditions = conditions_of(parameters)
+    device = device_of(parameters.device)
+    workers = workers_of(parameters.workers, device)
+    shard((), parameters.shard)
+    use_nnunets_threads(device)
+    name = None if parameters.dataset is None else dataset_name(parameters.dataset)
+    models = models_of(parameters, name, device)
+    cases = cases_of(parameters, name, models)
+    series = series_of(parameters, cases, models)
+    digests = [{case.name: sha256_of_case(case) for case in of_set} for _, of_set in series]
+    identity: dict[str, Any] = {
+        "dataset": name or models[0].predictor.plans_manager.dataset_name,
         "seed": parameters.seed,
         "mirroring": parameters.mirroring,
         "checkpoint": parameters.checkpoint,
         "tolerance_mm": parameters.tolerance_mm,
-        "cases": {case.name: sha256_of_case(case) for case in cases},
+        "precision": parameters.precision,
+        "cases": {case.name: _digest(case) for case in cases},
     }
-    manifest = open_manifest(parameters.output / "manifest.json", identity)
-    _refuse_retrained(parameters.output, manifest, models)
-    digests = [{case.name: sha256_of_case(case) for case in of_set} for _, of_set in series]
+    manifest_file = parameters.output / "manifest.json"
+
+    def known() -> dict[str, Any]:
+        manifest = open_manifest(manifest_file, identity)
+        _refuse_retrained(parameters.output, manifest, models)
+        return manifest
+
+    manifest = known()
     new = new_sets(parameters.output, manifest, [test_set for test_set, _ in series], digests)
-    _check(([] if manifest else cases) + [case for number in new for case in series[number][1]], models[0])
+    windows = {
+        model.key: SlidingWindow.from_predictor(
+            model.predictor, parameters.precision, _earlier_choices(manifest, model, device)
+        )
+        for model in models
+    }
+    broken = _check(cases, manifest, models[0])
+    for number in new:
+        for case in series[number][1]:
+            _read(case, models[0])
+    identity["cases"].update(dict.fromkeys(broken))  # not None to be mended later
     settings = {
         "images": None if parameters.images is None else str(parameters.images),
         "labels": None if parameters.labels is None else str(parameters.labels),
         "replicates": parameters.replicates,
         "tile_step_size": 0.5,
+        "workers": workers,
     }
     described = [(test_set, files) for (test_set, _), files in zip(series, digests, strict=True)]
-    manifest = describe(manifest, identity, settings, parameters.conditions, described, models, device)
-    run = _Run(parameters, dataset, models, cases, series, manifest)
-    _save_manifest(run)
 
-    work = [(cases, conditions), *((of_set, [test_set.condition]) for test_set, of_set in series)]
-    todo = sum(len(run.missing(case, c)) for of_set, theirs in work for case in of_set for c in theirs)
-    if not manifest["pictures"]["cases"]:
-        todo += min(3, len(cases)) * len(models)  # the shown cases, once more for their pictures
-    progress.start(todo)
-    # The clean images first: they tell which cases the report will show.
-    _predict(run, cases, [Condition.clean()], progress)
-    if not manifest["pictures"]["cases"]:
-        manifest["pictures"]["cases"] = pictures.choose_cases(_clean_scores(run))
-        _save_manifest(run)
-    for of_set, theirs in work:
-        _predict(run, of_set, theirs, progress)
-    return _combine(run)
+    def change(edit: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+        """Change the manifest as it is now: other processes do, too."""
+        with folder_lock(parameters.output):
+            changed = edit(known())
+            write_atomically(manifest_file, json.dumps(changed, indent=1) + "\n")
+        return changed
 
+    parameters.output.mkdir(parents=True, exist_ok=True)
+    manifest = change(
+        lambda before: describe(before, identity, settings, parameters.conditions, described, models, device)
+    )
+    for case in cases:
+        failure = Failure(case.name, "", "", "", broken[case.name]) if case.name in broken else None
+        record(parameters.output, case.name, "", [failure] if failure else [])
+    run = Run(
+        parameters.output,
+        identity["dataset"],
+        models,
+        windows,
+        parameters.seed,
+        parameters.tolerance_mm,
+        parameters.save_predictions,
+        set(manifest["pictures"]["cases"].values()),
+    )
+    units = _units([case for case in cases if case.name not in broken], conditions, series)
 
-def _conditions(parameters: SweepParameters) -> list[Condition]:
-    if parameters.replicates < 1:
-        raise UserError(f"--replicates {parameters.replicates}: at least 1 draw is needed")
-    conditions = [Condition.clean()]
-    for name, levels in parameters.conditions.items():
-        perturbation = PERTURBATIONS[name]
-        draws = parameters.replicates if perturbation.stochastic else 1
-        conditions += [Condition(name, float(level), r) for level in levels if level != 0 for r in range(draws)]
-    return conditions
+    def choose() -> None:
+        """Say which cases the report shows, as soon as all clean images are predicted."""
+        if not run.shown and (scores := _clean_scores(run, units, parameters.shard is not None)):
+            chosen = {"cases": pictures.choose_cases(scores)}
+            changed = change(lambda now: {**now, "pictures": now["pictures"] if now["pictures"]["cases"] else chosen})
+            run.shown.update(changed["pictures"]["cases"].values())
 
+    def keep_choices() -> None:
+        found = {key: window.choices for key, window in windows.items() if window.choices}
+        entry = {key: {"device": device.type, **choices} for key, choices in found.items()}
 
-def _device(name: str | None) -> torch.device:
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name is None:
-        return torch.device("cuda" if available["cuda"] else "cpu")
-    if name not in available:
-        raise UserError(f"-device {name}: take one of {', '.join(available)}")
-    if not available[name]:
-        raise UserError(f"-device {name}: this machine has none that torch can use: take -device cpu")
-    return torch.device(name)
+        def edit(now: dict[str, Any]) -> dict[str, Any]:
+            listed = {
+                key: {**model, "choices": entry[key]} if key in entry else model for key, model in now["models"].items()
+            }
+            return {**now, "models": listed}
 
+        if entry:
+            change(edit)
 
-def _use_nnunets_threads(device: torch.device) -> None:
-    # As nnUNetv2_predict does: the last bit of a convolution, and with it a voxel at a tie, depends on their number.
-    if device.type == "cpu":
-        torch.set_num_threads(multiprocessing.cpu_count())
-
-
-def _models(parameters: SweepParameters, dataset: str | None, device: torch.device) -> list[Model]:
-    folders = list(parameters.model_folders)
-    if parameters.trainers:
-        if dataset is None:
-            raise UserError("trainers (-tr) need a dataset (-d); a model folder (-m) goes without")
-        folders = [
-            model_folder(dataset, t, parameters.plans, parameters.configuration) for t in parameters.trainers
-        ] + folders
-    if not folders:
-        raise UserError("no models: name trainers with -tr, or model folders with -m")
-    models = [
-        load_model(folder, parameters.folds, parameters.checkpoint, device, parameters.mirroring, dataset)
-        for folder in folders
-    ]
-    if parameters.tile_sizes:
-        tiled = [model.with_tile_size(text) for model in models for text in parameters.tile_sizes]
-        models = list({(model.key, model.folder): model for model in tiled}.values())  # "64" and "64x64" are one
-    for model in models[1:]:
-        for what, value in _interface(model).items():
-            if value != (first := _interface(models[0])[what]):
-                raise UserError(f"{model.key} has {what} {value}, {models[0].key} has {first}: sweep them one by one")
-    keys = [model.key for model in models]
-    twice = [key for key in keys if keys.count(key) > 1]
-    if twice:
-        raise UserError(f"two models are both called {twice[0]}: sweep them into two output folders")
-    return models
+    mine = sorted(shard(units, parameters.shard), key=lambda unit: unit.case)
+    names = sorted({unit.case for unit in units})
+    with quiet(), Claims(parameters.output) as claims, Engine(run, claims, progress, workers, names) as engine:
+        engine.expect(mine)
+        # The clean images first: they tell which cases the report will show.
+        engine.process([unit for unit in mine if unit.perturbation == Condition.clean().perturbation])
+        choose()
+        keep_choices()
+        engine.process(mine)
+        choose()
+        # of other shards that are finished, but were so before the shown cases were known
+        engine.process([unit for unit in units if unit.case in run.shown and _only_pictures_missing(run, unit)])
+    keep_choices()
+    with folder_lock(parameters.output):
+        return _combine(run, open_manifest(manifest_file, identity), cases)
 
 
-def _interface(model: Model) -> dict[str, Any]:
-    """What models must share to be swept over the same cases."""
-    meta = model.predictor.dataset_json
-    return {
-        "channels": len(meta.get("channel_names") or meta["modality"]),
-        "labels": meta["labels"],
-        "file ending": meta["file_ending"],
-    }
+def _only_pictures_missing(run: Run, unit: Unit) -> bool:
+    work = work_on(run, unit)
+    parts = [work.inputs, *work.results.values()]
+    return work.left > 0 and all(condition in part.rows for condition, _ in unit.images for part in parts)
 
 
-def _cases(parameters: SweepParameters, dataset: str | None, models: list[Model]) -> list[CaseFiles]:
-    shared = _interface(models[0])
-    if (parameters.images is None) != (parameters.labels is None):
-        raise UserError("images (-i) and labels (-l) go together: give both or neither")
-    if parameters.images is not None and parameters.labels is not None:
-        return cases_of_folders(parameters.images, parameters.labels, shared["file ending"], shared["channels"])
-    if dataset is None:
-        raise UserError("no images: give a dataset with -d, or folders with -i and -l")
-    return cases_of_dataset(dataset, models[0].fold, shared["file ending"], shared["channels"])
-
-
-def _series(
-    parameters: SweepParameters, cases: list[CaseFiles], models: list[Model]
-) -> list[tuple[SeriesSet, list[CaseFiles]]]:
-    """The test sets of the series, each with its cases."""
-    if parameters.series is None:
-        return []
-    shared, patients = _interface(models[0]), {case.name: case.patient for case in cases}
-    sets = read_series(parameters.series)
-    return [(test_set, test_set.cases(shared["file ending"], shared["channels"], patients)) for test_set in sets]
+def _units(cases: Sequence[CaseFiles], conditions: Sequence[Condition], series: Series) -> list[Unit]:
+    """All units, in an order that depends on nothing else: shards are taken from it."""
+    images: dict[tuple[str, str], list[tuple[Condition, CaseFiles]]] = {}
+    for condition in conditions:
+        for case in cases:
+            images.setdefault((condition.perturbation, case.name), []).append((condition, case))
+    own = set(images)
+    for test_set, of_set in series:
+        for case in of_set:
+            images.setdefault((test_set.condition.perturbation, case.name), []).append((test_set.condition, case))
+    return [Unit(case, name, tuple(found), (name, case) not in own) for (name, case), found in images.items()]
 
 
 def sha256_of_case(case: CaseFiles) -> str:
@@ -306,32 +222,45 @@ def sha256_of_case(case: CaseFiles) -> str:
     return "-".join(sha256(path)[:16] for path in (*case.images, case.label))
 
 
-def _regions(model: Model) -> dict[str, int | tuple[int, ...]]:
-    """Foreground labels and regions by name, as `dataset.json` has them."""
-    labels = model.predictor.dataset_json["labels"]
-    regions = {name: tuple(v) if isinstance(v, (list, tuple)) else int(v) for name, v in labels.items()}
-    return {name: value for name, value in regions.items() if name != "ignore" and value not in (0, (0,))}
+def _digest(case: CaseFiles) -> str | None:
+    try:
+        return sha256_of_case(case)
+    except OSError:
+        return None
 
 
-def _known_labels(model: Model) -> dict[int, str]:
-    known: dict[int, str] = {}
-    for name, value in model.predictor.dataset_json["labels"].items():
-        for v in value if isinstance(value, (list, tuple)) else (value,):
-            known.setdefault(int(v), name)
-    return known
-
-
-def _load(case: CaseFiles, model: Model) -> LoadedCase:
+def _read(case: CaseFiles, model: Model) -> None:
     with quiet():
-        reader = model.predictor.plans_manager.image_reader_writer_class()
-        return load_case(case, reader, _interface(model)["channels"], _known_labels(model))
+        model.read(case)
+    check_stored(case)
 
 
-def _check(cases: list[CaseFiles], model: Model) -> None:
-    """Read every case once, so that a fault of the last one is told before the first is computed."""
+def _check(cases: list[CaseFiles], manifest: Mapping[str, Any], model: Model) -> dict[str, str]:
+    """Read every case that no earlier run has read, so that faults are told before anything is computed.
+
+    Returns:
+        Case -> what is wrong with it.
+
+    Raises:
+        UserError: all of them have a fault: the first one's.
+    """
+    read_before = {name for name, digest in manifest.get("identity", {}).get("cases", {}).items() if digest}
+    broken: dict[str, UserError] = {}
     for case in cases:
-        _load(case, model)
-        check_finite(case)
+        if case.name not in read_before:
+            try:
+                _read(case, model)
+            except UserError as error:
+                broken[case.name] = error
+    if len(broken) == len(cases):
+        raise next(iter(broken.values()))
+    return {name: str(error) for name, error in broken.items()}
+
+
+def _earlier_choices(manifest: Mapping[str, Any], model: Model, device: torch.device) -> dict[str, Any]:
+    """How an earlier run into this folder ran a model, where it had such a device."""
+    choices = manifest.get("models", {}).get(model.key, {}).get("choices", {})
+    return {name: choices[name] for name in _KEPT_CHOICES} if choices.get("device") == device.type else {}
 
 
 def _refuse_retrained(output: Path, manifest: Mapping[str, Any], models: list[Model]) -> None:
@@ -344,116 +273,32 @@ def _refuse_retrained(output: Path, manifest: Mapping[str, Any], models: list[Mo
             )
 
 
-def _predict(run: _Run, cases: list[CaseFiles], conditions: list[Condition], progress: Progress) -> None:
-    for number, case in enumerate(cases, 1):
-        todo = {condition: models for condition in conditions if (models := run.missing(case, condition))}
-        if not todo:
-            continue
-        loaded = _load(case, run.models[0])
-        meter = _meter(loaded, run.models[0])
-        for condition, models in todo.items():
-            image = _perturbed(run, case, loaded, condition, meter)
-            for model in models:
-                _finish(run, model, case, loaded, condition, model.predict(image, loaded.properties))
-                progress.step(number, len(cases), condition.name)
-
-
-def _meter(loaded: LoadedCase, model: Model) -> ComplexityMeter:
-    """Of all foreground together, which is what `inputs.csv` has."""
-    ignore = model.predictor.label_manager.ignore_label
-    values = [value for value in _known_labels(model) if value not in (0, ignore)]
-    return ComplexityMeter(
-        loaded.image,
-        loaded.label,
-        {"foreground": values},
-        loaded.spacing_mm,
-        ignore=ignore,
-        max_slices=SWEEP_SLICES,
-    )
-
-
-def _perturbed(
-    run: _Run, case: CaseFiles, loaded: LoadedCase, condition: Condition, meter: ComplexityMeter
-) -> np.ndarray:
-    """The image of a condition; what was measured of it, and its picture, are stored."""
-    ignore = run.models[0].predictor.label_manager.ignore_label
-    mask = (loaded.label > 0) & (loaded.label != ignore) if ignore is not None else loaded.label > 0
-    clean = torch.from_numpy(loaded.image)
-    image = clean
-    in_series = condition.perturbation not in (*PERTURBATIONS, Condition.clean().perturbation)
-    if condition.perturbation in PERTURBATIONS:  # else it is clean, or of a series: as the file is
-        row = PERTURBATIONS[condition.perturbation]
-        # Neither model nor level: comparisons are paired, and a level only scales the noise.
-        generator = torch_generator(run.parameters.seed, case.name, condition.perturbation, condition.replicate)
-        shown = torch.from_numpy(mask) if row.uses_mask else None
-        image = perturb(clean, condition.perturbation, condition.level, generator, shown)
-    if condition not in run.inputs[case.name].rows:
-        complexity = meter.measure(image.numpy())["foreground"]
-        measured = {
-            **(dict.fromkeys(("psnr_db", "snr_db"), "") if in_series else measure(clean, image)),
-            "foreground_ratio": float(mask.mean()),
-            "texture_divergence_bits": cell(complexity.texture_divergence_bits),
-            "boundary_contrast": cell(complexity.boundary_contrast),
-        }
-        row_of_case = {"dataset": run.dataset, "patient": case.patient, "case": case.name, **measured}
-        run.inputs[case.name].add(condition, [row_of_case])
-    if run.pictured(case, condition):
-        index = pictures.display_slice(loaded.label)
-        reference = f"{condition.name}_reference.png" if in_series else "reference.png"
-        pictures.write_labels(run.picture(case, reference), loaded.label, index)
-        pictures.write_image(run.picture(case, condition.name + ".png"), image.numpy(), loaded.image, index)
-    return image.numpy()
-
-
-def _finish(
-    run: _Run, model: Model, case: CaseFiles, loaded: LoadedCase, condition: Condition, prediction: np.ndarray
-) -> None:
-    """Store a prediction: files first, the rows that call it finished last."""
-    if run.parameters.save_predictions:
-        _save_prediction(run.prediction_file(model, case, condition), model, loaded, prediction)
-    if run.pictured(case, condition):
-        index = pictures.display_slice(loaded.label)
-        pictures.write_labels(run.picture(case, model.key, condition.name + ".png"), prediction, index)
-    ignore = model.predictor.label_manager.ignore_label
-    metrics = case_metrics(
-        loaded.label, prediction, _regions(model), loaded.spacing_mm, run.parameters.tolerance_mm, ignore
-    )
-    fixed = {"dataset": run.dataset, **model.arm, "patient": case.patient, "case": case.name}
-    rows = [{**fixed, "label": label, **asdict(values)} for label, values in metrics.items()]
-    run.results[model.key, case.name].add(condition, rows)
-
-
-def _save_prediction(path: Path, model: Model, loaded: LoadedCase, prediction: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp_{path.name}")  # the writer goes by the ending
-    writer = model.predictor.plans_manager.image_reader_writer_class()
-    writer.write_seg(prediction, str(temporary), loaded.properties)
-    temporary.replace(path)
-
-
-def _clean_scores(run: _Run) -> dict[str, float]:
-    """Mean Dice of each case's clean image, over models and labels."""
+def _clean_scores(run: Run, units: Sequence[Unit], sharded: bool) -> dict[str, float]:
+    """Mean Dice of each case's clean image, over models and labels; nothing while other shards have some to predict."""
     clean = Condition.clean()
-    return {
-        case.name: float(
-            np.mean([float(r["dice"]) for m in run.models for r in run.results[m.key, case.name].rows[clean]])
-        )
-        for case in run.cases
-    }
+    scores: dict[str, float] = {}
+    for unit in units:
+        if unit.perturbation != clean.perturbation:
+            continue
+        rows = [run.results(model.key, unit.perturbation, unit.case).rows.get(clean) for model in run.models]
+        if all(rows):
+            scores[unit.case] = float(np.mean([float(row["dice"]) for of_model in rows for row in of_model or ()]))
+        elif sharded and not recorded(run.output, unit.case, unit.perturbation):
+            return {}
+    return scores
 
 
-def _combine(run: _Run) -> Path:
-    """Put together all parts of the folder: those of models that this run did not name, too."""
-    output = run.parameters.output
-    parts = (
-        run.results.get((key, name)) or Part(output / "parts" / key / f"{name}.csv", RESULT_COLUMNS)
-        for key in sorted(run.manifest["models"])
-        for name in run.names
+def _combine(run: Run, manifest: Mapping[str, Any], cases: Sequence[CaseFiles]) -> SweepResult:
+    """Put together all parts of the folder: those of models and test sets that this run did not name, too."""
+    of_series = [files for row in manifest["perturbations"].values() for files in row.get("series", {}).values()]
+    names = sorted({case.name for case in cases}.union(*of_series))
+    perturbations = sorted({Condition.clean().perturbation, *manifest["perturbations"]})
+    table = run.output / "results.csv"
+    combine(
+        (run.results(key, p, name) for key in sorted(manifest["models"]) for name in names for p in perturbations),
+        RESULT_COLUMNS,
+        table,
     )
-    combine(parts, RESULT_COLUMNS, output / "results.csv")
-    combine((run.inputs[name] for name in run.names), INPUT_COLUMNS, output / "inputs.csv")
-    return output / "results.csv"
-
-
-def _save_manifest(run: _Run) -> None:
-    write_atomically(run.parameters.output / "manifest.json", json.dumps(run.manifest, indent=1) + "\n")
+    combine((run.inputs(p, name) for name in names for p in perturbations), INPUT_COLUMNS, run.output / "inputs.csv")
+    keys = {"", *(model.key for model in run.models)}
+    return SweepResult(table, tuple(failure for failure in combine_failures(run.output) if failure.model in keys))

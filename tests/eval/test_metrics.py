@@ -1,19 +1,26 @@
-"""Hand-computed shapes on anisotropic spacing, the table of empty masks, and a brute-force oracle."""
+"""Hand-computed shapes on anisotropic spacing, the table of empty masks, a brute-force oracle, and surface-distance."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
+import surface_distance
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
 from nnunet_robust.errors import UserError
+from nnunet_robust.eval import surface
 from nnunet_robust.eval.metrics import (
     METRIC_INFO,
     METRICS,
+    Reference,
     SegmentationMetrics,
     case_metrics,
     segmentation_metrics,
@@ -340,3 +347,214 @@ def test_the_table_for_plots_is_the_metrics() -> None:
     assert fields[len(METRICS) :] == ["n_ref", "n_pred", "outcome"]
     assert {name for name, info in METRIC_INFO.items() if info.unit == "mm"} == {"hd95_mm", "assd_mm"}
     assert {name for name, info in METRIC_INFO.items() if info.better == "lower"} == {"hd95_mm", "assd_mm"}
+
+
+# --- against surface-distance itself
+
+
+def by_surface_distance(reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...], tolerance: float):
+    """HD95, ASSD and NSD by the library's own transform of the box around both masks."""
+    if reference.ndim == 3 and reference.shape[0] == 1:
+        reference, prediction, spacing = reference[0], prediction[0], spacing[1:]
+    found = surface_distance.compute_surface_distances(reference, prediction, spacing)
+    areas = found["surfel_areas_gt"], found["surfel_areas_pred"]
+    total = areas[0] @ found["distances_gt_to_pred"] + areas[1] @ found["distances_pred_to_gt"]
+    return (
+        surface_distance.compute_robust_hausdorff(found, 95),
+        total / (areas[0].sum() + areas[1].sum()),
+        surface_distance.compute_surface_dice_at_tolerance(found, tolerance),
+    )
+
+
+def assert_as_surface_distance(result: SegmentationMetrics, reference, prediction, spacing, tolerance) -> None:
+    n_ref, n_pred = int(reference.sum()), int(prediction.sum())
+    assert (result.n_ref, result.n_pred) == (n_ref, n_pred)
+    if not n_ref or not n_pred:
+        assert result.outcome == {(0, 0): "both_empty"}.get((n_ref, n_pred), "hallucinated" if n_pred else "missed")
+        return
+    hd95, assd, nsd = by_surface_distance(reference, prediction, spacing, tolerance)
+    assert result.outcome == "ok"
+    assert result.hd95_mm == pytest.approx(hd95, rel=1e-12, abs=0)
+    assert result.assd_mm == pytest.approx(assd, rel=1e-12, abs=0)
+    assert result.nsd == pytest.approx(nsd, rel=1e-12, abs=0)
+    overlap = int((reference & prediction).sum())
+    assert (result.dice, result.iou) == (2 * overlap / (n_ref + n_pred), overlap / (n_ref + n_pred - overlap))
+
+
+SPACINGS = ((1.0, 1.0, 1.0), (2.5, 0.78515601, 0.78515601), (0.3, 1.7, 0.9), (7.5, 1.0, 0.5))
+
+
+def random_mask(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """One of: nothing, a voxel, noise of any density, a box that may touch the border, a box in noise, everything."""
+    noise = rng.random(shape) < rng.choice([0.01, 0.1, 0.5, 0.95])
+    bounds = [sorted(rng.choice(n + 1, 2, replace=False)) for n in shape]
+    kinds = (
+        np.zeros(shape, bool),
+        np.arange(noise.size).reshape(shape) == rng.integers(noise.size),
+        noise,
+        box(shape, *bounds),
+        noise ^ box(shape, *bounds),
+        np.ones(shape, bool),
+    )
+    return kinds[rng.choice(len(kinds), p=(0.04, 0.1, 0.3, 0.26, 0.26, 0.04))]
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("mapped", [True, False])
+def test_random_masks_as_surface_distance(dimensions: int, mapped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of small masks, each reference with several predictions, by the map and by the tree."""
+    if mapped:
+        monkeypatch.setattr(surface, "_VOXELS_PER_FAR_POINT", math.inf)
+        monkeypatch.setattr(surface, "_FAR", -1)  # everything is
+        monkeypatch.setattr(surface, "_CHUNK", 20)
+    rng = np.random.default_rng(dimensions)
+    for number in range(40):
+        shape = tuple(rng.integers(1 + (dimensions == 2), 30 if dimensions == 2 else 12, dimensions))
+        spacing = SPACINGS[number % len(SPACINGS)][:dimensions]
+        tolerance = (0.0, 1.0, 2.6)[number % 3]
+        mask = random_mask(rng, shape)
+        reference = Reference(mask, {"mask": 1}, spacing, tolerance)
+        for _ in range(5):
+            prediction = random_mask(rng, shape)
+            result = reference.compare(prediction)["mask"]
+            assert_as_surface_distance(result, mask, prediction, spacing, tolerance)
+            assert result == segmentation_metrics(mask, prediction, spacing, tolerance)
+
+
+def test_the_percentile_s_edge_as_surface_distance() -> None:
+    """Of 20 equal areas, the sum of 19 over the sum of all is 0.95, or one bit off: so with areas that are no integers.
+
+    Elements as of isolated voxels, far apart; one side has distances 1, 2, ..., in a shuffled order.
+    """
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        areas = rng.choice(rng.random(3), 20)
+        distances = rng.integers(0, 20, 20).astype(float)
+        ordered = np.array(sorted(zip(distances, areas, strict=True)))
+        expected = surface_distance.compute_robust_hausdorff(
+            {
+                "distances_gt_to_pred": ordered[:, 0],
+                "distances_pred_to_gt": ordered[:, 0],
+                "surfel_areas_gt": ordered[:, 1],
+                "surfel_areas_pred": ordered[:, 1],
+            },
+            95,
+        )
+        assert surface.weighted_percentile(distances, areas, 95) == expected
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_a_volume_with_scattered_noise_as_surface_distance(spacing: tuple[float, ...]) -> None:
+    """Labels and a region, an ignore label, and specks all over: first the tree is asked, then the map."""
+    rng = np.random.default_rng(1)
+    shape = (18, 60, 64)
+    z, y, x = np.ogrid[tuple(map(slice, shape))]
+    squared = (2.5 * (z - 9)) ** 2 + (y - 20) ** 2 + (x - 58.0) ** 2
+    label = np.where(squared < 7**2, 2, np.where(squared < 15**2, 1, 0))
+    label[:2] = 5
+    regions = {"whole": (1, 2), "core": 2, "absent": 4}
+    reference = Reference(label, regions, spacing, 1.6, ignore_label=5)
+    for share in (0.0, 0.0002, 0.002, 0.02, 0.2):
+        prediction = np.roll(label, (1, -2, 1), (0, 1, 2)).astype(np.uint8)
+        noise = rng.random(shape) < share
+        prediction[noise] = rng.integers(0, 5, int(noise.sum()))
+        results = reference.compare(prediction)
+        assert list(results) == list(regions)
+        for name, wanted in regions.items():
+            masks = (np.isin(labels, wanted) & (label != 5) for labels in (label, prediction))
+            assert_as_surface_distance(results[name], *masks, spacing, 1.6)
+
+
+def test_a_prediction_far_away_as_surface_distance() -> None:
+    """Beyond the neighbourhood that is looked at first, for some of the surface or for all of it."""
+    reference = box((4, 300, 40), (1, 3), (2, 20), (2, 30))
+    for found in (box(reference.shape, (3, 4), (290, 300), (30, 40)), box(reference.shape, (1, 2), (2, 3), (2, 3))):
+        for spacing in SPACINGS:
+            prediction = found | box(reference.shape, (0, 1), (150, 151), (0, 1))
+            result = segmentation_metrics(reference, prediction, spacing, 3.0)
+            assert_as_surface_distance(result, reference, prediction, spacing, 3.0)
+
+
+def test_what_lies_beside_the_neighbourhood_may_be_nearer_than_what_lies_in_it() -> None:
+    """The bar's right end is 12 rows from a voxel outside of the box that is looked at, 94 columns from one in it."""
+    reference = box((40, 120), (2, 4), (2, 100))
+    prediction = box(reference.shape, (2, 4), (4, 6)) | box(reference.shape, (15, 16), (99, 100))
+    for pair in ((reference, prediction), (reference.T, prediction.T)):
+        assert_as_surface_distance(segmentation_metrics(*pair, (1, 1), 3.0), *pair, (1, 1), 3.0)
+
+
+def test_chunks_and_an_exhausted_budget_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(2)
+    reference, prediction = rng.random((2, 10, 20, 20)) < 0.05
+    expected = segmentation_metrics(reference, prediction, (3, 1, 1), 1)
+    monkeypatch.setattr(surface, "_CHUNK", 100)
+    assert segmentation_metrics(reference, prediction, (3, 1, 1), 1) == expected
+    made = []
+    monkeypatch.setattr(surface, "distance_transform_edt", lambda *_, **__: made.append(1))
+    monkeypatch.setattr(surface, "_VOXELS_PER_FAR_POINT", math.inf)
+    monkeypatch.setattr(surface, "_FAR", -1)
+    budget = surface.MapBudget(4 * 11 * 21 * 21 - 1)
+    whole = surface.Crop(reference, (0, 0, 0), int(reference.sum()))
+    elements = surface.extract_surface(whole, surface.area_table((3, 1, 1)))
+    distances = surface.ReferenceSurface(elements, reference.shape, (3, 1, 1), budget).distances_from(elements)
+    assert not distances.any() and not made
+    budget.bytes_left += 1
+    with pytest.raises(TypeError):  # now the map is wanted, of which there is none here
+        surface.ReferenceSurface(elements, reference.shape, (3, 1, 1), budget).distances_from(elements)
+    assert made
+
+
+def test_several_threads_share_a_reference() -> None:
+    rng = np.random.default_rng(3)
+    label = rng.integers(0, 3, (12, 30, 30)) * (rng.random((12, 30, 30)) < 0.1)
+    predictions = [rng.integers(0, 3, label.shape) for _ in range(12)]
+    regions = {"a": 1, "b": (1, 2)}
+    expected = [case_metrics(label, p, regions, (2, 1, 1), 1) for p in predictions]
+    reference = Reference(label, regions, (2, 1, 1), 1)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(reference.compare, predictions)) == expected
+
+
+def test_a_reference_keeps_nothing_of_the_caller_s_arrays() -> None:
+    label, prediction = np.zeros((8, 9), np.int32), np.zeros((8, 9), np.uint16)
+    label[2:5, 3:7] = prediction[2:6, 3:6] = 1
+    before = prediction.copy()
+    reference = Reference(label, {"a": 1}, (1, 2), 1, ignore_label=3)
+    first = reference.compare(prediction)
+    label[:] = 3
+    assert reference.compare(prediction) == first
+    np.testing.assert_array_equal(prediction, before)
+
+
+def test_a_label_below_one_is_a_label() -> None:
+    label, prediction = np.ones((6, 7), int), np.ones((6, 7), int)
+    label[1:3, 2:5], prediction[1:3, 2:6], prediction[5, 5] = 0, 0, -1
+    result = case_metrics(label, prediction, {"hole": 0, "both": (-1, 0)}, (1, 1), 1)
+    assert [(m.n_ref, m.n_pred) for m in result.values()] == [(6, 8), (6, 9)]
+
+
+def test_a_reference_says_what_is_wrong() -> None:
+    with pytest.raises(UserError, match="of integers, got float64"):
+        Reference(np.zeros((3, 4)), {"a": 1}, (1, 1), 1)
+    reference = Reference(np.zeros((3, 4), int), {"a": 1}, (1, 1), 1)
+    with pytest.raises(UserError, match=r"\(3, 4\) and \(4, 4\)"):
+        reference.compare(np.zeros((4, 4), int))
+    with pytest.raises(UserError, match="of integers, got float32"):
+        reference.compare(np.zeros((3, 4), np.float32))
+
+
+DATA = Path(os.environ.get("NNUNET_ROBUST_TEST_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+
+
+@pytest.mark.skipif(not (DATA / "Task04_Hippocampus").is_dir(), reason="no Decathlon data")
+def test_real_hippocampi_as_surface_distance() -> None:
+    labels = []
+    for path in sorted((DATA / "Task04_Hippocampus" / "labelsTr").glob("*.nii.gz"))[:4]:
+        labels.append(np.asarray(nibabel.load(path).dataobj).astype(np.uint8)[:30, :40, :25])
+    for label in labels:
+        reference = Reference(label, {"anterior": 1, "all": (1, 2)}, (1.0, 1.0, 1.0), 2.0)
+        for prediction in labels:
+            results = reference.compare(prediction)
+            for name, wanted in (("anterior", [1]), ("all", [1, 2])):
+                masks = np.isin(label, wanted), np.isin(prediction, wanted)
+                assert_as_surface_distance(results[name], *masks, (1.0, 1.0, 1.0), 2.0)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
+import pkgutil
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ import torch
 from scipy import ndimage
 
 from nnunet_robust.errors import UserError
+from nnunet_robust.eval import perturbations
 from nnunet_robust.eval.perturbations import (
     PERTURBATIONS,
     PRESETS,
@@ -24,6 +28,11 @@ from nnunet_robust.eval.perturbations import (
 from nnunet_robust.seeding import torch_generator
 
 ROWS = pytest.mark.parametrize("row", PERTURBATIONS.values(), ids=lambda row: row.name)
+# combinations keep the same contract
+COMBINED = [
+    perturbation(name) for name in ("gaussian_blur+gaussian_noise", "cutout@0.1+missing_slices+background_blur@2")
+]
+ROWS_AND_COMBINATIONS = pytest.mark.parametrize("row", [*PERTURBATIONS.values(), *COMBINED], ids=lambda row: row.name)
 SHAPES = {
     "2d": (1, 40, 48),
     "2d_as_nnunet": (1, 1, 40, 48),
@@ -31,6 +40,8 @@ SHAPES = {
     "3d_anisotropic": (1, 5, 32, 36),
     "3d_two_channels": (2, 12, 16, 20),
 }
+# of every shape's spatial axes; 2d pictures as nnU-Net reads them
+SPACINGS = {(40, 48): (0.9, 1.1), (1, 40, 48): (999.0, 1.0, 1.0), (5, 32, 36): (1.9, 0.8, 0.9)}
 IMAGES = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 DEVICES = [
     "cpu",
@@ -61,14 +72,20 @@ def make_mask(image: torch.Tensor) -> torch.Tensor:
     return mask.to(image.device)
 
 
+def spacing_of(image: torch.Tensor) -> tuple[float, ...]:
+    return SPACINGS.get(tuple(image.shape[1:]), (1.0,) * (image.ndim - 1))
+
+
 def apply(row: Perturbation, image: torch.Tensor, level: float, seed: int = 0) -> torch.Tensor:
-    return perturb(image, row.name, level, generator(seed), make_mask(image))
+    return perturb(image, row.name, level, generator(seed), make_mask(image), spacing_of(image))
 
 
 def apply_function(row: Perturbation, image: torch.Tensor, level: float, seed: int = 0) -> torch.Tensor:
     """The bare function, on an image taken to be in robust units already."""
-    arguments = (image, level, generator(seed))
-    return row.function(*arguments, make_mask(image)) if row.uses_mask else row.function(*arguments)
+    keywords: dict[str, object] = {"mask": make_mask(image)} if row.uses_mask else {}
+    if row.uses_spacing:
+        keywords["spacing_mm"] = spacing_of(image)
+    return row.function(image, level, generator(seed), **keywords)
 
 
 def bits(tensor: torch.Tensor) -> bytes:
@@ -94,20 +111,24 @@ def test_row_says_whether_it_is_random(row: Perturbation) -> None:
     assert differs == row.stochastic
 
 
-def test_every_function_of_the_modules_is_in_the_table() -> None:
-    from nnunet_robust.eval.perturbations import blur, intensity, noise
+def test_every_row_of_every_module_is_in_the_table() -> None:
+    rows = []
+    for module in pkgutil.iter_modules(perturbations.__path__, perturbations.__name__ + "."):
+        rows += getattr(importlib.import_module(module.name), "ROWS", ())
+    assert sorted(row.name for row in rows) == sorted(PERTURBATIONS)
+    assert all(row.name == row.function.__name__ for row in rows)
 
-    defined = {
-        name
-        for module in (noise, blur, intensity)
-        for name, thing in vars(module).items()
-        if callable(thing) and not name.startswith("_") and getattr(thing, "__module__", "") == module.__name__
+
+def test_which_rows_take_what() -> None:
+    assert {row.name for row in PERTURBATIONS.values() if row.uses_mask} == {"background_blur", "foreground_blur"}
+    assert {"slice_thickness", "missing_slices", "correlated_noise"} <= {
+        row.name for row in PERTURBATIONS.values() if row.uses_spacing
     }
-    assert defined == {row.function.__name__ for row in PERTURBATIONS.values()}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_hold_valid_levels(preset: str) -> None:
+    assert PRESETS[preset]
     for name, levels in PRESETS[preset].items():
         for level in levels:
             assert level > 0
@@ -121,10 +142,26 @@ def test_kamath_preset_is_the_papers() -> None:
     assert set(preset) == {"speckle_noise", "background_blur"}
 
 
+@pytest.mark.parametrize("modality", ["mri", "ct", "ultrasound", "histology"])
+def test_presets_of_modalities_are_those_of_the_table(modality: str) -> None:
+    preset = PRESETS[modality]
+    assert {row.name for row in PERTURBATIONS.values() if row.modality == modality} <= set(preset)
+    assert {PERTURBATIONS[name].modality for name in preset} <= {modality, "any"}
+    assert all(levels == PERTURBATIONS[name].levels for name, levels in preset.items())
+
+
+def test_the_other_presets() -> None:
+    assert list(PRESETS) == ["kamath2025", "mri", "ct", "ultrasound", "histology", "noise", "all"]
+    assert PRESETS["all"] == {name: row.levels for name, row in PERTURBATIONS.items()}
+    assert set(PRESETS["noise"]) == {
+        "gaussian_noise", "speckle_noise", "salt_and_pepper", "rician_noise", "poisson_noise", "correlated_noise",
+    }  # fmt: skip
+
+
 # --- the contract
 
 
-@ROWS
+@ROWS_AND_COMBINATIONS
 @IMAGES
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_level_zero_returns_the_same_bits(row: Perturbation, shape: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -136,7 +173,7 @@ def test_level_zero_returns_the_same_bits(row: Perturbation, shape: tuple[int, .
             assert result.data_ptr() != image.data_ptr()
 
 
-@ROWS
+@ROWS_AND_COMBINATIONS
 @IMAGES
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
@@ -154,14 +191,14 @@ def test_keeps_the_form_and_the_input(
         assert bits(result) != before
 
 
-@ROWS
+@ROWS_AND_COMBINATIONS
 @IMAGES
 def test_same_seed_same_bits(row: Perturbation, shape: tuple[int, ...]) -> None:
     image = make_image(shape)
     assert bits(apply(row, image, row.levels[2])) == bits(apply(row, image, row.levels[2]))
 
 
-@ROWS
+@ROWS_AND_COMBINATIONS
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_sees_the_same_image(row: Perturbation) -> None:
@@ -170,7 +207,7 @@ def test_a_gpu_sees_the_same_image(row: Perturbation) -> None:
     torch.testing.assert_close(on_gpu, apply(row, image, row.levels[2]), rtol=1e-5, atol=0.01)
 
 
-@ROWS
+@ROWS_AND_COMBINATIONS
 @IMAGES
 def test_stays_within_the_range_of_each_channel_and_finite(row: Perturbation, shape: tuple[int, ...]) -> None:
     image = make_image(shape)
@@ -181,7 +218,7 @@ def test_stays_within_the_range_of_each_channel_and_finite(row: Perturbation, sh
             assert before.min() <= after.min() and after.max() <= before.max()
 
 
-@ROWS
+@ROWS_AND_COMBINATIONS
 @IMAGES
 def test_psnr_falls_with_the_level(row: Perturbation, shape: tuple[int, ...]) -> None:
     image = make_image(shape)
@@ -190,13 +227,27 @@ def test_psnr_falls_with_the_level(row: Perturbation, shape: tuple[int, ...]) ->
     assert all(a > b for a, b in itertools.pairwise(psnr)), psnr
 
 
-@ROWS
+@ROWS_AND_COMBINATIONS
+def test_levels_share_one_field(row: Perturbation) -> None:
+    """What two levels do to an image is alike if they start from one state, and less so if not."""
+    if not row.stochastic:
+        pytest.skip("nothing is random")
+    image = make_image((1, 12, 16, 20))
+    small, large, other = (
+        (apply(row, image, row.levels[level], seed) - image).flatten() for level, seed in ((1, 0), (2, 0), (2, 1))
+    )
+    same = torch.nn.functional.cosine_similarity(small, large, dim=0)
+    assert same > 0.4
+    assert same > torch.nn.functional.cosine_similarity(small, other, dim=0) + 0.1
+
+
+@ROWS_AND_COMBINATIONS
 def test_a_tiny_level_changes_little(row: Perturbation) -> None:
     image = make_image((1, 12, 16, 20))
     assert measure(image, apply(row, image, 1e-3))["psnr_db"] > 25
 
 
-@ROWS
+@ROWS_AND_COMBINATIONS
 def test_one_level_means_the_same_in_other_units(row: Perturbation) -> None:
     image = make_image((1, 40, 48))
     rescaled = image * 0.01 + 7
@@ -204,7 +255,7 @@ def test_one_level_means_the_same_in_other_units(row: Perturbation) -> None:
     torch.testing.assert_close(apply(row, rescaled, row.levels[2]), expected, rtol=0, atol=1e-3)
 
 
-@ROWS
+@ROWS_AND_COMBINATIONS
 def test_channels_are_scaled_apart(row: Perturbation) -> None:
     """Another scale of one channel leaves the other's result alone."""
     image = make_image((2, 12, 16, 20))
@@ -213,14 +264,14 @@ def test_channels_are_scaled_apart(row: Perturbation) -> None:
     assert bits(apply(row, image, row.levels[2])[0]) == bits(apply(row, other, row.levels[2])[0])
 
 
-@ROWS
+@ROWS_AND_COMBINATIONS
 @pytest.mark.parametrize("value", [0.0, -0.0, -1024.0, 0.1])
 def test_a_constant_image_stays(row: Perturbation, value: float) -> None:
     image = torch.full((1, 1, 24, 24), value)
     assert bits(apply(row, image, row.levels[-1])) == bits(image)
 
 
-@ROWS
+@ROWS_AND_COMBINATIONS
 def test_a_constant_channel_stays_beside_another(row: Perturbation) -> None:
     image = make_image((2, 12, 16, 20))
     image[1] = 0.3
@@ -229,26 +280,27 @@ def test_a_constant_channel_stays_beside_another(row: Perturbation) -> None:
     assert bits(result[0]) != bits(image[0])
 
 
-@ROWS
+@ROWS_AND_COMBINATIONS
 @pytest.mark.parametrize("level", [-0.1, math.nan, math.inf, -math.inf, 1e9])
 def test_a_level_out_of_range_is_refused(row: Perturbation, level: float) -> None:
-    with pytest.raises(UserError, match=rf"level of {row.name} .* got {level}"):
+    with pytest.raises(UserError, match=rf"level of {re.escape(row.name)} .* got {re.escape(str(level))}"):
         apply(row, make_image((1, 8, 8)), level)
 
 
-@ROWS
+@ROWS_AND_COMBINATIONS
 @pytest.mark.parametrize("level", [-0.1, math.nan])
 def test_the_bare_function_refuses_too(row: Perturbation, level: float) -> None:
     with pytest.raises(ValueError, match="got"):
         apply_function(row, make_image((1, 20, 20)), level)
 
 
-@ROWS
+@ROWS_AND_COMBINATIONS
 def test_a_non_contiguous_image_is_no_different(row: Perturbation) -> None:
     image = make_image((1, 40, 40))
     transposed = image.transpose(1, 2).contiguous().transpose(1, 2)
     assert not transposed.is_contiguous()
-    torch.testing.assert_close(apply(row, transposed, row.levels[2]), apply(row, image, row.levels[2]))
+    expected = apply(row, image, row.levels[2])
+    torch.testing.assert_close(apply(row, transposed, row.levels[2]), expected, rtol=1e-5, atol=2e-3)
 
 
 # --- the wrapper
@@ -270,6 +322,21 @@ def test_masks_are_asked_for_and_checked(level: float) -> None:
         perturb(image, "background_blur", level, generator(), torch.zeros(20, 20, dtype=torch.bool))
     with pytest.raises(UserError, match=r"got torch.int64"):
         perturb(image, "background_blur", level, generator(), torch.zeros(1, 20, 20, dtype=torch.long))
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 0.0), (1.0, math.nan), (math.inf, 1.0)])
+def test_spacings_are_checked(spacing: tuple[float, ...]) -> None:
+    image = make_image((1, 20, 20))
+    with pytest.raises(UserError, match=r"spacing for slice_thickness must be .* 2 spatial axes, got \("):
+        perturb(image, "slice_thickness", 3.0, generator(), spacing_mm=spacing)
+    perturb(image, "contrast", 0.1, generator(), spacing_mm=spacing)  # does not look at it
+
+
+def test_no_spacing_is_a_millimetre() -> None:
+    image = make_image((1, 5, 32, 36))
+    without = perturb(image, "slice_thickness", 3.0, generator())
+    assert bits(without) == bits(perturb(image, "slice_thickness", 3.0, generator(), spacing_mm=(1, 1, 1)))
+    assert bits(without) != bits(perturb(image, "slice_thickness", 3.0, generator(), spacing_mm=[2, 1, 1]))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,9 @@ from PIL import Image
 
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval import models as models_module
+from nnunet_robust.eval import precision
 from nnunet_robust.eval.complexity import ComplexityMeter
+from nnunet_robust.eval.sliding_window import SlidingWindow
 from nnunet_robust.eval.sweep import SweepParameters, run_sweep
 from tests.conftest import run, run_ok, train
 
@@ -50,7 +53,10 @@ def read(path: Path) -> np.ndarray:
 
 
 @pytest.fixture
-def parameters(textures: str, texture_models: tuple[str, str], tmp_path: Path) -> SweepParameters:
+def parameters(
+    textures: str, texture_models: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> SweepParameters:
+    monkeypatch.setattr(precision, "_SECONDS_PER_TRIAL", 0.01)
     return SweepParameters(
         output=tmp_path / "out",
         conditions={"gaussian_noise": (0.1, 0.3), "background_blur": (3.0,)},
@@ -148,6 +154,8 @@ def test_results_are_tidy_and_complete(parameters: SweepParameters, texture_mode
         assert contrast[case, "clean", "0.0"] > contrast[case, "gaussian_noise", "0.3"] > 0
 
     manifest = json.loads((parameters.output / "manifest.json").read_text())
+    assert manifest["identity"]["precision"] == "exact"
+    assert {m["choices"]["backend"] for m in manifest["models"].values()} == {"torch"}
     assert manifest["seed"] == 0 and manifest["versions"]["nnunetv2"].startswith("2.")
     assert {len(m["checkpoints"]["0"]) for m in manifest["models"].values()} == {64}
     assert set(manifest["pictures"]["cases"]) == {"good", "median", "bad"}
@@ -164,18 +172,25 @@ def test_the_same_command_gives_the_same_bytes_and_another_seed_other_noise(para
     assert first[1] != other[1]
 
 
-def test_every_model_sees_the_same_image(parameters: SweepParameters, monkeypatch) -> None:
-    seen: dict[str, list[bytes]] = {}
-    predict = models_module.Model.predict
+def test_every_model_sees_the_same_image_preprocessed_once(parameters: SweepParameters, monkeypatch) -> None:
+    seen: dict[int, list[bytes]] = {}
+    preprocessed: list[bytes] = []
+    logits_many, preprocess = SlidingWindow.logits_many, models_module.Model.preprocess
 
-    def spy(self, image, properties):
-        seen.setdefault(self.trainer, []).append(image.tobytes())
-        return predict(self, image, properties)
+    def spy(self, images):
+        seen.setdefault(id(self), []).extend(image.numpy().tobytes() for image in images)
+        return logits_many(self, images)
 
-    monkeypatch.setattr(models_module.Model, "predict", spy)
+    def counted(self, image, properties):
+        preprocessed.append(image.tobytes())
+        return preprocess(self, image, properties)
+
+    monkeypatch.setattr(SlidingWindow, "logits_many", spy)
+    monkeypatch.setattr(models_module.Model, "preprocess", counted)
     run_sweep(parameters, Silent())
     first, second = seen.values()
-    assert first == second and len(set(first)) > 1
+    assert first == second and len(set(first)) == 12
+    assert len(preprocessed) == 12 + 3  # three clean ones once more, for their pictures
 
     # A sweep of one model, alone and later, draws the same noise too.
     seen.clear()
@@ -185,16 +200,18 @@ def test_every_model_sees_the_same_image(parameters: SweepParameters, monkeypatc
     assert next(iter(seen.values())) == first
 
 
-def test_a_level_only_scales_the_noise(parameters: SweepParameters, monkeypatch, textures: str, nnunet: Path) -> None:
+def test_a_level_only_scales_the_noise(parameters: SweepParameters, monkeypatch) -> None:
     seen: list[np.ndarray] = []
+    preprocess = models_module.Model.preprocess
 
     def spy(self, image, properties):
         seen.append(image.copy())
-        return np.zeros(image.shape[1:], dtype=np.uint8)
+        return preprocess(self, image, properties)
 
-    monkeypatch.setattr(models_module.Model, "predict", spy)
+    monkeypatch.setattr(models_module.Model, "preprocess", spy)
     conditions = {"gaussian_noise": (0.01, 0.02)}
-    run_sweep(replace(parameters, conditions=conditions, trainers=parameters.trainers[:1]), Silent())
+    one = replace(parameters, conditions=conditions, trainers=parameters.trainers[:1], workers=0)
+    run_sweep(one, Silent())
     # three clean ones, then clean (for the picture), low and high of the first case
     clean, low, high = seen[3:6]
     unclipped = (high > high.min()) & (high < high.max())
@@ -332,33 +349,74 @@ def spoil_no_images(images: Path, labels: Path) -> None:
         (spoil_no_images, r"no images named <case>_0000.png"),
     ],
 )
-def test_bad_cases_are_told_before_anything_is_computed(
+def test_a_bad_case_is_recorded_and_the_rest_computed(
     spoil, says: str, parameters: SweepParameters, nnunet: Path, textures: str, tmp_path: Path
 ) -> None:
     images, labels = copied(parameters, nnunet, textures, tmp_path)
+    good = [(path, path.read_bytes()) for folder in (images, labels) for path in folder.iterdir()]
     spoil(images, labels)
-    with pytest.raises(UserError, match=says) as error:
+    sweep = replace(
+        parameters, images=images, labels=labels, trainers=parameters.trainers[:1], conditions={"contrast": (0.5,)}
+    )
+    if spoil is spoil_no_images:
+        with pytest.raises(UserError, match=says):
+            run_sweep(sweep, Silent())
+        assert not parameters.output.exists()
+        return
+    progress = Silent()
+    (failure,) = run_sweep(sweep, progress).failures
+    assert progress.steps == progress.total
+    assert re.search(says, str(failure)) and "\n" not in str(failure)
+    (row,) = rows(parameters.output / "failures.csv")
+    assert (row["case"], row["perturbation"], row["level"], row["model"]) == (failure.case, "", "", "")
+    assert {r["case"] for r in rows(parameters.output / "results.csv")} == {
+        f"texture_test_{i:04d}" for i in range(3)
+    } - {failure.case}  # fmt: skip
+
+    for path, content in good:  # mended: computed, and no longer listed
+        path.write_bytes(content)
+    assert run_sweep(sweep, Silent()).failures == ()
+    assert not (parameters.output / "failures.csv").exists()
+    whole = parameters.output.with_name("whole")
+    run_sweep(replace(sweep, output=whole), Silent())
+    assert (parameters.output / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
+
+
+def test_if_every_case_is_bad_nothing_is_written(
+    parameters: SweepParameters, nnunet: Path, textures: str, tmp_path: Path
+) -> None:
+    images, labels = copied(parameters, nnunet, textures, tmp_path)
+    for path in images.iterdir():
+        path.write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"texture_test_0000.*cannot be read") as error:
         run_sweep(replace(parameters, images=images, labels=labels), Silent())
-    assert "\n" not in str(error.value)
-    assert not parameters.output.exists()
+    assert "\n" not in str(error.value) and not parameters.output.exists()
 
 
-def test_nan_in_an_image(volumes: str, volume_model: str, nnunet: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", ["nan", "truncated", "truncated label"])
+def test_a_bad_nifti(fault: str, volumes: str, volume_model: str, nnunet: Path, tmp_path: Path) -> None:
     raw = nnunet / "nnUNet_raw" / volumes
     for name in ("imagesTs", "labelsTs"):
         shutil.copytree(raw / name, tmp_path / name)
     file = tmp_path / "imagesTs" / "test_1_0001.nii.gz"
-    image = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
-    image[0, 0, :3] = np.nan
-    spoiled = sitk.GetImageFromArray(image)
-    spoiled.CopyInformation(sitk.ReadImage(str(tmp_path / "labelsTs" / "test_1.nii.gz")))
-    sitk.WriteImage(spoiled, str(file))
+    if fault == "truncated label":
+        file = tmp_path / "labelsTs" / "test_1.nii.gz"
+    if "truncated" in fault:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    else:
+        image = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
+        image[0, 0, :3] = np.nan
+        spoiled = sitk.GetImageFromArray(image)
+        spoiled.CopyInformation(sitk.ReadImage(str(tmp_path / "labelsTs" / "test_1.nii.gz")))
+        sitk.WriteImage(spoiled, str(file))
     sweep = SweepParameters(
         output=tmp_path / "out", conditions={"contrast": (0.5,)}, dataset=volumes, configuration="3d_fullres",
         trainers=[volume_model], images=tmp_path / "imagesTs", labels=tmp_path / "labelsTs", device="cpu",
     )  # fmt: skip
-    with pytest.raises(UserError, match=r"'test_1': 3 voxels of test_1_0001.nii.gz are NaN"):
-        run_sweep(sweep, Silent())
+    (failure,) = run_sweep(sweep, Silent()).failures
+    says = f"'test_1': 3 voxels of {file.name} are NaN" if fault == "nan" else f"'test_1' cannot be read: .*{file.name}"
+    assert failure.case == "test_1" and re.search(says, failure.reason)
+    assert {row["case"] for row in rows(sweep.output / "results.csv")} == {"test_0"}
 
 
 @pytest.mark.parametrize(
@@ -375,6 +433,9 @@ def test_nan_in_an_image(volumes: str, volume_model: str, nnunet: Path, tmp_path
         ({"device": "cuda"}, r"-device cuda: this machine has none"),
         ({"device": "gpu"}, r"-device gpu: take one of cpu, cuda, mps"),
         ({"replicates": 0}, r"--replicates 0"),
+        ({"workers": -1}, r"--workers -1"),
+        ({"shard": "3/2"}, r"--shard 3/2: give which of how many"),
+        ({"precision": "half"}, r"precision 'half': take one of exact, fast"),
         ({"images": Path("nowhere")}, r"go together"),
         ({"model_folders": [Path("nowhere")]}, r"nowhere is not a trained nnU-Net model"),
     ],
@@ -391,7 +452,11 @@ def test_an_output_folder_of_another_sweep_is_refused(parameters: SweepParameter
     small = replace(parameters, conditions={"contrast": (0.5,)}, trainers=parameters.trainers[:1])
     run_sweep(small, Silent())
     before = (parameters.output / "results.csv").read_bytes()
-    for changes, says in (({"seed": 3}, "seed is 0 there, 3 now"), ({"mirroring": False}, "mirroring is True there")):
+    for changes, says in (
+        ({"seed": 3}, "seed is 0 there, 3 now"),
+        ({"precision": "fast"}, "precision is 'exact'"),
+        ({"mirroring": False}, "mirroring is True there"),
+    ):
         with pytest.raises(UserError, match=says):
             run_sweep(replace(small, **changes), Silent())
 
@@ -495,7 +560,7 @@ def test_a_tile_size_named_twice_is_one_arm(parameters: SweepParameters) -> None
 
 def test_a_network_that_takes_one_size_says_so(parameters: SweepParameters, monkeypatch) -> None:
     load = models_module.load_model
-    monkeypatch.setattr("nnunet_robust.eval.sweep.load_model", lambda *given: with_foreign_network(load(*given)))
+    monkeypatch.setattr("nnunet_robust.eval.parameters.load_model", lambda *given: with_foreign_network(load(*given)))
     with pytest.raises(UserError, match=r"network of its own \(Identity\) .*than those of its training, 64x64"):
         run_sweep(replace(parameters, tile_sizes=["32"]), Silent())
 

@@ -1,24 +1,37 @@
 """Perturbations of raw images: one table, one function that applies a row of it, and what it did in decibels.
 
 Every perturbation is a pure function `f(image, level, generator)` of a float tensor (C, *spatial) in units of the
-image's robust range (0 is its 0.5th percentile, 1 its 99.5th, per channel). A new one is a function and a row of
-`PERTURBATIONS`: tests, command line, docs and plots go over the table.
+image's robust range (0 is its 0.5th percentile, 1 its 99.5th, per channel). A new one is a function and a row beside it
+in its module's `ROWS`: tests, command line, docs and plots go over the table `PERTURBATIONS`.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from nnunet_robust.errors import UserError
-from nnunet_robust.eval.perturbations.blur import background_blur, gaussian_blur
-from nnunet_robust.eval.perturbations.intensity import contrast
-from nnunet_robust.eval.perturbations.noise import gaussian_noise, salt_and_pepper, speckle_noise
+from nnunet_robust.eval.perturbations import (
+    blur,
+    ct,
+    histology,
+    intensity,
+    kspace,
+    mri,
+    noise,
+    occlusion,
+    photons,
+    resolution,
+    texture,
+    ultrasound,
+)
+from nnunet_robust.eval.perturbations.combination import combined
+from nnunet_robust.eval.perturbations.row import Perturbation
 
 __all__ = [
     "PERTURBATIONS",
@@ -34,116 +47,56 @@ __all__ = [
 ROBUST_PERCENTILES = (0.5, 99.5)
 
 
-@dataclass(frozen=True)
-class Perturbation:
-    """A row of the table.
-
-    Attributes:
-        name: as on the command line and in `results.csv`.
-        function: `f(image, level, generator)`, with a fourth argument `mask` where `uses_mask`.
-        levels: the default levels, rising, from just visible to what a radiologist would reject; without 0.
-        maximum: the largest level allowed; the valid range is [0, maximum], finite.
-        unit: what the level measures, for axes of plots.
-        modality: for which images it is meant; "any", "mri", "ct", "ultrasound", "histology".
-        reference: where its definition comes from.
-        stochastic: whether the generator is used.
-        uses_mask: whether the reference segmentation's foreground is needed.
-    """
-
-    name: str
-    function: Callable[..., torch.Tensor]
-    levels: tuple[float, ...]
-    maximum: float
-    unit: str
-    modality: str
-    reference: str
-    stochastic: bool
-    uses_mask: bool
-
-
-# The maxima are generous: far beyond any use, they only keep arithmetic and kernels finite.
+# The order is that of lists and docs. Levels have generous maxima: they only keep arithmetic and kernels finite.
 _ROWS = (
-    Perturbation(
-        name="gaussian_noise",
-        function=gaussian_noise,
-        levels=(0.02, 0.05, 0.1, 0.2, 0.4),
-        maximum=100.0,
-        unit="standard deviation / robust range",
-        modality="any",
-        reference="scikit-image random_noise(mode='gaussian')",
-        stochastic=True,
-        uses_mask=False,
-    ),
-    Perturbation(
-        name="speckle_noise",
-        function=speckle_noise,
-        levels=(0.05, 0.1, 0.2, 0.4, 0.6),
-        maximum=100.0,
-        unit="relative standard deviation",
-        modality="any",
-        reference="Kamath et al., MICCAI 2023 (variance = level**2)",
-        stochastic=True,
-        uses_mask=False,
-    ),
-    Perturbation(
-        name="salt_and_pepper",
-        function=salt_and_pepper,
-        levels=(0.005, 0.02, 0.05, 0.1, 0.2),
-        maximum=1.0,
-        unit="share of voxels",
-        modality="any",
-        reference="scikit-image random_noise(mode='s&p')",
-        stochastic=True,
-        uses_mask=False,
-    ),
-    Perturbation(
-        name="gaussian_blur",
-        function=gaussian_blur,
-        levels=(0.5, 1.0, 2.0, 3.0, 5.0),
-        maximum=1000.0,
-        unit="sigma in voxels",
-        modality="any",
-        reference="scipy.ndimage.gaussian_filter(mode='reflect', truncate=4)",
-        stochastic=False,
-        uses_mask=False,
-    ),
-    Perturbation(
-        name="background_blur",
-        function=background_blur,
-        levels=(1.0, 2.0, 3.0, 5.0, 7.0),
-        maximum=1000.0,
-        unit="sigma in voxels",
-        modality="any",
-        reference="Kamath et al., MICCAI 2023 (standard deviations 3 and 7)",
-        stochastic=False,
-        uses_mask=True,
-    ),
-    Perturbation(
-        name="contrast",
-        function=contrast,
-        levels=(0.1, 0.3, 0.5, 0.8, 1.2),
-        maximum=5.0,
-        unit="ln(gamma)",
-        modality="any",
-        reference="TorchIO RandomGamma (log_gamma)",
-        stochastic=False,
-        uses_mask=False,
-    ),
+    *noise.ROWS,
+    *photons.ROWS,
+    *texture.ROWS,
+    *blur.ROWS,
+    *resolution.ROWS,
+    *intensity.ROWS,
+    *occlusion.ROWS,
+    *kspace.ROWS,
+    *mri.ROWS,
+    *ct.ROWS,
+    *ultrasound.ROWS,
+    *histology.ROWS,
 )
 PERTURBATIONS: dict[str, Perturbation] = {row.name: row for row in _ROWS}
+
+# What a modality's images suffer from, beside the rows that are meant for it alone.
+_ALSO = {
+    "mri": ("gaussian_blur", "contrast", "slice_thickness", "missing_slices"),
+    "ct": ("poisson_noise", "gaussian_noise", "gaussian_blur", "window_shift", "slice_thickness"),
+    "ultrasound": ("speckle_noise", "gaussian_blur", "contrast", "brightness"),
+    "histology": ("poisson_noise", "brightness", "contrast", "pixelation"),
+}
+_NOISE = (*noise.ROWS, *photons.ROWS, *texture.ROWS)
 
 PRESETS: dict[str, dict[str, tuple[float, ...]]] = {
     # with the clean images, the five conditions of both papers
     "kamath2025": {"speckle_noise": (0.1**0.5, 0.3**0.5), "background_blur": (3.0, 7.0)},
+    **{
+        modality: {row.name: row.levels for row in _ROWS if row.modality == modality or row.name in also}
+        for modality, also in _ALSO.items()
+    },
+    "noise": {row.name: row.levels for row in _NOISE},
+    "all": {row.name: row.levels for row in _ROWS},
 }
 
 
 def perturbation(name: str) -> Perturbation:
-    """The row of that name.
+    """The row of that name, or the one made for a combination such as `gaussian_noise+gaussian_blur`.
 
     Raises:
         UserError: there is none; the message has the nearest name and the list.
     """
+    if "+" in name:
+        return combined(name, _single)
+    return _single(name)
+
+
+def _single(name: str) -> Perturbation:
     if name in PERTURBATIONS:
         return PERTURBATIONS[name]
     nearest = difflib.get_close_matches(name, PERTURBATIONS, n=1)
@@ -164,7 +117,13 @@ def check_level(name: str, level: float) -> None:
 
 
 def perturb(
-    image: torch.Tensor, name: str, level: float, generator: torch.Generator, mask: torch.Tensor | None = None
+    image: torch.Tensor,
+    name: str,
+    level: float,
+    generator: torch.Generator,
+    mask: torch.Tensor | None = None,
+    spacing_mm: Sequence[float] | None = None,
+    bounds: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Perturb a raw image: scale to its robust range, apply, scale back, clip.
 
@@ -174,21 +133,25 @@ def perturb(
 
     Args:
         image: float tensor (C, *spatial) of finite raw values, not modified; two or three spatial axes, any device.
-        name: a key of `PERTURBATIONS`.
+        name: a key of `PERTURBATIONS`, or a combination of them: `gaussian_noise+gaussian_blur`.
         level: in the row's unit, in [0, maximum]; 0 is the identity, bit for bit.
         generator: the source of randomness (`nnunet_robust.seeding.torch_generator`), freshly made for each call:
             the levels of a perturbation share one field only if each starts from the same state.
         mask: bool tensor (*spatial), True in the foreground (any label > 0). Needed by rows with `uses_mask`,
             ignored by the others.
+        spacing_mm: size of a voxel along each spatial axis, as nnU-Net's `properties["spacing"]`; None is 1 mm each.
+            Only rows with `uses_spacing` look at it.
+        bounds: `robust_range(image)`, where it is at hand already.
 
     Returns:
         A new tensor with the shape, dtype and device of `image`; computed in float32.
 
     Raises:
-        UserError: unknown name, level out of range, no mask or a wrong one, an image that is no such tensor.
+        UserError: unknown name, level out of range, no mask or a wrong one, a spacing that is none, an image
+            that is no such tensor.
     """
+    row = perturbation(name)
     check_level(name, level)
-    row = PERTURBATIONS[name]
     if not image.is_floating_point() or image.ndim not in (3, 4):
         raise UserError(
             f"An image must be a float tensor (C, *spatial) with 2 or 3 spatial axes, "
@@ -196,12 +159,15 @@ def perturb(
         )
     if row.uses_mask:
         _check_mask(name, image, mask)
+    keywords: dict[str, Any] = {"mask": mask} if row.uses_mask else {}
+    if row.uses_spacing:
+        keywords["spacing_mm"] = _checked_spacing(name, image, spacing_mm)
     if level == 0:
         return image.clone()
-    low, high = (_per_channel(bound, image) for bound in robust_range(image))
+    low, high = (_per_channel(bound, image) for bound in bounds or robust_range(image))
     span = high - low
     scaled = (image.float() - low) / torch.where(span > 0, span, 1.0)
-    changed = row.function(scaled, level, generator, mask) if row.uses_mask else row.function(scaled, level, generator)
+    changed = row.function(scaled, level, generator, **keywords)
     minimum, maximum = (_per_channel(bound, image) for bound in image.flatten(1).aminmax(dim=1))
     raw = (changed * span + low).to(image.dtype).clamp(minimum, maximum)
     # scaling there and back rounds: without this the untouched foreground of background_blur would change
@@ -233,7 +199,9 @@ def robust_range(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
-def measure(clean: torch.Tensor, perturbed: torch.Tensor) -> dict[str, float]:
+def measure(
+    clean: torch.Tensor, perturbed: torch.Tensor, bounds: tuple[torch.Tensor, torch.Tensor] | None = None
+) -> dict[str, float]:
     """What a perturbation did to an image, pooled over channels, in units of the clean image's robust range.
 
     psnr_db = 10 log10(1 / mse) and snr_db = 10 log10(var / mse), where mse is the mean squared difference and var the
@@ -244,11 +212,12 @@ def measure(clean: torch.Tensor, perturbed: torch.Tensor) -> dict[str, float]:
     Args:
         clean: float tensor (C, *spatial), raw values.
         perturbed: the same shape and device.
+        bounds: `robust_range(clean)`, where it is at hand already.
 
     Returns:
         {"psnr_db": ..., "snr_db": ...}
     """
-    low, high = (_per_channel(bound, clean) for bound in robust_range(clean))
+    low, high = (_per_channel(bound, clean) for bound in bounds or robust_range(clean))
     span = high - low
     scale = torch.where(span > 0, span, 1.0)
     mse = ((perturbed.float() - clean.float()) / scale).square().mean(dtype=torch.float64).item()
@@ -277,3 +246,15 @@ def _check_mask(name: str, image: torch.Tensor, mask: torch.Tensor | None) -> No
             f"The mask of {name} must be bool of shape {tuple(image.shape[1:])}, as the image, "
             f"got {mask.dtype} of shape {tuple(mask.shape)}"
         )
+
+
+def _checked_spacing(name: str, image: torch.Tensor, spacing_mm: Sequence[float] | None) -> tuple[float, ...]:
+    if spacing_mm is None:
+        return (1.0,) * (image.ndim - 1)
+    spacing = tuple(float(s) for s in spacing_mm)
+    if len(spacing) != image.ndim - 1 or not all(0 < s < math.inf for s in spacing):
+        raise UserError(
+            f"The spacing for {name} must be a positive length in mm for each of the {image.ndim - 1} spatial axes, "
+            f"got {spacing}"
+        )
+    return spacing

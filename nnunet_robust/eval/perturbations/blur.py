@@ -6,8 +6,11 @@ import math
 
 import torch
 
+from nnunet_robust.eval.perturbations.axes import multiply_along
+from nnunet_robust.eval.perturbations.row import Perturbation
+
 TRUNCATE = 4.0  # standard deviations; scipy.ndimage.gaussian_filter's default
-_BLOCK = 1024  # output rows made by one matrix product; bounds the matrix for very long axes
+_BLOCK = 64  # output rows made by one matrix product, at least; more multiply zeros, fewer repeat the kernel's reach
 
 
 def gaussian_blur(image: torch.Tensor, level: float, generator: torch.Generator) -> torch.Tensor:
@@ -67,22 +70,44 @@ def background_blur(image: torch.Tensor, level: float, generator: torch.Generato
     return torch.where(mask.to(image.device), image, gaussian_blur(image, level, generator))
 
 
+def foreground_blur(image: torch.Tensor, level: float, generator: torch.Generator, mask: torch.Tensor) -> torch.Tensor:
+    """Gaussian blur of the foreground only: the whole image is blurred, then the original background put back.
+
+    The mirror image of `background_blur`: the background leaks into the foreground near their border.
+
+    Args:
+        image: float tensor (C, *spatial), not modified.
+        level: standard deviation of the Gaussian in voxels; >= 0, 0 is the identity.
+        generator: not used; nothing is random here.
+        mask: bool tensor (*spatial), True in the foreground (any label > 0), on any device.
+
+    Returns:
+        A tensor with the shape, dtype and device of `image`.
+
+    Raises:
+        ValueError: level < 0 or not finite.
+
+    Reference: the counterpart of Kamath et al. 2023's blur of the background.
+    """
+    return torch.where(mask.to(image.device), gaussian_blur(image, level, generator), image)
+
+
 def _blur_axis(image: torch.Tensor, axis: int, sigma: float) -> torch.Tensor:
     """Blur along one axis by products with the rows of the blur's matrix: several times faster than a convolution."""
     length = image.shape[axis]
     radius = _radius(sigma)
     kernel = _periodic_kernel(sigma, length).to(device=image.device, dtype=image.dtype)
     blocks = []
-    for start in range(0, length, _BLOCK):
-        stop = min(start + _BLOCK, length)
+    step = max(_BLOCK, radius)
+    for start in range(0, length, step):
+        stop = min(start + step, length)
         # reflected positions fall inside of this window too
         first, last = max(0, start - radius), min(length, stop + radius)
         rows = torch.arange(start, stop, device=image.device)[:, None]
         columns = torch.arange(first, last, device=image.device)
         # voxel j of the continued image stands at j + 2 n z and at -1 - j + 2 n z, for every integer z
         matrix = kernel[(columns - rows) % (2 * length)] + kernel[(-1 - columns - rows) % (2 * length)]
-        window = image.narrow(axis, first, last - first)
-        blocks.append(torch.tensordot(matrix, window, dims=([1], [axis])).movedim(0, axis))
+        blocks.append(multiply_along(image.narrow(axis, first, last - first), matrix, axis))
     return torch.cat(blocks, dim=axis) if len(blocks) > 1 else blocks[0]
 
 
@@ -97,3 +122,36 @@ def _periodic_kernel(sigma: float, length: int) -> torch.Tensor:
     weights = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
     weights /= weights.sum()
     return torch.zeros(2 * length, dtype=torch.float64).index_add_(0, offsets % (2 * length), weights)
+
+
+ROWS = (
+    Perturbation(
+        name="gaussian_blur",
+        function=gaussian_blur,
+        levels=(0.5, 1.0, 2.0, 3.0, 5.0),
+        maximum=1000.0,
+        unit="sigma in voxels",
+        modality="any",
+        reference="scipy.ndimage.gaussian_filter(mode='reflect', truncate=4)",
+    ),
+    Perturbation(
+        name="background_blur",
+        function=background_blur,
+        levels=(1.0, 2.0, 3.0, 5.0, 7.0),
+        maximum=1000.0,
+        unit="sigma in voxels",
+        modality="any",
+        reference="Kamath et al., MICCAI 2023 (standard deviations 3 and 7)",
+        uses_mask=True,
+    ),
+    Perturbation(
+        name="foreground_blur",
+        function=foreground_blur,
+        levels=(1.0, 2.0, 3.0, 5.0, 7.0),
+        maximum=1000.0,
+        unit="sigma in voxels",
+        modality="any",
+        reference="the counterpart of Kamath et al., MICCAI 2023",
+        uses_mask=True,
+    ),
+)

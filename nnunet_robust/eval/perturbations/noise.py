@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from nnunet_robust.eval.perturbations.row import Perturbation
+
 
 def gaussian_noise(image: torch.Tensor, level: float, generator: torch.Generator) -> torch.Tensor:
     """Additive Gaussian noise: y = x + level * n, n ~ N(0, 1) for each voxel.
@@ -25,7 +27,7 @@ def gaussian_noise(image: torch.Tensor, level: float, generator: torch.Generator
         raise ValueError(f"The standard deviation of the noise must be >= 0, got {level}")
     if level == 0:
         return image.clone()
-    return image + level * _standard_normal(image, generator)
+    return _standard_normal(image, generator).mul_(level).add_(image)
 
 
 def speckle_noise(image: torch.Tensor, level: float, generator: torch.Generator) -> torch.Tensor:
@@ -48,7 +50,38 @@ def speckle_noise(image: torch.Tensor, level: float, generator: torch.Generator)
         raise ValueError(f"The standard deviation of the noise must be >= 0, got {level}")
     if level == 0:
         return image.clone()
-    return image + level * image * _standard_normal(image, generator)
+    return _standard_normal(image, generator).mul_(level * image).add_(image)
+
+
+def rician_noise(image: torch.Tensor, level: float, generator: torch.Generator) -> torch.Tensor:
+    """Rician noise, that of MRI magnitude images: y = sqrt((x + level n1)**2 + (level n2)**2), n1, n2 ~ N(0, 1).
+
+    It adds a floor of about 1.25 level where there is no signal. No signal is taken to be the robust range's low end,
+    as the air of an MR image; values x < 0 (the darkest half per cent) get the noise of x = 0 on top of their own
+    value.
+
+    Args:
+        image: float tensor (C, *spatial) in units of the robust range, not modified.
+        level: standard deviation of the noise in either part of the complex signal, in units of the robust range; >= 0,
+            0 is the identity.
+        generator: the source of randomness; noise is drawn on its device and moved to the image's.
+
+    Returns:
+        A tensor with the shape, dtype and device of `image`.
+
+    Raises:
+        ValueError: level < 0 or NaN.
+
+    Reference: Gudbjartsson and Patz, Magnetic Resonance in Medicine 34 (1995), 910; MONAI `RandRicianNoise`.
+    """
+    if not level >= 0:
+        raise ValueError(f"The standard deviation of the noise must be >= 0, got {level}")
+    if level == 0:
+        return image.clone()
+    real, imaginary = _standard_normal(image, generator), _standard_normal(image, generator)
+    signal = image.clamp(min=0)
+    magnitude = real.mul_(level).add_(signal).hypot_(imaginary.mul_(level))
+    return magnitude.add_(image - signal)
 
 
 def salt_and_pepper(image: torch.Tensor, level: float, generator: torch.Generator) -> torch.Tensor:
@@ -84,6 +117,50 @@ def salt_and_pepper(image: torch.Tensor, level: float, generator: torch.Generato
 
 
 def _standard_normal(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """N(0, 1) values like the image; drawn in float32, so that the image's dtype does not change the field."""
+    """New N(0, 1) values like the image; drawn in float32, so that the image's dtype does not change the field."""
     noise = torch.randn(image.shape, generator=generator, device=generator.device, dtype=torch.float32)
     return noise.to(device=image.device, dtype=image.dtype)
+
+
+ROWS = (
+    Perturbation(
+        name="gaussian_noise",
+        function=gaussian_noise,
+        levels=(0.02, 0.05, 0.1, 0.2, 0.4),
+        maximum=100.0,
+        unit="standard deviation / robust range",
+        modality="any",
+        reference="scikit-image random_noise(mode='gaussian')",
+        stochastic=True,
+    ),
+    Perturbation(
+        name="speckle_noise",
+        function=speckle_noise,
+        levels=(0.05, 0.1, 0.2, 0.4, 0.6),
+        maximum=100.0,
+        unit="relative standard deviation",
+        modality="any",
+        reference="Kamath et al., MICCAI 2023 (variance = level**2)",
+        stochastic=True,
+    ),
+    Perturbation(
+        name="salt_and_pepper",
+        function=salt_and_pepper,
+        levels=(0.005, 0.02, 0.05, 0.1, 0.2),
+        maximum=1.0,
+        unit="share of voxels",
+        modality="any",
+        reference="scikit-image random_noise(mode='s&p')",
+        stochastic=True,
+    ),
+    Perturbation(
+        name="rician_noise",
+        function=rician_noise,
+        levels=(0.02, 0.05, 0.1, 0.2, 0.4),
+        maximum=100.0,
+        unit="standard deviation / robust range",
+        modality="mri",
+        reference="Gudbjartsson & Patz, Magn Reson Med 1995; MONAI RandRicianNoise",
+        stochastic=True,
+    ),
+)

@@ -1,0 +1,293 @@
+"""The pipeline: worker threads read, perturb, preprocess and measure ahead of the network, and export, compare and
+store behind it. Memory is bounded by the queues, whatever the number of conditions; results do not depend on threads.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from nnunet_robust.eval import pictures
+from nnunet_robust.eval.cases import CaseFiles
+from nnunet_robust.eval.failures import Failure, reason, record
+from nnunet_robust.eval.models import Model
+from nnunet_robust.eval.results import Condition, clean_up, is_disk_full
+from nnunet_robust.eval.run import Run, Work, work_on
+from nnunet_robust.eval.scene import Scene
+from nnunet_robust.eval.units import ClaimLostError, Claims, Unit
+
+_IMAGES_AT_ONCE = 16
+_VALUES_AT_ONCE = 1 << 22  # of preprocessed images that go through the network together
+_POLL_SECONDS = 1.0  # while other processes have all that is left
+
+_Prepared = dict[str, tuple[torch.Tensor, dict[str, Any]]]  # Model.preprocessing -> what Model.preprocess returns
+
+
+class Progress(Protocol):
+    """What a sweep tells while it runs."""
+
+    def start(self, predictions: int) -> None:
+        """So many predictions are to be made; said again where other processes make some of them."""
+
+    def step(self, case: int, cases: int, condition: str) -> None:
+        """One is finished: case number (from 1), number of cases, name of the condition."""
+
+
+@dataclass(eq=False)
+class _Job:
+    """An image on its way: one condition of a unit."""
+
+    work: Work
+    condition: Condition
+    scene: Future[Scene]
+    prepared: Future[_Prepared]
+
+    @property
+    def models(self) -> list[Model]:
+        return self.work.todo[self.condition]
+
+
+class _Inline(Executor):
+    """Does everything at once, in the thread that asks."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+class Engine:
+    """Computes units. A context manager; the network runs in the thread that calls it.
+
+    Args:
+        run: what all units share.
+        claims: of this process, open.
+        progress: is told of every prediction.
+        workers: threads beside the network's; 0: none.
+        cases: names of all cases, for the progress.
+    """
+
+    def __init__(self, run: Run, claims: Claims, progress: Progress, workers: int, cases: Sequence[str]) -> None:
+        self._run, self._claims, self._progress, self._workers = run, claims, progress, workers
+        self._numbers = {name: number for number, name in enumerate(cases, 1)}
+        # A torch thread for each worker: more would only get into the network's way.
+        self._pool: Executor = (
+            ThreadPoolExecutor(workers, "sweep", torch.set_num_threads, (1,)) if workers else _Inline()
+        )
+        self._behind: deque[tuple[_Job, Model, Future[None]]] = deque()
+        self._scene: tuple[CaseFiles, Future[Scene]] | None = None
+        self._busy: list[Unit] = []
+        self._expected: dict[Unit, int] = {}
+        self._total = 0
+        self._values: int | None = None
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def expect(self, units: Sequence[Unit]) -> None:
+        """Count what is to be done, for the progress."""
+        self._expected = {unit: work_on(self._run, unit).left for unit in units}
+        self._total = sum(self._expected.values())
+        self._progress.start(self._total)
+
+    def process(self, units: Sequence[Unit]) -> None:
+        """Compute what is missing of some units, and wait for those that other processes are at.
+
+        What fails is recorded and does not stop the rest.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        left, whole_cases = list(units), True
+        while left:
+            self._go_through(left, whole_cases)
+            if len(self._busy) == len(left) and not whole_cases:
+                time.sleep(_POLL_SECONDS)
+            left, self._busy, whole_cases = self._busy, [], False
+        self._scene = None
+
+    def _go_through(self, units: Sequence[Unit], whole_cases: bool) -> None:
+        jobs = self._jobs(units, whole_cases)
+        ahead: deque[_Job] = deque()
+        while True:
+            while len(ahead) < self._at_once() + self._workers and (job := next(jobs, None)):
+                ahead.append(job)
+                if self._values is None:
+                    self._look_at_size(job)
+            if not ahead:
+                break
+            batch = [ahead.popleft()]
+            # The networks are tried out on the first batch, which therefore is a full one.
+            first = not self._run.windows[batch[0].models[0].key].choices
+            while ahead and len(batch) < self._at_once() and (first or ahead[0].prepared.done()):
+                batch.append(ahead.popleft())
+            self._predict(batch)
+        while self._behind:
+            self._settle()
+
+    def _at_once(self) -> int:
+        return min(_IMAGES_AT_ONCE, max(1, _VALUES_AT_ONCE // self._values)) if self._values else 1
+
+    def _look_at_size(self, job: _Job) -> None:
+        if job.prepared.exception() is None:
+            self._values = max(data.numel() for data, _ in job.prepared.result().values())
+
+    def _jobs(self, units: Sequence[Unit], whole_cases: bool) -> Iterator[_Job]:
+        """Claim one unit after the other, and have its images made.
+
+        Args:
+            units: sorted by case.
+            whole_cases: leave a case of which another process has a unit for later, as every process reads a case
+                that it works on.
+        """
+        theirs: set[str] = set()
+        for unit in units:
+            if unit.case in theirs and whole_cases:
+                self._busy.append(unit)
+                continue
+            if not work_on(self._run, unit).left:
+                self._is_due(unit, 0)
+                continue
+            if not self._claims.take(unit):
+                theirs.add(unit.case)
+                self._busy.append(unit)
+                continue
+            work = work_on(self._run, unit)  # again: another process may just have finished it
+            self._is_due(unit, work.left)
+            if not work.left:
+                self._close(work)
+            for condition, files in unit.images:
+                if condition in work.todo:
+                    if self._scene is None or self._scene[0] != files:
+                        load = self._pool.submit(Scene, files, self._run.models[0], self._run.tolerance_mm)
+                        self._scene = files, load
+                    scene = self._scene[1]
+                    yield _Job(work, condition, scene, self._pool.submit(self._prepare, work, condition, scene))
+
+    def _is_due(self, unit: Unit, predictions: int) -> None:
+        change = predictions - self._expected.pop(unit, 0)
+        if change:
+            self._total += change
+            self._progress.start(self._total)
+
+    def _prepare(self, work: Work, condition: Condition, loading: Future[Scene]) -> _Prepared:
+        """Make the image of a condition, measure it, draw it, and preprocess it, once for all models alike."""
+        scene, unit, run = loading.result(), work.unit, self._run  # asked for before this, so under way
+        as_it_is = unit.in_series or condition == Condition.clean()
+        image = scene.image(condition, run.seed, as_it_is=as_it_is)
+        if condition not in work.inputs.rows:
+            measured = scene.measured(image, in_series=unit.in_series)
+            self._claims.check(unit)
+            fixed = {"dataset": run.dataset, "patient": scene.files.patient, "case": unit.case}
+            work.inputs.add(condition, [{**fixed, **measured}])
+        if run.pictured(unit.case, condition):
+            reference = f"{condition.name}_reference.png" if unit.in_series else "reference.png"
+            pictures.write_labels(run.picture(unit.case, reference), scene.label, scene.slice)
+            picture = run.picture(unit.case, condition.name + ".png")
+            pictures.write_image(picture, image.numpy(), scene.bounds, scene.slice)
+        alike = {model.preprocessing: model for model in work.todo[condition]}
+        return {key: model.preprocess(image.numpy(), scene.properties) for key, model in alike.items()}
+
+    def _predict(self, batch: Sequence[_Job]) -> None:
+        ready: list[tuple[_Job, _Prepared]] = []
+        for job in batch:
+            try:
+                ready.append((job, job.prepared.result()))
+            except Exception as error:
+                self._fail(job, None, error)
+        if ready:
+            self._values = max(data.numel() for _, prepared in ready for data, _ in prepared.values())
+        for model in self._run.models:
+            wanted = [(job, *prepared[model.preprocessing]) for job, prepared in ready if model in job.models]
+            outputs = self._logits(model, [data for _, data, _ in wanted]) if wanted else []
+            for (job, _, properties), logits in zip(wanted, outputs, strict=True):
+                if isinstance(logits, Exception):
+                    self._fail(job, model, logits)
+                else:
+                    future = self._pool.submit(self._finish, job, model, logits, properties)
+                    self._behind.append((job, model, future))
+            del outputs
+            while len(self._behind) > (self._at_once() + self._workers if self._workers else 0):
+                self._settle()
+
+    def _logits(self, model: Model, images: list[torch.Tensor]) -> list[torch.Tensor | Exception]:
+        try:
+            return list(self._run.windows[model.key].logits_many(images))
+        except Exception as error:
+            if len(images) == 1:
+                return [error]
+        return [logits for image in images for logits in self._logits(model, [image])]
+
+    def _finish(self, job: _Job, model: Model, logits: torch.Tensor, properties: dict[str, Any]) -> None:
+        """Store a prediction: files first, the rows that call it finished last."""
+        run, unit, condition, scene = self._run, job.work.unit, job.condition, job.scene.result()
+        prediction = model.export(logits, properties)
+        metrics = scene.reference.compare(prediction)
+        self._claims.check(unit)
+        if run.save_predictions:
+            _save_prediction(run.prediction_file(model, unit.case, condition), model, scene, prediction)
+        if run.pictured(unit.case, condition):
+            pictures.write_labels(run.picture(unit.case, model.key, condition.name + ".png"), prediction, scene.slice)
+        fixed = {"dataset": run.dataset, **model.arm, "patient": scene.files.patient, "case": unit.case}
+        rows = [{**fixed, "label": label, **asdict(values)} for label, values in metrics.items()]
+        job.work.results[model.key].add(condition, rows)
+
+    def _settle(self) -> None:
+        """Wait for the oldest prediction that is being stored."""
+        job, model, future = self._behind.popleft()
+        try:
+            future.result()
+        except Exception as error:
+            self._fail(job, model, error)
+        else:
+            self._step(job)
+
+    def _fail(self, job: _Job, model: Model | None, error: Exception) -> None:
+        """Record why a prediction, or (None) all of an image, failed."""
+        if is_disk_full(error, self._run.output):
+            raise error
+        if isinstance(error, ClaimLostError):
+            job.work.lost = True
+        else:
+            unreadable = job.scene.exception() is not None
+            level = "" if unreadable or job.condition == Condition.clean() else f"{job.condition.level:g}"
+            key = model.key if model else ""
+            job.work.failures.append(Failure(job.work.unit.case, job.condition.perturbation, level, key, reason(error)))
+        for _ in [model] if model else job.models:
+            self._step(job)
+
+    def _step(self, job: _Job) -> None:
+        case = job.work.unit.case
+        self._progress.step(self._numbers[case], len(self._numbers), job.condition.name)
+        job.work.left -= 1
+        if job.work.left == 0:
+            self._close(job.work)
+
+    def _close(self, work: Work) -> None:
+        if work.lost:
+            self._busy.append(work.unit)
+            return
+        record(self._run.output, work.unit.case, work.unit.perturbation, work.failures)
+        self._claims.release(work.unit)
+
+
+def _save_prediction(path: Path, model: Model, scene: Scene, prediction: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp_{path.name}")  # the writer goes by the ending
+    with clean_up(temporary):
+        model.reader.write_seg(prediction, str(temporary), scene.properties)
+        temporary.replace(path)

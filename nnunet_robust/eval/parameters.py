@@ -1,0 +1,174 @@
+"""What the user asked of a sweep, and what that comes to: conditions, device, models, cases, test sets."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nnunet_robust.errors import UserError
+from nnunet_robust.eval.cases import CaseFiles, cases_of_dataset, cases_of_folders
+from nnunet_robust.eval.models import Model, load_model
+from nnunet_robust.eval.perturbations import perturbation
+from nnunet_robust.eval.results import Condition
+from nnunet_robust.eval.series import SeriesSet, read_series
+from nnunet_robust.folders import model_folder
+
+Series = list[tuple[SeriesSet, list[CaseFiles]]]
+
+
+@dataclass(frozen=True)
+class SweepParameters:
+    """What to run.
+
+    Attributes:
+        output: folder of the results.
+        conditions: perturbation -> levels.
+        dataset: id or name; None where model folders and images are given.
+        configuration: nnU-Net's configuration of the trainers.
+        trainers: trainer names, looked up in `nnUNet_results`.
+        plans: plans identifier of the trainers.
+        folds: folds to average; None takes all that are trained.
+        checkpoint: file name of the checkpoints.
+        model_folders: further trained models.
+        images: folder of images; None takes the dataset's test cases or the fold's validation cases.
+        labels: folder of their labels.
+        series: a `series.csv`: test sets that are conditions of their own, see `nnunet_robust.eval.series`.
+        tile_sizes: sliding windows to predict with, as in "64" or "32x64x64", each an arm of its own for every model;
+            none takes the patch size of its training.
+        replicates: draws per level, for perturbations with randomness.
+        seed: of the perturbations.
+        mirroring: test-time mirroring, nnU-Net's default.
+        save_predictions: keep the segmentations.
+        tolerance_mm: tolerance of the normalised surface distance.
+        device: cpu, cuda or mps; None takes cuda where there is one.
+        precision: exact or fast, see `nnunet_robust.eval.sliding_window`.
+        workers: threads beside the network's; None goes by the device.
+        shard: "i/n" takes the i-th of every n units, for machines that cannot see what the others do.
+    """
+
+    output: Path
+    conditions: Mapping[str, Sequence[float]]
+    dataset: str | None = None
+    configuration: str = "2d"
+    trainers: Sequence[str] = ()
+    plans: str = "nnUNetPlans"
+    folds: Sequence[str] | None = None
+    checkpoint: str = "checkpoint_final.pth"
+    model_folders: Sequence[Path] = ()
+    images: Path | None = None
+    labels: Path | None = None
+    series: Path | None = None
+    tile_sizes: Sequence[str] = ()
+    replicates: int = 1
+    seed: int = 0
+    mirroring: bool = True
+    save_predictions: bool = False
+    tolerance_mm: float = 2.0
+    device: str | None = None
+    precision: str = "exact"
+    workers: int | None = None
+    shard: str | None = None
+
+
+def conditions_of(parameters: SweepParameters) -> list[Condition]:
+    """The conditions, the clean image first; those of series come beside them."""
+    if parameters.replicates < 1:
+        raise UserError(f"--replicates {parameters.replicates}: at least 1 draw is needed")
+    conditions = [Condition.clean()]
+    for name, levels in parameters.conditions.items():
+        draws = parameters.replicates if perturbation(name).stochastic else 1
+        conditions += [Condition(name, float(level), r) for level in levels if level != 0 for r in range(draws)]
+    return conditions
+
+
+def device_of(name: str | None) -> torch.device:
+    """The device of that name; by default CUDA where there is one."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name is None:
+        return torch.device("cuda" if available["cuda"] else "cpu")
+    if name not in available:
+        raise UserError(f"-device {name}: take one of {', '.join(available)}")
+    if not available[name]:
+        raise UserError(f"-device {name}: this machine has none that torch can use: take -device cpu")
+    return torch.device(name)
+
+
+def workers_of(given: int | None, device: torch.device) -> int:
+    """How many threads work beside the network's."""
+    if given is not None:
+        if given < 0:
+            raise UserError(f"--workers {given}: give a number of threads, or 0 for none beside the network's")
+        return given
+    cores = multiprocessing.cpu_count()
+    # On a CPU the network has all cores: threads only fill what it leaves, and with few cores get into its way.
+    return min(8, max(1, cores - 1)) if device.type != "cpu" else min(4, cores // 4)
+
+
+def use_nnunets_threads(device: torch.device) -> None:
+    """Give torch as many threads as nnU-Net does."""
+    # As nnUNetv2_predict does: the last bit of a convolution, and with it a voxel at a tie, depends on their number.
+    if device.type == "cpu":
+        torch.set_num_threads(multiprocessing.cpu_count())
+
+
+def models_of(parameters: SweepParameters, dataset: str | None, device: torch.device) -> list[Model]:
+    """The models, loaded: each under each tile size."""
+    folders = list(parameters.model_folders)
+    if parameters.trainers:
+        if dataset is None:
+            raise UserError("trainers (-tr) need a dataset (-d); a model folder (-m) goes without")
+        folders = [
+            model_folder(dataset, t, parameters.plans, parameters.configuration) for t in parameters.trainers
+        ] + folders
+    if not folders:
+        raise UserError("no models: name trainers with -tr, or model folders with -m")
+    models = [
+        load_model(folder, parameters.folds, parameters.checkpoint, device, parameters.mirroring, dataset)
+        for folder in folders
+    ]
+    if parameters.tile_sizes:
+        tiled = [model.with_tile_size(text) for model in models for text in parameters.tile_sizes]
+        models = list({(model.key, model.folder): model for model in tiled}.values())  # "64" and "64x64" are one
+    for model in models[1:]:
+        for what, value in _interface(model).items():
+            if value != (first := _interface(models[0])[what]):
+                raise UserError(f"{model.key} has {what} {value}, {models[0].key} has {first}: sweep them one by one")
+    keys = [model.key for model in models]
+    twice = [key for key in keys if keys.count(key) > 1]
+    if twice:
+        raise UserError(f"two models are both called {twice[0]}: sweep them into two output folders")
+    return models
+
+
+def _interface(model: Model) -> dict[str, Any]:
+    """What models must share to be swept over the same cases."""
+    meta = model.predictor.dataset_json
+    return {"channels": model.channels, "labels": meta["labels"], "file ending": meta["file_ending"]}
+
+
+def cases_of(parameters: SweepParameters, dataset: str | None, models: list[Model]) -> list[CaseFiles]:
+    """The cases to perturb; files may be missing."""
+    shared = _interface(models[0])
+    if (parameters.images is None) != (parameters.labels is None):
+        raise UserError("images (-i) and labels (-l) go together: give both or neither")
+    if parameters.images is not None and parameters.labels is not None:
+        return cases_of_folders(
+            parameters.images, parameters.labels, shared["file ending"], shared["channels"], complete=False
+        )
+    if dataset is None:
+        raise UserError("no images: give a dataset with -d, or folders with -i and -l")
+    return cases_of_dataset(dataset, models[0].fold, shared["file ending"], shared["channels"])
+
+
+def series_of(parameters: SweepParameters, cases: list[CaseFiles], models: list[Model]) -> Series:
+    """The test sets of the series, each with its cases."""
+    if parameters.series is None:
+        return []
+    shared, patients = _interface(models[0]), {case.name: case.patient for case in cases}
+    sets = read_series(parameters.series)
+    return [(test_set, test_set.cases(shared["file ending"], shared["channels"], patients)) for test_set in sets]

@@ -1,0 +1,119 @@
+"""A case in memory, with all that its conditions share: what is made once, however many perturbations and models."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from typing import Any
+
+import numpy as np
+import torch
+
+from nnunet_robust.eval import pictures
+from nnunet_robust.eval.cases import CaseFiles
+from nnunet_robust.eval.complexity import SWEEP_SLICES, ComplexityMeter
+from nnunet_robust.eval.metrics import Reference
+from nnunet_robust.eval.models import Model
+from nnunet_robust.eval.perturbations import measure, perturb, perturbation, robust_range
+from nnunet_robust.eval.precision import torch_threads
+from nnunet_robust.eval.results import Condition, cell
+from nnunet_robust.seeding import torch_generator
+
+
+class Scene:
+    """A case, read and checked. Threads may use it at once.
+
+    Args:
+        files: of the case.
+        model: any of the models, which share the dataset's format and labels.
+        tolerance_mm: of the normalised surface distance.
+
+    Attributes:
+        files: of the case.
+        properties: what nnU-Net's reader gave beside the image.
+        label: the reference segmentation (*spatial).
+        reference: the same, ready to be compared with predictions.
+        bounds: robust range of the clean image, per channel.
+        slice: the one to show in pictures.
+
+    Raises:
+        UserError: see `load_case`.
+    """
+
+    def __init__(self, files: CaseFiles, model: Model, tolerance_mm: float) -> None:
+        loaded = model.read(files)
+        self.files, self.properties, self.label = files, loaded.properties, loaded.label
+        self._clean, self._spacing_mm = torch.from_numpy(loaded.image), loaded.spacing_mm
+        self._ignore = model.ignore_label
+        self._values = [value for value in model.label_names if value not in (0, self._ignore)]
+        self._foreground = (self.label > 0) & (True if self._ignore is None else self.label != self._ignore)
+        self.bounds = robust_range(self._clean)
+        self.slice = pictures.display_slice(self.label)
+        self.reference = Reference(self.label, model.regions, loaded.spacing_mm, tolerance_mm, self._ignore)
+        self._lock = threading.Lock()
+
+    def image(self, condition: Condition, seed: int, *, as_it_is: bool) -> torch.Tensor:
+        """The image under a condition.
+
+        Args:
+            condition: which.
+            seed: of the noise.
+            as_it_is: take the image as its file has it: clean, or of a series.
+
+        Returns:
+            float32 (C, *spatial); not to be modified.
+
+        Raises:
+            UserError: the perturbation does not take such an image.
+        """
+        if as_it_is:
+            return self._clean
+        # Neither model nor level: comparisons are paired, and a level only scales the noise.
+        generator = torch_generator(seed, self.files.name, condition.perturbation, condition.replicate)
+        mask = torch.from_numpy(self._foreground) if perturbation(condition.perturbation).uses_mask else None
+        with _one_thread():
+            return perturb(
+                self._clean,
+                condition.perturbation,
+                condition.level,
+                generator,
+                mask,
+                self._spacing_mm,
+                self.bounds,
+            )
+
+    def measured(self, image: torch.Tensor, *, in_series: bool) -> dict[str, Any]:
+        """What `inputs.csv` says of an image; a series has nothing to be compared with."""
+        complexity = self._meter().measure(image.numpy())["foreground"]
+        with _one_thread():
+            decibels = dict.fromkeys(("psnr_db", "snr_db"), "") if in_series else self._decibels(image)
+        return {
+            **decibels,
+            "foreground_ratio": float(np.mean(self._foreground)),
+            "texture_divergence_bits": cell(complexity.texture_divergence_bits),
+            "boundary_contrast": cell(complexity.boundary_contrast),
+        }
+
+    def _decibels(self, image: torch.Tensor) -> dict[str, Any]:
+        return dict(measure(self._clean, image, self.bounds))
+
+    def _meter(self) -> ComplexityMeter:
+        with self._lock:
+            return self._made_meter
+
+    @functools.cached_property
+    def _made_meter(self) -> ComplexityMeter:
+        # Of all foreground together, which is what `inputs.csv` has.
+        return ComplexityMeter(
+            self._clean.numpy(),
+            self.label,
+            {"foreground": self._values},
+            self._spacing_mm,
+            ignore=self._ignore,
+            max_slices=SWEEP_SLICES,
+        )
+
+
+def _one_thread() -> Any:
+    # The last bit of a sum depends on the number of torch's threads: images must not, nor on who makes them.
+    return torch_threads(1, torch.device("cpu"))
