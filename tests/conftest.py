@@ -17,6 +17,7 @@ import pytest
 # caps torch's threads, a stock command in a process of its own then computes the same bits.
 os.environ["nnUNet_def_n_proc"] = "1"
 
+SMALL_UNETR = {"feature_size": 2, "hidden_size": 12, "mlp_dim": 16, "num_heads": 3}
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
@@ -37,6 +38,25 @@ def run_ok(command: str, *arguments: str | Path, **environment: str) -> str:
     done = run(command, *arguments, **environment)
     assert done.returncode == 0, f"{command} {arguments}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For what is so small that it spends its time waiting for torch's threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def small_unetr(monkeypatch: pytest.MonkeyPatch) -> None:
+    """UNETR's sizes are the paper's; a checkpoint of those has a gigabyte."""
+    from nnunet_robust.trainers.unetr import nnUNetTrainerUNETR
+
+    monkeypatch.setattr(nnUNetTrainerUNETR, "sizes", SMALL_UNETR)
 
 
 @pytest.fixture(scope="session")
@@ -116,6 +136,31 @@ def train(
                 patch.setattr(nnUNetTrainer, "perform_actual_validation", lambda *_, **__: None)
             run_training(dataset, configuration, fold, trainer, continue_training=resume, device=torch.device("cpu"))
     return folder
+
+
+def train_until_killed(dataset: str, configuration: str, trainer: str) -> None:
+    """A training that dies after its first epoch, with a checkpoint: `train(..., resume=True)` goes on."""
+    from nnunet_robust.trainers import trainer_class
+
+    cls = trainer_class(trainer)
+    with pytest.MonkeyPatch.context() as patch:
+
+        def killed(self: Any) -> None:
+            self.save_every = 1
+            super(cls, self).on_epoch_end()
+            if self.current_epoch == 1:
+                raise KeyboardInterrupt
+
+        patch.setattr(cls, "on_epoch_end", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(dataset, configuration, trainer, validate=False)
+
+
+def weights(folder: Path, checkpoint: str = "checkpoint_final.pth") -> dict[str, Any]:
+    """The weights of a model folder's fold 0."""
+    import torch
+
+    return dict(torch.load(folder / "fold_0" / checkpoint, weights_only=False)["network_weights"])
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from nnunet_robust.dataset_conversion.digest import source_digest
 from nnunet_robust.dataset_conversion.nifti import ENDINGS, read_volume
 from nnunet_robust.dataset_conversion.writer import Case, write_dataset
+from nnunet_robust.digest import source_digest
 from nnunet_robust.errors import UserError
 
 LAYOUT = (

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_robust.dataset_conversion.digest import source_digest
 from nnunet_robust.dataset_conversion.source import contents, read_image
 from nnunet_robust.dataset_conversion.writer import Case, Labels, write_dataset
+from nnunet_robust.digest import source_digest
 from nnunet_robust.errors import UserError
 from nnunet_robust.seeding import numpy_generator
 

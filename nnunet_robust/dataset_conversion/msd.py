@@ -11,9 +11,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from nnunet_robust.dataset_conversion.digest import source_digest
 from nnunet_robust.dataset_conversion.nifti import is_nifti, read_volume, stem
 from nnunet_robust.dataset_conversion.writer import Case, write_dataset
+from nnunet_robust.digest import source_digest
 from nnunet_robust.errors import UserError
 from nnunet_robust.seeding import numpy_generator
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
 import io
 import json
 import re
@@ -23,6 +22,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 
 from nnunet_robust import hook
+from nnunet_robust.digest import sha256
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval.cases import CaseFiles, LoadedCase, load_case
 from nnunet_robust.eval.results import arm_key
@@ -303,15 +303,6 @@ def load_model(
 
 def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def quiet() -> contextlib.AbstractContextManager[Any]:

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from nnunet_robust.digest import sha256
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval import pictures
 from nnunet_robust.eval.cases import CaseFiles, check_stored
 from nnunet_robust.eval.engine import Engine, Progress
 from nnunet_robust.eval.failures import Failure, combine_failures, record, recorded
 from nnunet_robust.eval.manifest import describe
-from nnunet_robust.eval.models import Model, quiet, sha256
+from nnunet_robust.eval.models import Model, quiet
 from nnunet_robust.eval.parameters import (
     Series,
     SweepParameters,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +27,7 @@ GEOMETRIES: dict[str, tuple[int, list[list[int]], list[list[int]], list[int]]] =
 ENCODERS = {"plain": ("PlainConvUNet", "n_conv_per_stage"), "residual": ("ResidualEncoderUNet", "n_blocks_per_stage")}
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """UNETR at a size for tests; one thread, as networks this small spend their time waiting for threads."""
-    from nnunet_robust.trainers.unetr import nnUNetTrainerUNETR
-
-    sizes = {"feature_size": 2, "hidden_size": 12, "mlp_dim": 16, "num_heads": 3}
-    monkeypatch.setattr(nnUNetTrainerUNETR, "sizes", sizes)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("small_unetr", "one_thread")
 
 
 def plans(encoder: str, geometry: str, patch: list[int] | None = None) -> dict[str, Any]:

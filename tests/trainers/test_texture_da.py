@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -18,13 +16,7 @@ from nnunet_robust.trainers.texture_da import TexturalNoiseTransform, textural_f
 SHAPES = {"2d": (24, 31), "3d": (8, 15, 20)}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Transforms this small spend their time waiting for threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def correlation(field: torch.Tensor, axis: int, distance: int) -> float:

@@ -19,16 +19,9 @@ from nnunetv2.inference.predict_from_raw_data import predict_entry_point
 from nnunet_robust.errors import UserError
 from nnunet_robust.trainers import TRAINERS, trainer_class
 from nnunet_robust.trainers.base import _start_worker
-from tests.conftest import train
+from tests.conftest import train, train_until_killed, weights
 
-
-@pytest.fixture(autouse=True)
-def small_unetr(monkeypatch: pytest.MonkeyPatch) -> None:
-    """UNETR's sizes are the paper's; a checkpoint of those has a gigabyte."""
-    from nnunet_robust.trainers.unetr import nnUNetTrainerUNETR
-
-    sizes = {"feature_size": 2, "hidden_size": 12, "mlp_dim": 16, "num_heads": 3}
-    monkeypatch.setattr(nnUNetTrainerUNETR, "sizes", sizes)
+pytestmark = pytest.mark.usefixtures("small_unetr")
 
 
 def load_plans(dataset: str) -> tuple[dict, dict]:
@@ -42,10 +35,6 @@ def make(name: str, dataset: str, configuration: str):
         plans={**plans, "continue_training": False}, configuration=configuration, fold=0, dataset_json=dataset_json,
         device=torch.device("cpu"),
     )  # fmt: skip
-
-
-def weights(folder: Path, checkpoint: str = "checkpoint_final.pth") -> dict[str, torch.Tensor]:
-    return torch.load(folder / "fold_0" / checkpoint, weights_only=False)["network_weights"]
 
 
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -98,18 +87,7 @@ def test_seeded_runs_are_bit_equal_and_resume_exactly(trainer: str, textures: st
 
     # Once more, killed after the first epoch, then resumed with --c.
     shutil.rmtree(folder)
-    cls = trainer_class(name)
-    with monkeypatch.context() as patch:
-
-        def killed(self) -> None:
-            self.save_every = 1
-            super(cls, self).on_epoch_end()
-            if self.current_epoch == 1:
-                raise KeyboardInterrupt
-
-        patch.setattr(cls, "on_epoch_end", killed)
-        with pytest.raises(KeyboardInterrupt):
-            train(textures, "2d", name, validate=False)
+    train_until_killed(textures, "2d", name)
     assert equal(weights(train(textures, "2d", name, resume=True, validate=False)), first)
 
 

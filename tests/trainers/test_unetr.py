@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 
@@ -17,9 +16,8 @@ from nnunet_robust.errors import UserError
 from nnunet_robust.networks.unetr import UNETR
 from nnunet_robust.trainers import trainer_class
 from nnunet_robust.trainers.unetr import WarmupPoly, nnUNetTrainerUNETR
-from tests.conftest import train
+from tests.conftest import train, train_until_killed, weights
 
-SMALL = {"feature_size": 2, "hidden_size": 12, "mlp_dim": 16, "num_heads": 3}
 ARCHITECTURE: dict = {"network_class_name": "any", "arch_kwargs": {}}
 PLANS = {
     "configurations": {
@@ -29,13 +27,7 @@ PLANS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small spend their time waiting for threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("configuration", ["3d_fullres", "3d_child"])
@@ -91,14 +83,10 @@ def test_length_of_the_warm_up(epochs: int, warmup: int) -> None:
     assert (schedule.warmup, schedule.epochs, schedule.peak) == (warmup, epochs, 1e-4)
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "fold_0" / "checkpoint_final.pth", weights_only=False)["network_weights"]
-
-
-def test_trains_resumes_exactly_and_predicts_with_the_rounded_patch(textures: str, monkeypatch) -> None:
+@pytest.mark.usefixtures("small_unetr")
+def test_trains_resumes_exactly_and_predicts_with_the_rounded_patch(textures: str) -> None:
     from nnunet_robust.eval.models import load_model
 
-    monkeypatch.setattr(nnUNetTrainerUNETR, "sizes", SMALL)
     # The textures' own patch is 64 x 64, which needs no rounding.
     file = Path(os.environ["nnUNet_preprocessed"]) / textures / "nnUNetPlans.json"
     stock = file.read_text()
@@ -111,18 +99,7 @@ def test_trains_resumes_exactly_and_predicts_with_the_rounded_patch(textures: st
         first = weights(folder)
 
         shutil.rmtree(folder)
-        cls = trainer_class(name)
-        with monkeypatch.context() as patch:
-
-            def killed(self) -> None:
-                self.save_every = 1
-                super(cls, self).on_epoch_end()
-                if self.current_epoch == 1:
-                    raise KeyboardInterrupt
-
-            patch.setattr(cls, "on_epoch_end", killed)
-            with pytest.raises(KeyboardInterrupt):
-                train(textures, "2d", name, validate=False)
+        train_until_killed(textures, "2d", name)
         resumed = weights(train(textures, "2d", name, resume=True, validate=False))
     finally:
         file.write_text(stock)

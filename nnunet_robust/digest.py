@@ -1,10 +1,19 @@
-"""One hash of the files that a dataset was made from: it tells two versions of a source apart, wherever they lie."""
+"""Hashes of files: they tell two versions apart, wherever they lie."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def source_digest(folder: Path, files: Iterable[Path]) -> str:
@@ -19,13 +28,5 @@ def source_digest(folder: Path, files: Iterable[Path]) -> str:
     """
     digest = hashlib.sha256()
     for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in set(files)):
-        digest.update(f"{name}\0{_sha256(path)}\n".encode())
-    return digest.hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+        digest.update(f"{name}\0{sha256(path)}\n".encode())
     return digest.hexdigest()
