@@ -2,12 +2,16 @@
 
     python benchmarks/sweep_vs_stock.py MODEL_FOLDER IMAGES LABELS [--cases 20] [--stock-conditions 10]
         [--precision exact fast] [--device cpu]
+    python benchmarks/sweep_vs_stock.py MODEL_FOLDER IMAGES LABELS --scaling 1 10 100
 
 Same cases, same ten conditions, same perturbed images. For every condition the stock way writes the files, predicts
 the folder and evaluates it, each command in a process of its own; the sweep is one `nnunet-robust sweep`. They
 alternate: a part of the stock conditions, the sweep, and so on. The networks alone (the same tiles, nothing else) are
 timed in the same run. A stock condition is worth as much as any other: with fewer than ten, their median counts ten
-times, and that is said.
+times, and that is said. Of a sweep's seconds, those before its first prediction is begun (Python, the imports, loading
+the model, reading the cases once) are also given apart: they are the same for ten conditions and for a thousand.
+
+`--scaling` runs sweeps of so many conditions instead: seconds and peak memory of each.
 """
 
 from __future__ import annotations
@@ -20,8 +24,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
@@ -32,7 +37,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-CONDITIONS = {"gaussian_noise": (0.05, 0.1, 0.2), "speckle_noise": (0.1, 0.2, 0.4), "gaussian_blur": (0.5, 1.0, 2.0)}
+CONDITIONS: dict[str, Sequence[float]] = {
+    "gaussian_noise": (0.05, 0.1, 0.2),
+    "speckle_noise": (0.1, 0.2, 0.4),
+    "gaussian_blur": (0.5, 1.0, 2.0),
+}
 
 
 def command(*arguments: object) -> None:
@@ -112,24 +121,47 @@ def _read(path: Path) -> tuple[np.ndarray, Any]:
     return sitk.GetArrayFromImage(image), write
 
 
-def sweep(model_folder: Path, images: Path, labels: Path, out: Path, precision: str, device: str) -> float:
-    """One sweep over all conditions; returns seconds."""
+class Sweep(NamedTuple):
+    """What a sweep took: seconds in all, those before its first prediction was begun, and memory."""
+
+    seconds: float
+    start: float
+    peak_mib: float
+
+
+def sweep(
+    model_folder: Path,
+    images: Path,
+    labels: Path,
+    out: Path,
+    precision: str,
+    device: str,
+    conditions: dict[str, Sequence[float]] = CONDITIONS,
+) -> Sweep:
+    """One sweep, in a process of its own."""
     shutil.rmtree(out, ignore_errors=True)
     start = time.perf_counter()
     # levels belong to all perturbations of a call: a call for each, into one folder, would pay the start three times
     script = (
-        "from pathlib import Path; from nnunet_robust.eval.progress import SweepProgress;"
+        "import resource, sys, time; from pathlib import Path; from nnunet_robust.eval.progress import SweepProgress;"
         "from nnunet_robust.eval.sweep import SweepParameters, run_sweep\n"
+        "class Timed(SweepProgress):\n"
+        "  def start(self, predictions):\n"
+        "    print('START', time.time(), file=sys.stderr); super().start(predictions)\n"
         "if __name__ == '__main__':\n"
-        f"  p = SweepParameters(output=Path({str(out)!r}), conditions={CONDITIONS!r},"
+        f"  p = SweepParameters(output=Path({str(out)!r}), conditions={conditions!r},"
         f" model_folders=[Path({str(model_folder)!r})], folds=['0'], images=Path({str(images)!r}),"
         f" labels=Path({str(labels)!r}), device={device!r}, precision={precision!r})\n"
-        "  with SweepProgress() as progress: run_sweep(p, progress)\n"
+        "  with Timed() as progress: run_sweep(p, progress)\n"
+        "  print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, file=sys.stderr)\n"
     )
+    begun = time.time()
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"the sweep failed:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
-    return time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    told = dict(line.split()[-2:] for line in done.stderr.splitlines() if line.startswith(("START", "PEAK")))
+    return Sweep(seconds, float(told["START"]) - begun, float(told["PEAK"]))
 
 
 def networks_alone(model_folder: Path, images: Path, precision: str, device: str, conditions: int) -> float:
@@ -149,6 +181,21 @@ def networks_alone(model_folder: Path, images: Path, precision: str, device: str
     return conditions * seconds(forward_alone(window, data), where)
 
 
+def scaling(options: argparse.Namespace, images: Path, labels: Path, work: Path) -> None:
+    """Sweeps of more and more conditions: levels of Gaussian noise beside the clean images."""
+    for precision in options.precision:
+        before: tuple[int, float] | None = None
+        for number in options.scaling:
+            levels = {"gaussian_noise": [round(0.2 * (n + 1) / number, 6) for n in range(number - 1)]}
+            done = sweep(options.model, images, labels, work / "scaling", precision, options.device, levels)
+            each = f", {(done.seconds - before[1]) / (number - before[0]):.2f} s for each more" if before else ""
+            print(
+                f"{precision}, {number} conditions: {done.seconds:.1f} s{each}; peak memory {done.peak_mib:.0f} MiB",
+                flush=True,
+            )
+            before = number, done.seconds
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
@@ -157,6 +204,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=20, help="the first so many")
     parser.add_argument("--stock-conditions", type=int, default=10, help="so many are run the stock way")
     parser.add_argument("--precision", nargs="+", default=["exact", "fast"], choices=["exact", "fast"])
+    parser.add_argument("--scaling", nargs="+", type=int, default=[], help="numbers of conditions")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
 
@@ -172,27 +220,33 @@ def main() -> None:
             shutil.copy(label, labels)
             shutil.copy(options.images / label.name.replace(ending, f"_0000{ending}"), images)
         stock = Stock(options.model, images, labels, work, options.device)
+        if options.scaling:
+            scaling(options, images, labels, work)
+            return
         times: dict[str, list[float]] = {"stock": []}
+        swept: dict[str, Sweep] = {}
         share = -(-len(stock_conditions) // len(options.precision))
         for number, precision in enumerate(options.precision):
             for name, level in stock_conditions[number * share : (number + 1) * share]:
                 times["stock"].append(stock.condition(name, level))
                 print(f"stock, {name} {level:g}: {times['stock'][-1]:.1f} s", flush=True)
-            times[precision] = [sweep(options.model, images, labels, work / precision, precision, options.device)]
+            swept[precision] = sweep(options.model, images, labels, work / precision, precision, options.device)
             alone = networks_alone(options.model, images, precision, options.device, len(conditions))
             times[f"{precision}, networks alone"] = [alone]
-            print(f"{precision}: sweep {times[precision][0]:.1f} s, its networks alone {alone:.1f} s", flush=True)
+            print(f"{precision}: sweep {swept[precision].seconds:.1f} s, its networks alone {alone:.1f} s", flush=True)
         whole = len(conditions) * statistics.median(times["stock"])
         print(f"{len(chosen)} cases x {len(conditions)} conditions, {options.device}")
         print(f"stock: {whole:.1f} s ({len(stock_conditions)} conditions run, median x {len(conditions)})")
         for precision in options.precision:
-            seconds, alone = times[precision][0], times[f"{precision}, networks alone"][0]
+            (seconds, start, peak), alone = swept[precision], times[f"{precision}, networks alone"][0]
             rows = pd.read_csv(work / precision / "results.csv")
             means = rows.groupby(["perturbation", "level"])["dice"].mean()
             apart = max(abs(means[key] - dice) for key, dice in stock.dice.items())
             print(
                 f"{precision}: {seconds:.1f} s, {whole / seconds:.2f} times the stock way; overhead over the networks "
-                f"alone {100 * (seconds / alone - 1):.1f} %; mean Dice of a condition apart by {apart:.5f} at most"
+                f"alone {100 * (seconds / alone - 1):.1f} %, {100 * ((seconds - start) / alone - 1):.1f} % without the "
+                f"{start:.1f} s before its first prediction; peak memory {peak:.0f} MiB; mean Dice of a condition "
+                f"apart by {apart:.5f} at most"
             )
 
 

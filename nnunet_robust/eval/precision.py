@@ -20,7 +20,7 @@ Forward = Callable[[torch.Tensor], torch.Tensor]
 PRECISIONS = ("exact", "fast")
 _LARGEST_BATCH = 256
 _PAYS = 0.97  # of the time that it took before, or less: below that a measurement is noise
-_SECONDS_PER_TRIAL = 0.5
+_SECONDS_PER_TRIAL = 0.2
 _NO_MEMORY = (
     "out of memory",
     "can't allocate memory",
