@@ -196,7 +196,7 @@ class ReferenceSurface:
         """int32 (corners): the flat index of the nearest surface element's corner."""
         elsewhere: NDArray[np.bool_] = np.ones(self._grid, bool)
         elsewhere[tuple(self.surface.points)] = False
-        nearest = distance_transform_edt(elsewhere, sampling=self._spacing, return_distances=False, return_indices=True)
+        nearest = _nearest_zero(elsewhere, self._spacing)
         flat = nearest[0]
         for axis in range(1, len(self._grid)):
             flat *= self._grid[axis]
@@ -211,6 +211,19 @@ def weighted_percentile(distances: NDArray[np.float64], areas: NDArray[np.float6
     cumulated = np.cumsum(ordered.imag) / np.sum(ordered.imag)
     index = np.searchsorted(cumulated, percent / 100.0)
     return float(ordered.real[min(int(index), len(ordered) - 1)])
+
+
+def _nearest_zero(array: NDArray[np.bool_], spacing: tuple[float, ...]) -> NDArray[np.int32]:
+    """For each element the indices (axes, *shape) of the nearest False one: by cuCIM on a GPU where it is installed."""
+    options = {"sampling": spacing, "return_distances": False, "return_indices": True}
+    try:
+        import cupy
+        from cucim.core.operations.morphology import distance_transform_edt as on_the_gpu
+
+        nearest: NDArray[np.int32] = cupy.asnumpy(on_the_gpu(cupy.asarray(array), **options)).astype(np.int32)
+    except (ImportError, RuntimeError, MemoryError):  # not installed, no device, or a full one
+        nearest = distance_transform_edt(array, **options)
+    return nearest
 
 
 def _tree(points: NDArray[np.int32], spacing: tuple[float, ...]) -> cKDTree:

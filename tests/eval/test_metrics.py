@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import sys
+import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import nibabel
 import numpy as np
 import pytest
 import surface_distance
+import torch
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
@@ -544,6 +547,41 @@ def test_a_reference_says_what_is_wrong() -> None:
 
 
 DATA = Path(os.environ.get("NNUNET_ROBUST_TEST_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+
+
+@pytest.mark.parametrize("fault", [None, MemoryError("no room"), RuntimeError("no device")])
+def test_cucim_is_used_where_it_works(fault: Exception | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In its place SciPy, which has the same interface: no GPU is needed to see that it is asked, and what then."""
+    asked = []
+
+    def on_the_gpu(array, **options):
+        asked.append(options)
+        if fault:
+            raise fault
+        return ndimage.distance_transform_edt(array, **options).astype(np.int64)
+
+    cupy = types.SimpleNamespace(asarray=np.asarray, asnumpy=np.asarray)
+    morphology = types.SimpleNamespace(distance_transform_edt=on_the_gpu)
+    for name in ("cucim", "cucim.core", "cucim.core.operations"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "cucim.core.operations.morphology", morphology)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    array = np.random.default_rng(0).random((5, 6, 7)) > 0.1
+    found = surface._nearest_zero(array, (3.0, 1.0, 1.0))
+    wanted = ndimage.distance_transform_edt(array, (3.0, 1.0, 1.0), return_distances=False, return_indices=True)
+    assert found.dtype == np.int32 and np.array_equal(found, wanted) and len(asked) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cucim_gives_scipys_distances() -> None:
+    pytest.importorskip("cucim.core.operations.morphology")
+    array = np.random.default_rng(0).random((20, 60, 70)) > 0.01
+    spacing = (3.0, 1.0, 0.7)
+    grid = np.indices(array.shape)
+    size = np.reshape(spacing, (3, 1, 1, 1))
+    found = np.sqrt((((grid - surface._nearest_zero(array, spacing)) * size) ** 2).sum(0))
+    np.testing.assert_allclose(found, ndimage.distance_transform_edt(array, spacing), rtol=1e-6)
 
 
 @pytest.mark.skipif(not (DATA / "Task04_Hippocampus").is_dir(), reason="no Decathlon data")
