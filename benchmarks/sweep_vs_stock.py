@@ -160,8 +160,9 @@ def sweep(
     if done.returncode:
         sys.exit(f"the sweep failed:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
     seconds = time.perf_counter() - start
-    told = dict(line.split()[-2:] for line in done.stderr.splitlines() if line.startswith(("START", "PEAK")))
-    return Sweep(seconds, float(told["START"]) - begun, float(told["PEAK"]))
+    told = [line.split() for line in done.stderr.splitlines() if line.startswith(("START", "PEAK"))]
+    began, peak = (min(float(value) for name, value in told if name == wanted) for wanted in ("START", "PEAK"))
+    return Sweep(seconds, began - begun, peak)
 
 
 def networks_alone(model_folder: Path, images: Path, precision: str, device: str, conditions: int) -> float:
