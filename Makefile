@@ -1,4 +1,4 @@
-# Needs Python 3.10 or later with venv; everything else goes into .venv.
+# Needs Python 3.10 or later (3.11 for the demo and studies) with venv; everything else goes into .venv.
 PYTHON ?= python3
 DEMO_ARGS ?=
 TEST_ARGS ?=

@@ -14,7 +14,7 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
-from nnunet_robust.demo import DATASETS
+from nnunet_robust.demo import demo_study, sweep_folders
 from nnunet_robust.eval.statistics import CLEAN, comparable, curves, load_results
 
 STYLES = {"nnUNetTrainer": ("#d55e00", "s", "--"), "nnUNetTrainerNoSkip": ("#0072b2", "o", "-")}
@@ -22,9 +22,11 @@ STYLES = {"nnUNetTrainer": ("#d55e00", "s", "--"), "nnUNetTrainerNoSkip": ("#007
 
 def main() -> None:
     demo = Path(sys.argv[1])
-    figure, axes = plt.subplots(len(DATASETS), 2, figsize=(8, 5.6), sharey=True, layout="constrained")
-    for row, dataset in zip(axes, DATASETS, strict=True):
-        folder = demo / f"sweep_{dataset.id}"
+    study = demo_study()
+    datasets, folders = study.datasets, sweep_folders(study, demo)
+    figure, axes = plt.subplots(len(datasets), 2, figsize=(8, 5.6), sharey=True, layout="constrained")
+    for row, dataset in zip(axes, datasets, strict=True):
+        folder = folders[dataset.id]
         units = json.loads((folder / "manifest.json").read_text())["perturbations"]
         points = curves(comparable(load_results(folder / "results.csv"))[0], "dice")
         points = points[points["perturbation"] != CLEAN]
@@ -35,7 +37,7 @@ def main() -> None:
                 panel.plot(part["level"], part["mean"], color=colour, marker=marker, ls=dash, label=trainer)
                 panel.fill_between(part["level"], part["low"], part["high"], color=colour, alpha=0.18, lw=0)
             panel.set_xlabel(f"{str(name).replace('_', ' ')}: {units[name]['unit']}")
-            panel.set_title(f"textures, α = {dataset.alpha}", fontsize=10)
+            panel.set_title(f"textures, α = {dataset.parameters['alpha']}", fontsize=10)
             panel.spines[["top", "right"]].set_visible(False)
             panel.grid(alpha=0.2)
             panel.set_ylim(0, 1)

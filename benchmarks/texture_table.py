@@ -12,11 +12,12 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from nnunet_robust.demo import CONDITIONS, DATASETS
+from nnunet_robust.demo import TITLES, demo_study
 from nnunet_robust.trainers import TRAINERS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,11 +49,11 @@ def command(*arguments: str) -> None:
     subprocess.run([str(Path(sys.executable).with_name(executable)), *rest], check=True)
 
 
-def table(results: Path) -> pd.DataFrame:
+def table(results: Path, conditions: Mapping[str, Sequence[float]]) -> pd.DataFrame:
     """Mean Dice, a row per trainer, a column per condition."""
     rows = pd.read_csv(results)
     means = rows.groupby(["model", "perturbation", "level"])["dice"].mean().unstack(["perturbation", "level"])
-    order = [("clean", 0.0)] + [(name, level) for name, levels in CONDITIONS.items() for level in levels]
+    order = [("clean", 0.0)] + [(name, level) for name, levels in conditions.items() for level in levels]
     return means.loc[[name_of(trainer) for trainer in TRAINERS], order]
 
 
@@ -73,7 +74,9 @@ def markdown(means: pd.DataFrame) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("demo", type=Path, help="the folder of a demo: its datasets are used")
-    ids = [dataset.id for dataset in DATASETS]
+    study = demo_study()
+    conditions = study.sweeps[0].options["perturbations"]
+    ids = [dataset.id for dataset in study.datasets]
     parser.add_argument("-d", type=int, nargs="+", choices=ids, default=ids, help="which of the demo's datasets")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "textures.md", help="the page to write")
     arguments = parser.parse_args()
@@ -82,20 +85,20 @@ def main() -> None:
         os.environ[name] = str(demo / name)
     os.environ |= {"nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "0"}
     parts = []
-    for dataset in (dataset for dataset in DATASETS if dataset.id in arguments.d):
+    for dataset in (dataset for dataset in study.datasets if dataset.id in arguments.d):
         for trainer in TRAINERS:
             done = f"Dataset{dataset.id}_*/{name_of(trainer)}__nnUNetPlans__2d/fold_0/validation/summary.json"
             if not any((demo / "nnUNet_results").glob(done)):
                 command("nnUNetv2_train", str(dataset.id), "2d", "0", "-tr", name_of(trainer), "-device", "cpu", "--c")
         output = demo / f"texture_table_{dataset.id}"
-        for name, levels in CONDITIONS.items():
+        for name, levels in conditions.items():
             command(
                 "nnunet-robust", "sweep", "-o", str(output), "-d", str(dataset.id), "-f", "0", "-device", "cpu",
                 "--disable-tta", "-tr", *map(name_of, TRAINERS), "--perturb", name, "--levels", *map(str, levels),
             )  # fmt: skip
-        means = table(output / "results.csv")
+        means = table(output / "results.csv", conditions)
         cases = pd.read_csv(output / "results.csv")["case"].nunique()
-        parts.append(f"## alpha = {dataset.alpha:g}, {dataset.title}\n\n{markdown(means)}")
+        parts.append(f"## alpha = {dataset.parameters['alpha']:g}, {TITLES[dataset.id]}\n\n{markdown(means)}")
     intro = PAGE.format(
         cases=cases, training="32 of 40", length="3 epochs of 100 iterations", stages=STAGES.removeprefix("_st")
     )

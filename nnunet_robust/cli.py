@@ -11,6 +11,7 @@ import typer
 from nnunet_robust import __version__
 from nnunet_robust.dataset_conversion.commands import convert, synthesize
 from nnunet_robust.errors import UserError
+from nnunet_robust.study.commands import study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(synthesize, name="synthesize")
 app.add_typer(convert, name="convert")
+app.add_typer(study, name="study")
 
 # The class of all usage errors: newer typers bring a copy of click, in which `click.ClickException` is another class.
 _UsageFault: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
@@ -174,7 +176,10 @@ def sweep(
     models: Annotated[list[Path] | None, typer.Option("-m", help="Trained model folders, several at once.")] = None,
     images: Annotated[Path | None, typer.Option("-i", help="Images; default: imagesTs, else the fold's cases.")] = None,
     labels: Annotated[Path | None, typer.Option("-l", help="Their labels.")] = None,
-    perturb: Annotated[list[str] | None, typer.Option("--perturb", help="Perturbations, several at once.")] = None,
+    perturb: Annotated[
+        list[str] | None,
+        typer.Option("--perturb", help="Perturbations, several at once; NAME=0.1,0.2 has its own levels."),
+    ] = None,
     preset: Annotated[str | None, typer.Option("--preset", help="A named set of perturbations and levels.")] = None,
     levels: Annotated[list[float] | None, typer.Option("--levels", help="Levels of each --perturb.")] = None,
     series: Annotated[Path | None, typer.Option("--series", help="A CSV of test sets, each a condition.")] = None,

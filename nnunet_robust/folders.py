@@ -40,16 +40,20 @@ def dataset_name(name_or_id: str) -> str:
     raise UserError(f"no dataset {name_or_id!r} in nnU-Net's folders: there are {', '.join(known) or 'none'}")
 
 
+def model_folder_of(dataset: str, trainer: str, plans: str, configuration: str) -> Path:
+    """Where nnU-Net keeps a model, be it trained or not."""
+    return nnunet_folder("nnUNet_results") / dataset / f"{trainer}__{plans}__{configuration}"
+
+
 def model_folder(dataset: str, trainer: str, plans: str, configuration: str) -> Path:
     """`nnUNet_results/<dataset>/<trainer>__<plans>__<configuration>`.
 
     Raises:
         UserError: there is no such folder; says which trained models there are.
     """
-    root = nnunet_folder("nnUNet_results") / dataset
-    folder = root / f"{trainer}__{plans}__{configuration}"
+    folder = model_folder_of(dataset, trainer, plans, configuration)
     if not folder.is_dir():
-        trained = sorted(path.name for path in root.glob("*__*__*") if path.is_dir())
+        trained = sorted(path.name for path in folder.parent.glob("*__*__*") if path.is_dir())
         raise UserError(
             f"no trained model {folder.name} for {dataset}: there are {', '.join(trained) or 'none'}; "
             f"train it with nnUNetv2_train {dataset} {configuration} FOLD -tr {trainer} -p {plans}"

@@ -43,6 +43,10 @@ def test_several_values_after_a_flag(given: str, read: str) -> None:
         ("synthesize textures --id 5 --alpha 3", "alpha must be in [0, 1], got 3.0"),
         ("synthesize textures --id 5", "nnUNet_raw is not set"),
         ("report nowhere", "nowhere"),
+        ("study run no.yaml", "cannot read the study no.yaml"),
+        ("study run no.yaml --time soon", "--time soon: write minutes"),
+        ("study status nowhere --once", "no study was run in nowhere"),
+        ("study init contexts", "did you mean 'context'?"),
     ],
 )
 def test_faults_are_one_line_and_exit_2(arguments: str, says: str, capsys, monkeypatch, tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from nnunet_robust.dataset_conversion.commands import convert, synthesize
 from nnunet_robust.eval.perturbations import PERTURBATIONS, PRESETS
+from nnunet_robust.study.document import schema
+from nnunet_robust.study.examples import EXAMPLES
 from nnunet_robust.trainers import TRAINERS
 from nnunet_robust.trainers.names import RULE
 
@@ -36,6 +39,16 @@ def test_every_source_of_data_is_documented() -> None:
     for app, verb in ((convert, "convert"), (synthesize, "synthesize")):
         for command in app.registered_commands:
             assert f"## {verb} {command.callback.__name__}\n" in doc("docs/datasets.md")
+
+
+def test_every_key_of_a_study_is_documented() -> None:
+    page = doc("docs/study.md")
+    rules = schema()
+    parts = [rules, *(rules["$defs"][part] for part in ("dataset", "sweep", "resources"))]
+    for key in (key for part in parts for key in part["properties"]):
+        assert re.search(rf"\b{key}\b", page), key
+    for name in EXAMPLES:
+        assert f"`{name}`" in page or f"init {name}" in page
 
 
 def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:

@@ -22,7 +22,8 @@ from nnunet_robust.eval.cases import CaseFiles, cases_of_folders, load_case
 from nnunet_robust.eval.complexity import VARIANTS, ComplexityMeter, Variant
 from nnunet_robust.eval.models import quiet
 from nnunet_robust.eval.plots import line_styles
-from nnunet_robust.eval.results import cell, write_atomically
+from nnunet_robust.eval.results import cell
+from nnunet_robust.files import write_atomically
 from nnunet_robust.folders import dataset_name, nnunet_folder
 
 ALL = "all_foreground"

@@ -16,7 +16,7 @@ def conditions_for(
 
     Args:
         names: perturbations, and combinations such as `gaussian_noise+gaussian_blur`, each at its default levels or at
-            `levels`.
+            `levels`; `gaussian_noise=0.1,0.2` has levels of its own.
         preset: a name of `PRESETS`, with levels of its own; adds to `names`.
         levels: levels for each of `names`, in their own units.
 
@@ -33,8 +33,18 @@ def conditions_for(
     if levels is not None and not names:
         raise UserError("--levels belong to perturbations named with --perturb; a preset has levels of its own")
     chosen: dict[str, set[float]] = {name: set(levels) for name, levels in PRESETS.get(preset or "", {}).items()}
-    for name in names:
-        for level in levels or (0.0,):  # 0 is in range for all: the name alone is checked
+    for text in names:
+        name, own = _own_levels(text)
+        for level in own or levels or (0.0,):  # 0 is in range for all: the name alone is checked
             check_level(name, level)
-        chosen.setdefault(name, set()).update(levels or perturbation(name).levels)
+        chosen.setdefault(name, set()).update(own or levels or perturbation(name).levels)
     return {name: tuple(sorted(values)) for name, values in chosen.items()}
+
+
+def _own_levels(text: str) -> tuple[str, list[float]]:
+    """The name and the levels of `gaussian_noise=0.1,0.2`; none for a name alone."""
+    name, _, levels = text.partition("=")
+    try:
+        return name, [float(level) for level in levels.split(",")] if "=" in text else []
+    except ValueError:
+        raise UserError(f"--perturb {text}: levels are numbers with commas between, as in {name}=0.1,0.2") from None

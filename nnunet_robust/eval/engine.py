@@ -19,10 +19,11 @@ from nnunet_robust.eval import pictures
 from nnunet_robust.eval.cases import CaseFiles
 from nnunet_robust.eval.failures import Failure, reason, record
 from nnunet_robust.eval.models import Model
-from nnunet_robust.eval.results import Condition, clean_up, is_disk_full
+from nnunet_robust.eval.results import Condition, is_disk_full
 from nnunet_robust.eval.run import Run, Work, work_on
 from nnunet_robust.eval.scene import Scene
 from nnunet_robust.eval.units import ClaimLostError, Claims, Unit
+from nnunet_robust.files import clean_up
 
 _IMAGES_AT_ONCE = 16
 _VALUES_AT_ONCE = 1 << 22  # of preprocessed images that go through the network together

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from nnunet_robust.eval.results import atomic_file
+from nnunet_robust.files import atomic_file
 
 
 @dataclass(frozen=True, order=True)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from nnunet_robust.eval.results import clean_up
+from nnunet_robust.files import clean_up
 
 
 def choose_cases(scores: Mapping[str, float]) -> dict[str, str]:

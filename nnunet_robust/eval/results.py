@@ -20,10 +20,11 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval.metrics import METRICS
+from nnunet_robust.files import atomic_file
 
 ARM = ("model", "plans", "configuration", "fold", "patch_size", "tile_size")
 IDENTITY = ("dataset", *ARM, "patient", "case")
@@ -82,33 +83,6 @@ def arm_key(model: str, plans: str, configuration: str, fold: str, patch_size: s
 def cell(value: Any) -> Any:
     """What stands in a table for a value: nothing for NaN."""
     return "" if isinstance(value, float) and math.isnan(value) else value
-
-
-@contextlib.contextmanager
-def clean_up(temporary: Path) -> Iterator[None]:
-    """Remove a file if anything goes wrong."""
-    try:
-        yield
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-@contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[TextIO]:
-    """A text file to write that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with clean_up(temporary):
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            yield file
-        temporary.replace(path)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    with atomic_file(path) as file:
-        file.write(text)
 
 
 def is_disk_full(error: BaseException, folder: Path) -> bool:

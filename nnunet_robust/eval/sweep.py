@@ -42,12 +42,12 @@ from nnunet_robust.eval.results import (
     combine,
     is_disk_full,
     open_manifest,
-    write_atomically,
 )
 from nnunet_robust.eval.run import Run, work_on
 from nnunet_robust.eval.series import new_sets
 from nnunet_robust.eval.sliding_window import SlidingWindow
 from nnunet_robust.eval.units import Claims, Unit, folder_lock, shard
+from nnunet_robust.files import write_atomically
 from nnunet_robust.folders import dataset_name
 
 # What a later run takes over, so that it computes as this one did; the rest depends on the machine.

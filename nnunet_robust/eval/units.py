@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import re
-import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from nnunet_robust import processes
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval.cases import CaseFiles
 from nnunet_robust.eval.results import Condition, is_disk_full
@@ -87,7 +87,8 @@ class Claims:
         self._folder = output / "claims"
         self._lock = folder_lock(output)
         self._beat_seconds, self._stale_seconds = beat_seconds, stale_seconds
-        self._text = json.dumps({"host": _host(), "pid": os.getpid(), "started": _started(os.getpid())})
+        pid = os.getpid()
+        self._text = json.dumps({"host": processes.host(), "pid": pid, "started": processes.started(pid)})
         self._held: set[Path] = set()
         self._watched: dict[Path, tuple[float, float]] = {}
         self._closing = threading.Event()
@@ -181,8 +182,8 @@ class Claims:
 
     def _is_dead(self, path: Path, text: str) -> bool:
         claim = _parsed(text)
-        if os.name == "posix" and claim.get("host") == _host() and "pid" in claim:
-            return not _lives(claim["pid"], claim.get("started", ""))
+        if os.name == "posix" and claim.get("host") == processes.host() and "pid" in claim:
+            return not processes.lives(claim["pid"], claim.get("started", ""))
         # By the watcher's own clock: those of two machines may differ.
         try:
             heartbeat = path.stat().st_mtime
@@ -208,28 +209,3 @@ def _parsed(text: str) -> dict[str, Any]:
         return dict(json.loads(text))
     except ValueError:
         return {}
-
-
-def _host() -> str:
-    """Where process ids mean the same: a machine, and on Linux a container's own numbering."""
-    with contextlib.suppress(OSError, AttributeError):
-        return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
-    return socket.gethostname()
-
-
-def _started(pid: int) -> str:
-    """When a process began, where the system says so: ids are given out again."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
-
-
-def _lives(pid: int, started: str) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return not started or _started(pid) in ("", started)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from nnunet_robust import processes
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval import units
 from nnunet_robust.eval.cases import CaseFiles
@@ -67,14 +68,14 @@ def test_of_many_at_once_one_gets_it(tmp_path: Path) -> None:
 
 
 def test_a_dead_process_of_this_machine_loses_its_claim_at_once(tmp_path: Path) -> None:
-    claim_of(tmp_path, host=units._host(), pid=dead_pid(), started="1")
+    claim_of(tmp_path, host=processes.host(), pid=dead_pid(), started="1")
     with Claims(tmp_path) as claims:
         assert claims.take(unit())
         claims.check(unit())
 
 
 def test_claims_of_the_dead_on_finished_units_are_cleared_up(tmp_path: Path) -> None:
-    path = claim_of(tmp_path, host=units._host(), pid=dead_pid(), started="1")
+    path = claim_of(tmp_path, host=processes.host(), pid=dead_pid(), started="1")
     elsewhere = path.with_name("other")
     elsewhere.write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": ""}))
     with Claims(tmp_path):
@@ -84,7 +85,7 @@ def test_claims_of_the_dead_on_finished_units_are_cleared_up(tmp_path: Path) -> 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_a_process_id_that_was_given_out_again_is_another_process(tmp_path: Path) -> None:
-    claim_of(tmp_path, host=units._host(), pid=os.getpid(), started="1")  # this one began later
+    claim_of(tmp_path, host=processes.host(), pid=os.getpid(), started="1")  # this one began later
     with Claims(tmp_path) as claims:
         assert claims.take(unit())
 

@@ -1,0 +1,177 @@
+"""What a job runs: nnU-Net's commands and this package's, each of which could be typed by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nnunet_robust.errors import UserError
+from nnunet_robust.folders import dataset_name, model_folder_of, nnunet_folder
+from nnunet_robust.study.matrix import Job
+
+PROVENANCE_KEY = "nnunet_robust"  # that of dataset_conversion.writer, which is slow to import
+
+Command = list[str]
+
+
+def dataset_commands(job: Job) -> Iterator[Command]:
+    """Make a dataset; nothing for one that exists."""
+    what = job.what
+    if what["command"]:
+        source = [what["source"]] if what["source"] else []
+        name = ["--name", what["name"]] if what["name"] else []
+        options = list(_options(what["parameters"]))
+        yield ["nnunet-robust", *what["command"], *source, "--id", str(what["dataset"]), *name, *options]
+
+
+def plan_commands(job: Job) -> Iterator[Command]:
+    """Plan and preprocess a dataset with every planner, one after the other: they share files.
+
+    What is whole already is left alone.
+    """
+    what = job.what
+    number, configurations = str(what["dataset"]), list(what["configurations"])
+    name = dataset_name(number)
+    folder = nnunet_folder("nnUNet_preprocessed") / name
+    _remove_stale(nnunet_folder("nnUNet_raw") / name, folder)
+    processes = os.environ.get("nnUNet_def_n_proc") or str(min(job.cpus, os.cpu_count() or 1))  # noqa: SIM112
+    for index, (planner, plans) in enumerate(what["planners"]):
+        left = [one for one in configurations if not _is_preprocessed(folder, plans, one)]
+        if index == 0 and left:
+            yield [
+                *("nnUNetv2_plan_and_preprocess", "-d", number, "-c", *configurations, "-pl", planner),
+                *("-np", processes, "-npfp", processes, "--clean"),
+            ]
+        elif left:
+            if not (folder / f"{plans}.json").is_file():
+                yield ["nnUNetv2_plan_experiment", "-d", number, "-pl", planner]
+            # Asked again: planners may share what they preprocess.
+            if left := [one for one in configurations if not _is_preprocessed(folder, plans, one)]:
+                yield ["nnUNetv2_preprocess", "-d", number, "-plans_name", plans, "-c", *left, "-np", processes]
+
+
+def train_command(job: Job, device: str) -> Command:
+    """Begin a training, or go on with it."""
+    what = job.what
+    gpus = ["-num_gpus", str(job.gpus)] if job.gpus > 1 and device == "cuda" else []
+    return [
+        *("nnUNetv2_train", str(what["dataset"]), what["configuration"], what["fold"]),
+        *("-tr", what["trainer"], "-p", what["plans"], "-device", device, *gpus, "--c"),
+    ]
+
+
+def sweep_command(job: Job, device: str, trainers: Sequence[str], root: Path) -> Command:
+    """Sweep over the models that there are.
+
+    Args:
+        job: the sweep.
+        device: cpu, cuda or mps.
+        trainers: those of which all folds are trained.
+        root: the study's folder.
+    """
+    what, options = job.what, dict(job.what["options"])
+    given = options.pop("perturbations", [])
+    perturb = [
+        name if isinstance(given, list) or given[name] == "default" else f"{name}={','.join(map(str, given[name]))}"
+        for name in given
+    ]
+    series = options.pop("series", False)
+    if series is True:
+        series = str(nnunet_folder("nnUNet_raw") / dataset_name(str(what["dataset"])) / "series.csv")
+    mirroring = options.pop("mirroring", True)
+    tiles = [str(size) for size in options.pop("tile_sizes", [])]
+    return [
+        *("nnunet-robust", "sweep", "-d", str(what["dataset"]), "-c", what["configuration"], "-p", what["plans"]),
+        *("-f", *what["folds"], "-tr", *trainers, "-o", str(root / what["output"]), "-device", device),
+        *(["--perturb", *perturb] if perturb else []),
+        *(["--series", series] if series else []),
+        *(["--tile-size", *tiles] if tiles else []),
+        *([] if mirroring else ["--disable-tta"]),
+        *_options(options),
+    ]
+
+
+def report_commands(sweeps: Sequence[Path]) -> Iterator[Command]:
+    """A report of every sweep. The one place that knows how sweeps become reports."""
+    for folder in sweeps:
+        yield ["nnunet-robust", "report", str(folder)]
+
+
+def report_pages(sweeps: Sequence[Path]) -> list[Path]:
+    """What `report_commands` write."""
+    return [folder / "report.html" for folder in sweeps]
+
+
+def fold_folder(job: Job) -> Path:
+    """Where nnU-Net keeps a training."""
+    what = job.what
+    name = dataset_name(str(what["dataset"]))
+    return model_folder_of(name, what["trainer"], what["plans"], what["configuration"]) / f"fold_{what['fold']}"
+
+
+def is_trained(job: Job) -> bool:
+    """Whether a training is finished: nnU-Net's last file of it, written when the validation is over, is there.
+
+    Raises:
+        UserError: what is there was trained on other data under the same name.
+    """
+    folder = fold_folder(job)
+    then = _record(folder.parent / "dataset.json")
+    now = _record(nnunet_folder("nnUNet_preprocessed") / folder.parents[1].name / "dataset.json")
+    if then and now and then != now:
+        raise UserError(
+            f"{folder.parent} was trained when {folder.parents[1].name} was made from other parameters: delete it, or "
+            f"give the dataset another id"
+        )
+    return (folder / "validation" / "summary.json").is_file()
+
+
+def _options(parameters: Mapping[str, Any]) -> Iterator[str]:
+    """`{"test_alphas": [0.1, 0.9], "both_directions": True}` -> `--test-alphas 0.1 0.9 --both-directions`."""
+    for name, value in parameters.items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            if value:
+                yield flag
+        else:
+            yield from (
+                flag,
+                *map(str, value if isinstance(value, Collection) and not isinstance(value, str) else [value]),
+            )
+
+
+def _remove_stale(raw: Path, preprocessed: Path) -> None:
+    """Remove what was planned and preprocessed when a dataset of ours was made from other parameters."""
+    now, then = _record(raw / "dataset.json"), _record(preprocessed / "dataset.json")
+    if now and then and now != then:
+        shutil.rmtree(preprocessed)
+
+
+def _record(dataset_json: Path) -> Any:
+    """What a dataset was made from; None where it is not one of ours."""
+    return _read(dataset_json).get(PROVENANCE_KEY)
+
+
+def _is_preprocessed(folder: Path, plans: str, configuration: str) -> bool:
+    """Whether all training cases of a configuration are there, or the plans have no such configuration."""
+    known = _read(folder / f"{plans}.json").get("configurations")
+    if known is None:
+        return False
+    if configuration not in known:
+        return True
+    entry = known[configuration]
+    while "data_identifier" not in entry and "inherits_from" in entry:
+        entry = known[entry["inherits_from"]]
+    cases = len(list((folder / entry["data_identifier"]).glob("*.pkl")))  # each case's last file
+    return 0 < cases >= _read(folder / "dataset.json").get("numTraining", 0)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,130 @@
+"""Locks that last as long as the work: held by a process and, with its file descriptor, by the commands it starts.
+
+The system frees them when the last of these is gone, however it went. A job whose driver was killed goes on, and the
+one that the next driver starts for the same thing waits here until it is finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nnunet_robust import processes
+
+_POLL_SECONDS = 1.0
+_PATIENCE_SECONDS = 5.0  # so long the holder's record must say the same before its leftovers are ended
+
+
+class Lock:
+    """A locked file. Its content says who holds it.
+
+    Attributes:
+        path: the file.
+        descriptor: what a child must inherit to hold it, too (`pass_fds`).
+    """
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path, self.descriptor = path, descriptor
+
+    def note(self, **holder: Any) -> None:
+        """Say who holds it."""
+        os.ftruncate(self.descriptor, 0)
+        os.pwrite(self.descriptor, json.dumps(holder).encode(), 0)
+
+
+def try_lock(path: Path) -> Lock | None:
+    """Lock a file, which is made if need be; None where it is locked already."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return Lock(path, descriptor)
+
+
+@contextlib.contextmanager
+def hold(path: Path) -> Iterator[Lock]:
+    """Wait for a lock, and hold it.
+
+    What a killed command leaves behind may hold it for ever: nnU-Net's loading workers do not notice that their parent
+    is gone. Where both the holder and its command are dead, on this machine, their group is ended.
+    """
+    seen: tuple[dict[str, Any], float] = ({}, time.monotonic())
+    while (lock := try_lock(path)) is None:
+        holder = _holder(path)
+        if holder != seen[0]:
+            seen = (holder, time.monotonic())
+        elif _is_orphaned(holder) and time.monotonic() - seen[1] > _PATIENCE_SECONDS:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(holder["group"], signal.SIGKILL)
+        time.sleep(_POLL_SECONDS)
+    try:
+        yield lock
+    finally:
+        os.ftruncate(lock.descriptor, 0)
+        os.close(lock.descriptor)
+
+
+@contextlib.contextmanager
+def gpu_slots(wanted: int, available: int) -> Iterator[tuple[str | None, list[int]]]:
+    """Hold some of this machine's GPUs, which all studies of a user share.
+
+    Args:
+        wanted: how many; 0 for none.
+        available: how many there are to choose from: of those in `CUDA_VISIBLE_DEVICES`, else 0, 1, ...
+
+    Yields:
+        What `CUDA_VISIBLE_DEVICES` must be (None: leave it), and the file descriptors for children to inherit.
+    """
+    if not wanted:
+        yield None, []
+        return
+    folder = Path(tempfile.gettempdir(), f"nnunet_robust_gpus_{os.getuid()}")
+    names = visible_gpus() or [str(number) for number in range(available)]
+    while True:
+        held: dict[str, Lock] = {}
+        for name in names[:available]:
+            if len(held) < wanted and (lock := try_lock(folder / name)):
+                held[name] = lock
+        if len(held) == wanted:
+            break
+        for lock in held.values():
+            os.close(lock.descriptor)
+        time.sleep(_POLL_SECONDS)
+    try:
+        yield ",".join(held), [lock.descriptor for lock in held.values()]
+    finally:
+        for lock in held.values():
+            os.close(lock.descriptor)
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that `CUDA_VISIBLE_DEVICES` names."""
+    return [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+
+
+def _holder(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def _is_orphaned(holder: dict[str, Any]) -> bool:
+    """Whether the holder and the command that it had started are dead, on this machine."""
+    return (
+        holder.get("host") == processes.host()
+        and "group" in holder
+        and not processes.lives(holder["pid"], holder["started"])
+        and not processes.lives(holder["group"], holder["group_started"])
+    )
