@@ -29,7 +29,18 @@ app.add_typer(convert, name="convert")
 _UsageFault: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
 # Options that take several values, as nnU-Net's do: `-tr A B` is read as `-tr A -tr B`.
-_VARIADIC = ("-tr", "-f", "-m", "--perturb", "--levels", "--tile-size", "--test-alphas", "--test-radii", "--size")
+_VARIADIC = (
+    "-tr",
+    "-f",
+    "-m",
+    "--perturb",
+    "--levels",
+    "--tile-size",
+    "--test-alphas",
+    "--test-radii",
+    "--size",
+    "--format",
+)
 
 _FAILURES_SHOWN = 20  # lines; the file has them all
 
@@ -239,13 +250,91 @@ def sweep(
 
 
 @app.command()
-def report(output: Annotated[Path, typer.Argument(metavar="OUT", help="The folder of a sweep.")]) -> None:
-    """Write report.html, one self-contained page, from a sweep's results."""
-    from nnunet_robust.eval.report import summary_table, write_report
+def report(
+    outputs: Annotated[list[Path], typer.Argument(metavar="OUT [OUT ...]", help="Folders of sweeps, one per dataset.")],
+    folder: Annotated[
+        Path | None, typer.Option("-o", help="Where the report goes; default: OUT. Needed with several OUT.")
+    ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format", help="html (the page, the default); pdf, png, csv, tex: figures and tables into figures/."
+        ),
+    ] = None,
+    margin: Annotated[float, typer.Option("--margin", help="Difference in Dice that matters, for the recipe.")] = 0.01,
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Compare two OUT, before and after: compare.html; default of -o: the second."),
+    ] = False,
+) -> None:
+    """Write report.html, one self-contained page, from sweeps' results; or its figures and tables for a paper."""
+    if compare:
+        _compare(outputs, folder, formats)
+        return
+    from nnunet_robust.eval.report import analyse, printed_summary, write_page
+    from nnunet_robust.eval.report.export import check_formats, write_files
 
-    page = write_report(output)
-    print_table(summary_table(output))
-    print(page)
+    wanted = formats or ["html"]
+    check_formats(wanted)
+    if folder is None and len(outputs) > 1:
+        raise UserError(f"{len(outputs)} sweeps make one report: say with -o in which folder it goes")
+    target = outputs[0] if folder is None else folder
+    analysis = analyse(outputs, margin)
+    print_table(printed_summary(analysis))
+    if set(wanted) - {"html"}:
+        print(*write_files(analysis, target / "figures", wanted), sep="\n")
+    if "html" in wanted:
+        print(write_page(analysis, target / "report.html"))
+
+
+def _compare(outputs: list[Path], folder: Path | None, formats: list[str] | None) -> None:
+    from nnunet_robust.eval.report.compare_page import write_comparison
+
+    if len(outputs) != 2:
+        raise UserError(f"--compare takes two sweeps, got {len(outputs)}: nnunet-robust report --compare OUT1 OUT2")
+    if formats:
+        raise UserError("--compare writes one page, compare.html, with a CSV behind every figure: leave out --format")
+    print(write_comparison(outputs[0], outputs[1], folder))
+
+
+@app.command()
+def recommend(
+    images: Annotated[Path, typer.Option("-i", help="The new images: a folder, or one file.")],
+    sweep: Annotated[Path, typer.Option("--from", metavar="OUT", help="The folder of a sweep.")],
+    models: Annotated[
+        list[Path] | None, typer.Option("-m", help="A trained model of that sweep, to predict masks with.")
+    ] = None,
+    margin: Annotated[float, typer.Option("--margin", help="Difference in Dice that matters.")] = 0.01,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all of it into this file, too.")] = None,
+    device: Annotated[str | None, typer.Option("-device", help="cpu, cuda or mps; default: cuda if there.")] = None,
+) -> None:
+    """Which architecture for images like these? By what a sweep measured; exit code 3 where it declines to say."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from nnunet_robust.eval.advice import as_json, expected_table, image_table, sentences
+    from nnunet_robust.eval.parameters import device_of
+    from nnunet_robust.eval.recommend import recommend as recommend_for
+    from nnunet_robust.eval.results import write_atomically
+
+    if models and len(models) > 1:
+        raise UserError(f"-m names {len(models)} models: the masks come from one, name it alone")
+    answer = recommend_for(
+        images,
+        sweep,
+        model_folder=models[0] if models else None,
+        margin=margin,
+        device=device_of(device),
+        track=lambda found: track(found, "measuring", console=Console(stderr=True)),
+    )
+    if json_file is not None:
+        write_atomically(json_file, as_json(answer))
+    print_table(image_table(answer))
+    if answer.verdict is not None:
+        print_table(expected_table(answer))
+    print(*sentences(answer), sep="\n")
+    if answer.verdict is None:
+        raise typer.Exit(3)
 
 
 @app.command()
