@@ -10,7 +10,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from nnunet_robust.errors import UserError
+from nnunet_robust.eval.failures import read_failures
 from nnunet_robust.eval.statistics import comparable, load_results
+
+MISSING = "missing.txt"
+"""A file in a sweep's folder in which whoever made it says, a line each, what it lacks, and why."""
+_FAILURES_SHOWN = 20
 
 
 class Sweep(NamedTuple):
@@ -21,7 +26,7 @@ class Sweep(NamedTuple):
         manifest: its `manifest.json`.
         results: all rows of `results.csv`.
         rows: the rows that can be compared, see `statistics.comparable`.
-        left_out: a sentence for everything that cannot.
+        left_out: a sentence for everything that cannot, that failed, or that is missing.
         inputs: the rows of `inputs.csv`; None where there is no such file.
     """
 
@@ -51,7 +56,8 @@ def read_sweep(folder: Path) -> Sweep:
     """Read a sweep's output folder.
 
     Args:
-        folder: holds `results.csv` and `manifest.json`; `inputs.csv` is read where it is there.
+        folder: holds `results.csv` and `manifest.json`; `inputs.csv`, `failures.csv` and `missing.txt` are read where
+            they are there.
 
     Raises:
         UserError: the folder lacks a file, a file is broken, or nothing in it can be compared.
@@ -78,7 +84,19 @@ def _sweep(folder: Path, results: pd.DataFrame) -> Sweep:
         inputs = pd.read_csv(path, dtype=text) if path.is_file() else None
     except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
         raise UserError(f"{path} is not a table of inputs ({str(error).strip()}): run the sweep again.") from error
-    return sweep._replace(rows=rows, left_out=left_out, inputs=inputs)
+    return sweep._replace(rows=rows, left_out=[*_holes(folder, sweep.datasets), *left_out], inputs=inputs)
+
+
+def _holes(folder: Path, datasets: Sequence[str]) -> list[str]:
+    """What a sweep does not have, and why, in sentences."""
+    where = ", ".join(datasets)
+    missing = folder / MISSING
+    said = missing.read_text(encoding="utf-8").splitlines() if missing.is_file() else []
+    failures = read_failures(folder)
+    said += [f"not computed: {failure}" for failure in failures[:_FAILURES_SHOWN]]
+    if (more := len(failures) - _FAILURES_SHOWN) > 0:
+        said.append(f"not computed: {more} more, see {folder.name}/failures.csv")
+    return [f"{where}: {sentence}" for sentence in said]
 
 
 def read_sweeps(folders: Sequence[Path]) -> list[Sweep]:

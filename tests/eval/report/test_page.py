@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from nnunet_robust.errors import UserError
+from nnunet_robust.eval.failures import Failure, combine_failures, record
 from nnunet_robust.eval.report import summary_table, write_report
 from tests.eval.report.pages import Page, foreign, section, section_text, tables
 from tests.eval.sweep_output import MODELS, write_sweep_output
@@ -330,3 +331,15 @@ def test_broken_folders_are_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"No manifest\.json"):
         write_report(out)
     assert not (out / "report.html").exists()
+
+
+def test_what_failed_and_what_is_missing_is_told(tmp_path: Path) -> None:
+    out = write_sweep_output(tmp_path / "out", pictures=False)
+    rows = [Failure(f"case_{i:02d}", "speckle_noise", "0.3", "", "RuntimeError: a <bad> day") for i in range(23)]
+    record(out, "case", "speckle_noise", rows)
+    assert combine_failures(out) == rows
+    (out / "missing.txt").write_text("nnUNetTrainerUNETR, fold 0: out of memory\n")
+    said = Page(section_text(write_report(out).read_text(encoding="utf-8"), "left-out")).text
+    assert "nnUNetTrainerUNETR, fold 0: out of memory" in said
+    assert "not computed: case_00, speckle_noise 0.3: RuntimeError: a <bad> day" in said
+    assert said.count("not computed:") == 21 and "not computed: 3 more, see out/failures.csv" in said
