@@ -190,8 +190,11 @@ def scaling(options: argparse.Namespace, images: Path, labels: Path, work: Path)
             levels = {"gaussian_noise": [round(0.2 * (n + 1) / number, 6) for n in range(number - 1)]}
             done = sweep(options.model, images, labels, work / "scaling", precision, options.device, levels)
             each = f", {(done.seconds - before[1]) / (number - before[0]):.2f} s for each more" if before else ""
+            manifest = json.loads((work / "scaling" / "manifest.json").read_text())
+            batch = next(iter(manifest["models"].values()))["choices"]["batch_size"]
             print(
-                f"{precision}, {number} conditions: {done.seconds:.1f} s{each}; peak memory {done.peak_mib:.0f} MiB",
+                f"{precision}, {number} conditions: {done.seconds:.1f} s{each}; peak memory {done.peak_mib:.0f} MiB "
+                f"(batches of {batch})",
                 flush=True,
             )
             before = number, done.seconds

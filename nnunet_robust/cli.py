@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from nnunet_robust import __version__
 from nnunet_robust.dataset_conversion.commands import convert, synthesize
 from nnunet_robust.errors import UserError
+from nnunet_robust.eval.commands import evaluation, print_table
 from nnunet_robust.study.commands import study
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 app = typer.Typer(
     help="Which segmentation architecture stays accurate when the images get worse? An extension of nnU-Net v2.",
@@ -25,15 +23,25 @@ app = typer.Typer(
 )
 app.add_typer(synthesize, name="synthesize")
 app.add_typer(convert, name="convert")
+app.add_typer(evaluation)
 app.add_typer(study, name="study")
 
 # The class of all usage errors: newer typers bring a copy of click, in which `click.ClickException` is another class.
 _UsageFault: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
 # Options that take several values, as nnU-Net's do: `-tr A B` is read as `-tr A -tr B`.
-_VARIADIC = ("-tr", "-f", "-m", "--perturb", "--levels", "--tile-size", "--test-alphas", "--test-radii", "--size")
-
-_FAILURES_SHOWN = 20  # lines; the file has them all
+_VARIADIC = (
+    "-tr",
+    "-f",
+    "-m",
+    "--perturb",
+    "--levels",
+    "--tile-size",
+    "--test-alphas",
+    "--test-radii",
+    "--size",
+    "--format",
+)
 
 
 def _version(value: bool) -> None:
@@ -140,120 +148,6 @@ def _print_costs(names: list[str], dataset: str, configuration: str, plans: str)
 
 
 @app.command()
-def complexity(
-    dataset: Annotated[str, typer.Option("-d", help="Dataset id or name.")],
-    output: Annotated[Path, typer.Option("-o", help="The table, a .csv; the histogram, a .png, goes beside it.")],
-    images: Annotated[Path | None, typer.Option("-i", help="Images; default: the dataset's own.")] = None,
-    labels: Annotated[Path | None, typer.Option("-l", help="Their labels.")] = None,
-    variant: Annotated[str, typer.Option("--variant", help="symmetric, or published: as in the papers.")] = "symmetric",
-) -> None:
-    """How alike are foreground and background? Texture divergence, foreground ratio, boundary contrast, per case."""
-    from rich.console import Console
-    from rich.progress import track
-
-    from nnunet_robust.eval.complexity_table import write_complexity
-
-    figure = write_complexity(
-        dataset,
-        output,
-        images=images,
-        labels=labels,
-        variant=variant,
-        track=lambda cases: track(cases, "measuring", console=Console(stderr=True)),
-    )
-    print(f"{output}\n{figure}")
-
-
-@app.command()
-def sweep(
-    output: Annotated[Path, typer.Option("-o", help="Folder of the results; a sweep begun there goes on.")],
-    dataset: Annotated[str | None, typer.Option("-d", help="Dataset id or name.")] = None,
-    configuration: Annotated[str, typer.Option("-c", help="2d, 3d_fullres, 3d_lowres.")] = "2d",
-    trainers: Annotated[list[str] | None, typer.Option("-tr", help="Trainers, several at once.")] = None,
-    plans: Annotated[str, typer.Option("-p", help="Plans identifier.")] = "nnUNetPlans",
-    folds: Annotated[list[str] | None, typer.Option("-f", help="Folds to average; default: all trained.")] = None,
-    checkpoint: Annotated[str, typer.Option("-chk", help="File name of the checkpoint.")] = "checkpoint_final.pth",
-    models: Annotated[list[Path] | None, typer.Option("-m", help="Trained model folders, several at once.")] = None,
-    images: Annotated[Path | None, typer.Option("-i", help="Images; default: imagesTs, else the fold's cases.")] = None,
-    labels: Annotated[Path | None, typer.Option("-l", help="Their labels.")] = None,
-    perturb: Annotated[
-        list[str] | None,
-        typer.Option("--perturb", help="Perturbations, several at once; NAME=0.1,0.2 has its own levels."),
-    ] = None,
-    preset: Annotated[str | None, typer.Option("--preset", help="A named set of perturbations and levels.")] = None,
-    levels: Annotated[list[float] | None, typer.Option("--levels", help="Levels of each --perturb.")] = None,
-    series: Annotated[Path | None, typer.Option("--series", help="A CSV of test sets, each a condition.")] = None,
-    tile_size: Annotated[
-        list[str] | None, typer.Option("--tile-size", help="Sliding windows, as 64 or 32x64x64; default: training's.")
-    ] = None,
-    replicates: Annotated[int, typer.Option("--replicates", help="Noise draws per level.")] = 1,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the noise.")] = 0,
-    disable_tta: Annotated[bool, typer.Option("--disable-tta", help="No test-time mirroring.")] = False,
-    save_predictions: Annotated[bool, typer.Option("--save-predictions", help="Keep the segmentations.")] = False,
-    tolerance_mm: Annotated[float, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice (nsd).")] = 2.0,
-    device: Annotated[str | None, typer.Option("-device", help="cpu, cuda or mps; default: cuda if there.")] = None,
-    precision: Annotated[
-        str, typer.Option("--precision", help="exact: as nnUNetv2_predict; fast: nearly, and faster.")
-    ] = "exact",
-    workers: Annotated[
-        int | None, typer.Option("--workers", help="Threads beside the network's; default: by device.")
-    ] = None,
-    shard: Annotated[
-        str | None, typer.Option("--shard", help="i/n: the i-th of n processes that work at different times or places.")
-    ] = None,
-) -> None:
-    """Perturb the test images step by step, predict with every model, and measure: results.csv, inputs.csv."""
-    from nnunet_robust.eval.conditions import conditions_for
-    from nnunet_robust.eval.progress import SweepProgress
-    from nnunet_robust.eval.sweep import SweepParameters, run_sweep
-
-    perturbed = perturb or preset or levels or not (series or tile_size)
-    parameters = SweepParameters(
-        output=output,
-        conditions=conditions_for(perturb or [], preset, levels) if perturbed else {},
-        dataset=dataset,
-        configuration=configuration,
-        trainers=trainers or [],
-        plans=plans,
-        folds=folds,
-        checkpoint=checkpoint,
-        model_folders=models or [],
-        images=images,
-        labels=labels,
-        series=series,
-        tile_sizes=tile_size or [],
-        replicates=replicates,
-        seed=seed,
-        mirroring=not disable_tta,
-        save_predictions=save_predictions,
-        tolerance_mm=tolerance_mm,
-        device=device,
-        precision=precision,
-        workers=workers,
-        shard=shard,
-    )
-    with SweepProgress() as progress:
-        result = run_sweep(parameters, progress)
-    for failure in result.failures[:_FAILURES_SHOWN]:
-        print(f"failed: {failure}", file=sys.stderr)
-    if result.failures:
-        print(f"{len(result.failures)} failures: see {output / 'failures.csv'}", file=sys.stderr)
-    print(f"{result.table}\nnext: nnunet-robust report {output}")
-    if result.failures:
-        raise typer.Exit(1)
-
-
-@app.command()
-def report(output: Annotated[Path, typer.Argument(metavar="OUT", help="The folder of a sweep.")]) -> None:
-    """Write report.html, one self-contained page, from a sweep's results."""
-    from nnunet_robust.eval.report import summary_table, write_report
-
-    page = write_report(output)
-    print_table(summary_table(output))
-    print(page)
-
-
-@app.command()
 def demo(
     output: Annotated[Path, typer.Option("-o", help="Where to work; a demo begun there goes on.")] = Path(
         "nnunet_robust_demo"
@@ -268,23 +162,6 @@ def demo(
     for table, page in run_demo(output, quick):
         print_table(table)
         print(f"report: {page}\n")
-
-
-def print_table(frame: pd.DataFrame) -> None:
-    """Print a data frame as a table, three digits; a column that says the same in every row is left out."""
-    from rich.console import Console
-    from rich.table import Table
-
-    if len(frame) > 1:
-        frame = frame.drop(
-            columns=[name for name in ("dataset", "label") if name in frame and frame[name].nunique() == 1]
-        )
-    table = Table()
-    for name in frame.columns:
-        table.add_column(str(name), overflow="fold", justify="right" if frame[name].dtype.kind in "if" else "left")
-    for row in frame.itertuples(index=False):
-        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def expand_variadic(arguments: list[str]) -> list[str]:

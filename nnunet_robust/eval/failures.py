@@ -65,11 +65,7 @@ def combine_failures(output: Path) -> list[Failure]:
     """
     found: list[Failure] = []
     for path in (output / "parts" / "failures").glob("*/*.csv"):
-        try:
-            with path.open(encoding="utf-8", newline="") as file:
-                found += [Failure(**row) for row in csv.DictReader(file)]
-        except FileNotFoundError:  # another process has just succeeded
-            continue
+        found += _read(path)
     target = output / "failures.csv"
     if found:
         _write(target, sorted(found))
@@ -78,8 +74,21 @@ def combine_failures(output: Path) -> list[Failure]:
     return sorted(found)
 
 
+def read_failures(output: Path) -> list[Failure]:
+    """What `failures.csv` of a sweep's folder holds; nothing where there is none."""
+    return _read(output / "failures.csv")
+
+
 def _part(output: Path, case: str, perturbation: str) -> Path:
     return output / "parts" / "failures" / (perturbation or "_") / f"{case}.csv"  # no perturbation is called _
+
+
+def _read(path: Path) -> list[Failure]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [Failure(**row) for row in csv.DictReader(file)]
+    except FileNotFoundError:  # nothing has failed, or another process has just succeeded
+        return []
 
 
 def _write(path: Path, failures: Iterable[Failure]) -> None:

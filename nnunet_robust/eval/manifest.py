@@ -68,6 +68,11 @@ def describe(
             **model.arm,
             "folder": str(model.folder),
             "checkpoints": model.checkpoints,
+            "images": {
+                "file_ending": model.predictor.dataset_json["file_ending"],
+                "channels": model.channels,
+                "reader": type(model.reader).__name__,
+            },
         }
     perturbations = dict(before.get("perturbations", {}))
     for name, levels in conditions.items():

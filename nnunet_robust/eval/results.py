@@ -40,6 +40,8 @@ INPUT_COLUMNS = (
     "foreground_ratio",
     "texture_divergence_bits",
     "boundary_contrast",
+    "noise_sigma",
+    "blur",
 )
 
 

@@ -12,6 +12,7 @@ import torch
 from nnunet_robust.eval import pictures
 from nnunet_robust.eval.cases import CaseFiles
 from nnunet_robust.eval.complexity import SWEEP_SLICES, ComplexityMeter
+from nnunet_robust.eval.image_quality import image_quality
 from nnunet_robust.eval.metrics import Reference
 from nnunet_robust.eval.models import Model
 from nnunet_robust.eval.perturbations import measure, perturb, perturbation, robust_range
@@ -85,6 +86,7 @@ class Scene:
     def measured(self, image: torch.Tensor, *, in_series: bool) -> dict[str, Any]:
         """What `inputs.csv` says of an image; a series has nothing to be compared with."""
         complexity = self._meter().measure(image.numpy())["foreground"]
+        quality = image_quality(image.numpy(), self._spacing_mm)
         with _one_thread():
             decibels = dict.fromkeys(("psnr_db", "snr_db"), "") if in_series else self._decibels(image)
         return {
@@ -92,6 +94,8 @@ class Scene:
             "foreground_ratio": float(np.mean(self._foreground)),
             "texture_divergence_bits": cell(complexity.texture_divergence_bits),
             "boundary_contrast": cell(complexity.boundary_contrast),
+            "noise_sigma": cell(quality.noise_sigma),
+            "blur": cell(quality.blur),
         }
 
     def _decibels(self, image: torch.Tensor) -> dict[str, Any]:

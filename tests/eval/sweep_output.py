@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -45,6 +46,8 @@ def write_sweep_output(
                     "foreground_ratio": 0.2 + 0.01 * number,
                     "texture_divergence_bits": 0.25 - 0.2 * strength,
                     "boundary_contrast": 2.5,
+                    "noise_sigma": 0.02 + 0.2 * strength * ("noise" in name),
+                    "blur": 0.7 + 0.2 * strength * ("blur" in name),
                 }
             )
             for index, model in enumerate(models):
@@ -112,9 +115,19 @@ def _manifest(dataset: str, models: tuple[str, ...], levels: dict[str, list[floa
         "device": "cpu",
         "git_commit": "0123abc",
         "seed": 1,
-        "models": [{"model": model, "plans": "nnUNetPlans", "configuration": "2d", "fold": "0"} for model in models],
+        "models": {
+            f"{model}__nnUNetPlans__2d__fold0": {
+                "model": model,
+                "plans": "nnUNetPlans",
+                "configuration": "2d",
+                "fold": "0",
+                "checkpoints": {"0": hashlib.sha256(model.encode()).hexdigest()},
+            }
+            for model in models
+        },
         "perturbations": {
-            name: {"levels": levels[name], "unit": units[name], "reference": "Kamath et al. 2023"} for name in levels
+            name: {"levels": of_name, "unit": units.get(name, ""), "reference": "Kamath et al. 2023"}
+            for name, of_name in levels.items()
         },
         "parameters": {"replicates": 1, "nsd_tolerance_mm": 2.0, "mirroring": True},
         "assumptions": ["Each case is a patient of its own, for the dataset names no patients."],

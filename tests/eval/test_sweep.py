@@ -24,6 +24,7 @@ from nnunet_robust.errors import UserError
 from nnunet_robust.eval import models as models_module
 from nnunet_robust.eval import precision
 from nnunet_robust.eval.complexity import ComplexityMeter
+from nnunet_robust.eval.image_quality import image_quality
 from nnunet_robust.eval.sliding_window import SlidingWindow
 from nnunet_robust.eval.sweep import SweepParameters, run_sweep
 from tests.conftest import run, run_ok, train
@@ -149,12 +150,16 @@ def test_results_are_tidy_and_complete(parameters: SweepParameters, texture_mode
             complexity = meter.measure(image)["x"]
             assert float(row["texture_divergence_bits"]) == complexity.texture_divergence_bits
             assert float(row["boundary_contrast"]) == pytest.approx(complexity.boundary_contrast)
+            quality = image_quality(image, (1, 1))
+            assert (float(row["noise_sigma"]), float(row["blur"])) == (quality.noise_sigma, quality.blur)
     contrast = {(row["case"], row["perturbation"], row["level"]): float(row["boundary_contrast"]) for row in inputs}
     for case in cases:
         assert contrast[case, "clean", "0.0"] > contrast[case, "gaussian_noise", "0.3"] > 0
 
     manifest = json.loads((parameters.output / "manifest.json").read_text())
     assert manifest["identity"]["precision"] == "exact"
+    images = {"file_ending": ".png", "channels": 1, "reader": "NaturalImage2DIO"}
+    assert [m["images"] for m in manifest["models"].values()] == [images] * 2
     assert {m["choices"]["backend"] for m in manifest["models"].values()} == {"torch"}
     assert manifest["seed"] == 0 and manifest["versions"]["nnunetv2"].startswith("2.")
     assert {len(m["checkpoints"]["0"]) for m in manifest["models"].values()} == {64}

@@ -1,0 +1,73 @@
+"""Sweeps' output folders -> `report.html`, one self-contained page, and files for papers. Reads files only.
+
+`read` has the sweeps, `analysis` the statistics of them (`measured` those over what was measured of the inputs),
+`figures` and `kinds` (of tables) what is shown, as data. `page` makes the page of that, `export` the files; `panels`
+draws, `tables` writes numbers, `rendering` is what pages share. `viewer` has the pictures, `compare` compares two
+sweeps of one dataset.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from nnunet_robust.eval.report.analysis import MARGIN, Analysis, analyse
+from nnunet_robust.eval.report.page import write_page
+
+__all__ = ["MARGIN", "Analysis", "analyse", "printed_summary", "summary_table", "write_page", "write_report"]
+
+
+def write_report(*folders: Path, target: Path | None = None, margin: float = MARGIN) -> Path:
+    """Write `report.html`; the same files give the same bytes.
+
+    Args:
+        folders: of sweeps, of different datasets: each holds `results.csv` and `manifest.json`; `inputs.csv` and
+            `pictures/` are used where they are there.
+        target: the folder for the page; by default that of the first sweep.
+        margin: differences of Dice up to this do not matter, in [0, 1).
+
+    Returns:
+        The page's path. It needs neither a network nor other files.
+
+    Raises:
+        UserError: a folder lacks a file, a file is broken, nothing in it can be compared, or two folders hold the same
+            dataset.
+    """
+    analysis = analyse(folders, margin)
+    return write_page(analysis, (target or folders[0]) / "report.html")
+
+
+def summary_table(*folders: Path) -> pd.DataFrame:
+    """`printed_summary` of sweeps' folders.
+
+    Raises:
+        UserError: as for `write_report`.
+    """
+    return printed_summary(analyse(folders))
+
+
+def printed_summary(analysis: Analysis) -> pd.DataFrame:
+    """The Dice summary to print: a row per dataset, perturbation and architecture, rounded to three decimals.
+
+    Returns:
+        Columns dataset, perturbation, model, clean, worst, at level, drop, drop %, AUC, missed, hallucinated, cases;
+        see `statistics.summary` for what they mean.
+    """
+    names = {
+        "dataset": "dataset",
+        "perturbation": "perturbation",
+        "line": "model",
+        "clean": "clean",
+        "worst": "worst",
+        "worst_level": "at level",
+        "drop": "drop",
+        "relative_drop": "drop %",
+        "auc": "AUC",
+        "missed": "missed",
+        "hallucinated": "hallucinated",
+        "n_cases": "cases",
+    }
+    table = analysis.summary_over_labels.reindex(columns=list(names)).rename(columns=names)
+    table["drop %"] = (100 * table["drop %"].astype(float)).round(1)
+    return table.round(3)

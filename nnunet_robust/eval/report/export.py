@@ -1,0 +1,76 @@
+"""The report's figures, their data and its tables as files for a paper."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnunet_robust.errors import UserError
+from nnunet_robust.eval import plots
+from nnunet_robust.eval.report.analysis import Analysis
+from nnunet_robust.eval.report.figures import report_figures
+from nnunet_robust.eval.report.kinds import recipe_tables, report_tables
+from nnunet_robust.eval.report.panels import with_legend
+from nnunet_robust.eval.report.tables import csv_text, latex
+from nnunet_robust.files import clean_up, write_atomically
+
+PICTURES = ("pdf", "png")
+FORMATS = ("html", *PICTURES, "csv", "tex")
+_DPI = 300
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Refuse a format that there is not.
+
+    Raises:
+        UserError: naming the first one.
+    """
+    if unknown := [name for name in formats if name not in FORMATS]:
+        raise UserError(f"--format {unknown[0]} is none of {', '.join(FORMATS)}: give one or several of them.")
+
+
+def write_files(analysis: Analysis, folder: Path, formats: Sequence[str]) -> list[Path]:
+    """Write every figure, its data and the tables; the same files give the same bytes.
+
+    Args:
+        analysis: see `analyse`.
+        folder: made where it is not there.
+        formats: of `FORMATS`: "pdf" and "png" (300 dpi) of figures, each with its own legend; "csv" of figures and
+            tables; "tex", the tables in LaTeX. "html" is not written here.
+
+    Returns:
+        The files, in the report's order.
+    """
+    check_formats(formats)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    with plots.plain_style():
+        for figure in report_figures(analysis):
+            drawn = with_legend(figure.draw(), figure.styles) if set(formats) & set(PICTURES) else None
+            for name in (name for name in PICTURES if name in formats):
+                picture = io.BytesIO()
+                assert drawn is not None
+                no_date = (
+                    {"CreationDate": None, "Creator": None, "Producer": None} if name == "pdf" else {"Software": None}
+                )
+                drawn.savefig(picture, format=name, dpi=_DPI, bbox_inches="tight", metadata=no_date)
+                written.append(_write(folder / f"{figure.name}.{name}", picture.getvalue()))
+            if "csv" in formats:
+                written.append(_write(folder / f"{figure.name}.csv", csv_text(figure.data).encode()))
+    has_recipe = len(analysis.architectures) > 1 and len(analysis.recipe)
+    for table in [*(recipe_tables(analysis) if has_recipe else ()), *report_tables(analysis)]:
+        if "csv" in formats:
+            written.append(_write(folder / f"table_{table.name}.csv", csv_text(table.data).encode()))
+        if "tex" in formats:
+            write_atomically(folder / f"table_{table.name}.tex", latex(table))
+            written.append(folder / f"table_{table.name}.tex")
+    return written
+
+
+def _write(path: Path, content: bytes) -> Path:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with clean_up(temporary):
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    return path

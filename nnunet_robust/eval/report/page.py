@@ -1,0 +1,222 @@
+"""An analysis -> `report.html`, one self-contained page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from nnunet_robust import __version__
+from nnunet_robust.eval import plots
+from nnunet_robust.eval.report.analysis import CURVES, Analysis
+from nnunet_robust.eval.report.figures import ReportFigure, report_figures
+from nnunet_robust.eval.report.kinds import inputs_table, recipe_tables, report_tables
+from nnunet_robust.eval.report.rendering import csv_link, environment, table_data
+from nnunet_robust.eval.report.viewer import viewer_data
+from nnunet_robust.eval.statistics import CLEAN, COMPARABLE, CONFIDENCE, N_RESAMPLES, recipe_sentence
+from nnunet_robust.eval.wording import (
+    counted_cases,
+    failure_sentences,
+    few_patients,
+    number,
+    sentences,
+    spoken,
+    with_interval,
+)
+from nnunet_robust.files import write_atomically
+
+_LIMITS = (
+    "An interval tells how the mean would vary with other patients of the same kind. It does not cover training: "
+    "another seed or fold may lie elsewhere. Where an architecture was trained several times, its lowest and highest "
+    "trained model stand beside its mean.",
+    "All models see the same images with the same noise. Whether two intervals overlap describes them, and is no test: "
+    "intervals that overlap do not rule out a difference, for the intervals leave the pairing aside. The table of "
+    "pairs keeps it.",
+    "The worst level, and the architecture that the recipe names, are found in the same data that their scores are "
+    "read from.",
+    "An object is missed where there is one and the prediction has none, and hallucinated the other way round. Dice "
+    "and NSD are then 0, HD95 and ASSD the image's diagonal, so that a failure never improves a mean.",
+)
+
+
+def write_page(analysis: Analysis, path: Path) -> Path:
+    """Write the page; the same files give the same bytes.
+
+    Args:
+        analysis: see `analyse`.
+        path: of the page. It needs neither a network nor other files.
+
+    Returns:
+        `path`.
+    """
+    page = environment().get_template("report.html.j2").render(_page(analysis))
+    write_atomically(path, page)
+    return path
+
+
+def _page(analysis: Analysis) -> dict[str, Any]:
+    figures = report_figures(analysis)
+    tables = report_tables(analysis)
+    groups = {figure.group: [other for other in figures if other.group == figure.group] for figure in figures}
+    with plots.plain_style():
+        drawn = {key: _group(key, members) for key, members in groups.items()}
+    curves = [drawn[metric] for metric in CURVES if metric in drawn]
+    dice = analysis.points["dice"]
+    sections = [
+        ("summary", "Summary"), ("recipe", "Which to take"), ("curves", "Curves"),
+        *[("texture", "Texture divergence")] * ("divergence" in drawn),
+        *[("context", "Foreground ratio")] * ("ratio" in drawn), *[("ranks", "Ranks")] * ("ranks" in drawn),
+        ("failures", "Failures"), ("pictures", "Pictures"), ("statistics", "Statistics"),
+        ("limits", "Assumptions and limits"), ("left-out", "Left out"), ("measured", "Measured inputs"),
+        ("manifest", "Manifest"),
+    ]  # fmt: skip
+    inputs, counts = inputs_table(analysis), analysis.failure_counts
+    return {
+        "version": __version__,
+        "datasets": analysis.datasets,
+        "n_architectures": len(analysis.architectures),
+        "several_trained": bool((dice["n_trained"] > 1).any()),
+        "confidence": f"{100 * CONFIDENCE:.0f} %",
+        "n_resamples": f"{N_RESAMPLES:,}",
+        "contents": sections,
+        "facts": _facts(analysis),
+        "summaries": [
+            (name, sentences(*(part[part["dataset"] == name] for part in (dice, analysis.summary_over_labels))))
+            for name in analysis.datasets
+        ],
+        "recipe": _recipe(analysis),
+        "curves": curves,
+        "divergence": drawn.get("divergence"),
+        "ratio": drawn.get("ratio"),
+        "ranks": drawn.get("ranks"),
+        "failures": drawn.get("failures"),
+        "failure_sentences": [
+            sentence
+            for dataset, part in counts[analysis.once(counts)].groupby("dataset", sort=False)
+            for sentence in failure_sentences(part, str(dataset) if len(analysis.datasets) > 1 else "")
+        ],
+        "viewer": viewer_data(analysis.sweeps),
+        "tables": [table_data(table) for table in tables],
+        "inputs": None if inputs is None else table_data(inputs),
+        "assumptions": list(
+            dict.fromkeys(a for sweep in analysis.sweeps for a in sweep.manifest.get("assumptions", []))
+        ),
+        "limits": [*few_patients(int(dice["n_patients"].min())), *_LIMITS],
+        "left_out": [
+            *(sentence for sweep in analysis.sweeps for sentence in sweep.left_out),
+            *filter(None, [analysis.divergence.left_out]),
+        ],
+        "manifests": [
+            (", ".join(sweep.datasets), json.dumps(sweep.manifest, indent=2, ensure_ascii=False))
+            for sweep in analysis.sweeps
+        ],
+    }
+
+
+def _facts(analysis: Analysis) -> list[tuple[str, str]]:
+    clean = analysis.points["dice"]
+    clean = clean[clean["perturbation"] == CLEAN]
+    sizes = {
+        str(name): counted_cases(int(part["n_cases"].max()), int(part["n_patients"].max()))
+        for name, part in clean.groupby("dataset", sort=False)
+    }
+    several = len(analysis.datasets) > 1
+    cases = [(f"{name}: " * several) + sizes.get(name, "none on clean images") for name in analysis.datasets]
+    perturbations = [name for name in dict.fromkeys(analysis.rows["perturbation"]) if name != CLEAN]
+    trained = f", {analysis.n_trained} trained models" if analysis.n_trained != len(analysis.architectures) else ""
+    facts = [
+        ("Datasets" if several else "Dataset", ", ".join(analysis.datasets)),
+        ("Architectures", f"{len(analysis.architectures)}{trained}"),
+        ("Cases", "; ".join(cases)),
+        ("Perturbations", ", ".join(map(spoken, perturbations)) or "none"),
+    ]
+    for key, title in (("device", "Device"), ("seed", "Seed")):
+        found = dict.fromkeys(str(sweep.manifest[key]) for sweep in analysis.sweeps if key in sweep.manifest)
+        if found:
+            facts.append((title, ", ".join(found)))
+    return facts
+
+
+def _recipe(analysis: Analysis) -> dict[str, Any] | None:
+    if len(analysis.architectures) < 2 or analysis.recipe.empty:
+        return None
+    levels, ranges = recipe_tables(analysis)
+    several = len(analysis.datasets) > 1
+    said = []
+    for (dataset, _), part in analysis.ranges.groupby(["dataset", "perturbation"], sort=False):
+        said.append((f"{dataset}, " * several) + recipe_sentence(part))
+    return {"sentences": said, "ranges": table_data(ranges), "levels": table_data(levels)}
+
+
+def _group(key: str, figures: Sequence[ReportFigure]) -> dict[str, Any]:
+    """Panels that stand together: drawn, with one legend and one CSV for all of them."""
+    info = COMPARABLE.get(key)
+    title = key if info is None else f"{info.label} in {info.unit}" if info.unit else info.label
+    title = {"divergence": "Dice over divergence", "ratio": "Dice over ratio"}.get(key, title)
+    styles = {name: style for figure in figures for name, style in figure.styles.items()}
+    data = pd.concat([_labelled(figure) for figure in figures], ignore_index=True)
+    return {
+        "title": title,
+        "better": "" if info is None else f"{info.better} is better",
+        "legend": [(name, Markup(plots.swatch(s, f"{key}-key{i}"))) for i, (name, s) in enumerate(styles.items())],
+        "figures": [
+            {
+                "dataset": figure.dataset,
+                "title": figure.title,
+                "sample": figure.sample,
+                "alt": figure.alt,
+                "svg": Markup(plots.svg_text(figure.draw(), figure.name)),
+                "numbers": None if figure.group == "ranks" else _numbers(figure),
+            }
+            for figure in figures
+        ],
+        "csv": csv_link(data, key, f"these figures: {title}"),
+    }
+
+
+def _labelled(figure: ReportFigure) -> pd.DataFrame:
+    """A figure's data; where its rows do not say what it shows, with that before them."""
+    if "perturbation" in figure.data:
+        return figure.data
+    return figure.data.assign(panel=figure.title)[["panel", *figure.data]]
+
+
+def _numbers(figure: ReportFigure) -> dict[str, Any]:
+    """A panel as a table: levels down, architectures across; or, without levels, its points."""
+    data = figure.data
+    if "x" in data:
+        headings = ["line", "x", "from", "to", "Dice", "patients", "points"]
+        rows = [
+            (
+                row["line"],
+                [*(f"{row[key]:.4g}" for key in ("x", "lowest", "highest")),
+                 with_interval(row["mean"], row["low"], row["high"]), row["n_patients"], row["n_points"]],
+            )
+            for row in data.to_dict("records")
+        ]  # fmt: skip
+        return {"what": "means of bins", "headings": headings, "rows": rows}
+    cells = _cells(figure)
+    lines = list(dict.fromkeys(data["line"]))
+    zero = "0" if figure.series else "0 (clean)"
+    rows = [
+        (f"{level:g}" if level else zero, [cells.get((level, line), "–") for line in lines])
+        for level in sorted(set(data["level"]))
+    ]
+    what = "counts" if "count" in data else f"mean [{100 * CONFIDENCE:.0f} % interval]"
+    return {"what": what, "headings": ["level", *lines], "rows": rows}
+
+
+def _cells(figure: ReportFigure) -> Mapping[tuple[float, str], str]:
+    rows = figure.data.to_dict("records")
+    if "count" in figure.data:
+        return {(row["level"], row["line"]): f"{row['count']} of {row['of']}" for row in rows}
+    return {
+        (row["level"], row["line"]): with_interval(row["mean"], row["low"], row["high"], figure.group)
+        + (f" ({number(row['trained_low'], figure.group)} to {number(row['trained_high'], figure.group)})"
+           if row["n_trained"] > 1 else "")
+        for row in rows
+    }  # fmt: skip

@@ -1,0 +1,309 @@
+"""Curves over the level, what is lost along them, and where two of them cross."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.integrate import trapezoid
+
+from nnunet_robust.eval.statistics.bootstrap import CONFIDENCE, N_RESAMPLES, bca_intervals, resampled_means
+from nnunet_robust.eval.statistics.tables import CLEAN, By, Scores, direction, patient_scores
+
+MEAN_OF_LABELS = "(mean)"  # the label's name in the rows that average over several labels
+
+_EQUAL = 1e-12  # means that differ by less are the same
+_CURVES = [
+    "dataset", "perturbation", "line", "level", "mean", "low", "high", "n_cases", "n_patients", "n_trained",
+    "trained_low", "trained_high",
+]  # fmt: skip
+_CROSSINGS = ["dataset", "perturbation", "first", "second", "level", "low", "high", "share", "n_patients"]
+
+
+def curves(
+    rows: pd.DataFrame, metric: str, n_resamples: int = N_RESAMPLES, seed: int = 0, by: By = "architecture"
+) -> pd.DataFrame:
+    """The mean over patients with its interval, for each architecture, perturbation and level.
+
+    Level 0 is the clean images, but for a series, which has the levels that it has.
+
+    Args:
+        rows: what `comparable` returns.
+        metric: a key of `COMPARABLE`.
+        n_resamples: number of bootstrap samples, see `bca_intervals`.
+        seed: of the bootstrap.
+        by: "line" takes each trained model for itself.
+
+    Returns:
+        Columns dataset, perturbation, line (the architecture's or the trained model's name), level (ascending within a
+        line), mean, low, high, n_cases, n_patients, n_trained, trained_low, trained_high. low and high are the BCa
+        interval over patients, with the trained models as they are, and missing where there is a single patient.
+        trained_low and trained_high are the lowest and the highest mean of the `n_trained` trained models, each for
+        itself; with one, both are its mean.
+    """
+    points = []
+    for scores in patient_scores(rows, metric, by):
+        n_names, n_levels, n_patients = scores.values.shape
+        low, high = (
+            end.reshape(n_names, n_levels)
+            for end in bca_intervals(scores.values.reshape(-1, n_patients).T, n_resamples, CONFIDENCE, seed)
+        )
+        with_score = np.isfinite(scores.values)
+        for i, name in enumerate(scores.names):
+            of_trained = np.nanmean(scores.by_line[scores.owner == i], axis=2)
+            means = _means(scores.values[i])
+            for j, level in enumerate(scores.levels):
+                if not with_score[i, j].any():
+                    continue
+                points.append(
+                    {
+                        "dataset": scores.dataset,
+                        "perturbation": scores.perturbation,
+                        "line": name,
+                        "level": float(level),
+                        "mean": float(means[j]),
+                        "low": low[i, j],
+                        "high": high[i, j],
+                        "n_cases": int(scores.n_cases[j]),
+                        "n_patients": int(with_score[i, j].sum()),
+                        "n_trained": len(of_trained),
+                        "trained_low": float(of_trained[:, j].min()),
+                        "trained_high": float(of_trained[:, j].max()),
+                    }
+                )
+    return pd.DataFrame(points, columns=_CURVES)
+
+
+def summary(
+    rows: pd.DataFrame,
+    metric: str = "dice",
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 0,
+    by: By = "architecture",
+) -> pd.DataFrame:
+    """A row per dataset, perturbation and architecture (and per label where there are several): what was lost, and how.
+
+    Args:
+        rows: what `comparable` returns.
+        metric: a key of `COMPARABLE`.
+        n_resamples: number of bootstrap samples, see `bca_intervals`.
+        seed: of the bootstrap.
+        by: "line" takes each trained model for itself.
+
+    Returns:
+        Columns dataset, perturbation, label ("(mean)" for the average over several), line, and
+
+        - clean, worst: mean score on clean images, and at `worst_level`, the perturbed level where it is worst;
+        - drop, relative_drop: what is lost between them (positive is worse, for every metric), and as a share of clean;
+        - auc: area under the curve over levels, trapezoid rule, with the levels from 0 to the highest scaled to [0, 1]:
+          the score's average over levels, in the metric's unit;
+        - *_low, *_high: bootstrap intervals of clean, worst, drop (paired by patient, the worst level
+          taken as given) and auc;
+        - in a series, clean is the score on the dataset's own test set, which is no level of it: the levels run from
+          the lowest, and missed and hallucinated count the series alone. Where not every patient is at both places, or
+          at every level, drop and auc are those of the means, and have no interval;
+        - missed, hallucinated: how often, over all levels (0 included), of `n_objects` rows (case x level x replicate x
+          label x trained model);
+        - n_cases, n_patients; n_trained, the trained models that were averaged.
+    """
+    perturbed = rows[rows["perturbation"] != CLEAN]
+    labels = list(dict.fromkeys(perturbed["label"]))
+    parts = [(labels[0], perturbed)] if len(labels) == 1 else [(MEAN_OF_LABELS, perturbed)] if labels else []
+    if len(labels) > 1:
+        parts += [(label, perturbed[perturbed["label"] == label]) for label in labels]
+    found = []
+    for label, part in parts:
+        own = rows[(rows["perturbation"] == CLEAN) & (rows["label"].eq(label) if label in labels else True)]
+        clean = {scores.dataset: scores for scores in patient_scores(own, metric, by)}
+        keys = ["dataset", "perturbation", by]
+        outcomes = part.groupby([*keys, "outcome"]).size().unstack("outcome", fill_value=0)
+        for scores in patient_scores(part, metric, by):
+            for row in _summary_rows(scores, clean.get(scores.dataset), metric, n_resamples, seed):
+                counts = outcomes.loc[(scores.dataset, scores.perturbation, row["line"])]
+                row["missed"], row["hallucinated"] = (int(counts.get(name, 0)) for name in ("missed", "hallucinated"))
+                row["n_objects"] = int(counts.sum())
+                found.append({"label": label, **row})
+    if not found:
+        return pd.DataFrame(columns=["dataset", "perturbation", "label", "line"])
+    table = pd.DataFrame(found)
+    order = ["dataset", "perturbation", "label", "line"]
+    ranks = {name: {value: i for i, value in enumerate(dict.fromkeys(table[name]))} for name in order}
+    table = table.sort_values(order, key=lambda column: column.map(ranks[str(column.name)]), ignore_index=True)
+    counted = ["missed", "hallucinated", "n_objects", "n_cases", "n_patients", "n_trained"]
+    return table[[*order, *(name for name in table if name not in (*order, *counted)), *counted]]
+
+
+def _summary_rows(
+    scores: Scores, own_clean: Scores | None, metric: str, n_resamples: int, seed: int
+) -> Iterator[dict[str, Any]]:
+    sign = direction(metric)
+    for i, name in enumerate(scores.names):
+        values, levels = scores.values[i], scores.levels
+        if scores.in_series:
+            known = own_clean is not None and name in own_clean.names
+            clean = own_clean.values[own_clean.names.index(name), 0] if own_clean and known else np.full(0, np.nan)
+            clean_patients = own_clean.patients if own_clean and known else []
+        else:
+            clean, clean_patients = values[0], scores.patients
+        means = _means(values)
+        candidates = [j for j in range(len(levels)) if np.isfinite(means[j]) and (scores.in_series or levels[j] > 0)]
+        if not candidates:
+            continue
+        worst = min(candidates, key=lambda j: sign * means[j])
+        clean_mean = float(_means(clean[None])[0])
+        drop = sign * (clean_mean - float(means[worst]))
+        areas = _areas(values, levels)
+        complete = np.isfinite(values).all()
+        row: dict[str, Any] = {"dataset": scores.dataset, "perturbation": scores.perturbation, "line": name}
+        row["clean"] = clean_mean
+        row["clean_low"], row["clean_high"] = _interval(clean, n_resamples, seed)
+        row["worst_level"], row["worst"] = float(levels[worst]), float(means[worst])
+        row["worst_low"], row["worst_high"] = _interval(values[worst], n_resamples, seed)
+        row["drop"] = drop
+        here = np.isfinite(values[worst])
+        paired = clean_patients == [p for p, there in zip(scores.patients, here, strict=True) if there]
+        losses = sign * (clean - values[worst][here]) if paired else np.full(0, np.nan)
+        row["drop_low"], row["drop_high"] = _interval(losses, n_resamples, seed)
+        row["relative_drop"] = drop / clean_mean if clean_mean else float("nan")
+        row["auc"] = float(areas.mean()) if complete else float(_areas(means[:, None], levels)[0])
+        row["auc_low"], row["auc_high"] = _interval(areas, n_resamples, seed) if complete else _NONE
+        row |= {"n_cases": int(scores.n_cases[worst]), "n_patients": int(here.sum())}
+        yield {**row, "n_trained": int((scores.owner == i).sum())}
+
+
+def _means(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(levels,): the mean of those patients who have a level; NaN for a level that nobody has."""
+    present = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(present, values, 0.0).sum(axis=1) / present.sum(axis=1)
+
+
+def _areas(values: NDArray[np.float64], levels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each patient's area under the curve over the levels, scaled to [0, 1]; the value where there is one level."""
+    if len(levels) == 1:
+        return values[0]
+    return np.asarray(trapezoid(values, (levels - levels[0]) / (levels[-1] - levels[0]), axis=0))
+
+
+_NONE = (float("nan"), float("nan"))
+
+
+def _interval(values: NDArray[np.float64], n_resamples: int, seed: int) -> tuple[float, float]:
+    if not len(values):
+        return _NONE
+    low, high = bca_intervals(values[:, None], n_resamples, CONFIDENCE, seed)
+    return float(low[0]), float(high[0])
+
+
+def crossings(
+    rows: pd.DataFrame,
+    metric: str = "dice",
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 0,
+    by: By = "architecture",
+) -> pd.DataFrame:
+    """The levels at which the mean curves of two architectures cross, linear between the levels that were measured.
+
+    Args:
+        rows: what `comparable` returns.
+        metric: a key of `COMPARABLE`.
+        n_resamples: number of bootstrap samples of the patients.
+        seed: of the bootstrap.
+        by: "line" takes each trained model for itself.
+
+    Returns:
+        A row for each pair and each crossing of their means, and one for a pair that has none. Columns dataset,
+        perturbation, and
+
+        - first, second: `first` is the better one below the level, `second` above it; without a crossing, in the order
+          of the rows;
+        - level: where the means cross, missing where they do not. Curves that meet and part again on the same side do
+          not cross; where they run together between two levels, the middle counts;
+        - low, high: the 2.5th and 97.5th percentile of the level over those bootstrap samples that have a crossing in
+          the same direction (of several the nearest). They are conditioned on there being one: see `share`;
+        - share: of bootstrap samples that have a crossing in this direction; without a crossing of the means, of those
+          that have any. Missing, as low and high, for a single patient;
+        - n_patients: who took part at any level.
+    """
+    found = []
+    for scores in patient_scores(rows, metric, by):
+        n_names, n_levels, n_patients = scores.values.shape
+        if n_levels < 2:
+            continue
+        flat = scores.values.reshape(-1, n_patients).T
+        resampled = resampled_means(flat, n_resamples, seed).reshape(n_names, n_levels, n_resamples)
+        means = np.stack([_means(values) for values in scores.values])
+        for a, b in combinations(range(n_names), 2):
+            at, toward = _sign_changes(scores.levels, direction(metric) * (means[a] - means[b])[:, None])
+            drawn_at, drawn_toward = _sign_changes(scores.levels, direction(metric) * (resampled[a] - resampled[b]))
+            common = {"dataset": scores.dataset, "perturbation": scores.perturbation}
+            observed: list[int | None] = [j for j in range(n_levels) if np.isfinite(at[j, 0])]
+            for j in observed or [None]:
+                first, second = (a, b) if j is None or toward[j, 0] < 0 else (b, a)
+                level = float("nan") if j is None else float(at[j, 0])
+                drawn = drawn_at if j is None else np.where(drawn_toward == toward[j, 0], drawn_at, np.nan)
+                found.append(
+                    {
+                        **common,
+                        "first": scores.names[first],
+                        "second": scores.names[second],
+                        "level": level,
+                        **_spread(level, drawn, n_patients),
+                        "n_patients": n_patients,
+                    }
+                )
+    return pd.DataFrame(found, columns=_CROSSINGS)
+
+
+def _spread(level: float, drawn: NDArray[np.float64], n_patients: int) -> dict[str, float]:
+    if n_patients < 2:
+        return dict.fromkeys(("low", "high", "share"), float("nan"))
+    crossed = np.isfinite(drawn).any(axis=0)
+    share = float(crossed.mean())
+    if np.isnan(level) or not crossed.any():
+        return {"low": float("nan"), "high": float("nan"), "share": share}
+    distance = np.where(np.isfinite(drawn), np.abs(drawn - level), np.inf)
+    nearest = np.take_along_axis(drawn, distance.argmin(axis=0)[None], axis=0)[0, crossed]
+    low, high = np.quantile(nearest, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return {"low": float(low), "high": float(high), "share": share}
+
+
+def _sign_changes(
+    levels: NDArray[np.float64], difference: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Where each column changes its sign between one non-zero value and the next.
+
+    Args:
+        levels: (levels,), ascending.
+        difference: (levels, columns); NaN is passed over.
+
+    Returns:
+        at, toward: (levels, columns) each. at[j] is the place of the change whose second value is at level j, else
+        NaN; toward[j] the sign after it.
+    """
+    at = np.full(difference.shape, np.nan)
+    sign = np.where(np.abs(difference) > _EQUAL, np.sign(difference), 0.0)
+    sign[np.isnan(difference)] = np.nan
+    columns = np.arange(difference.shape[1])
+    last = np.zeros(difference.shape[1], dtype=int)  # the last level with a difference
+    first_equal = np.full(difference.shape[1], np.nan)  # where they began to run together since
+    last_equal = np.full(difference.shape[1], np.nan)
+    for j, level in enumerate(levels):
+        before = np.where(np.isnan(sign[last, columns]), 0.0, sign[last, columns])
+        changed = before * np.nan_to_num(sign[j]) < 0
+        with np.errstate(invalid="ignore", divide="ignore"):
+            old, new = difference[last, columns], difference[j]
+            straight = levels[last] + (level - levels[last]) * old / (old - new)
+        together = (first_equal + last_equal) / 2
+        at[j] = np.where(changed, np.where(np.isnan(together), straight, together), np.nan)
+        equal = sign[j] == 0
+        first_equal = np.where(equal & np.isnan(first_equal), level, first_equal)
+        last_equal = np.where(equal, level, last_equal)
+        apart = np.abs(np.nan_to_num(sign[j])) > 0
+        first_equal[apart] = last_equal[apart] = np.nan
+        last[apart] = j
+    return at, sign
