@@ -9,6 +9,9 @@ from pathlib import Path
 
 from nnunet_robust.files import atomic_file
 
+MISSING = "missing.txt"
+"""A file in a sweep's folder in which whoever had it made says, a line each, what it lacks, and why."""
+
 
 @dataclass(frozen=True, order=True)
 class Failure:

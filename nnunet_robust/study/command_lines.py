@@ -95,15 +95,28 @@ def sweep_command(job: Job, device: str, trainers: Sequence[str], root: Path) ->
     ]
 
 
-def report_commands(sweeps: Sequence[Path]) -> Iterator[Command]:
-    """A report of every sweep. The one place that knows how sweeps become reports."""
-    for folder in sweeps:
-        yield ["nnunet-robust", "report", str(folder)]
+def reports(sweeps: Mapping[str, str], root: Path) -> dict[Path, list[Path]]:
+    """The reports of those sweeps that there are: of each, and of several datasets side by side.
+
+    Args:
+        sweeps: a sweep's folder -> the folder of its report together with other datasets, below `root`.
+        root: the study's folder.
+
+    Returns:
+        A report's folder -> the sweeps on it.
+    """
+    swept = {root / sweep: root / together for sweep, together in sweeps.items()}
+    there = [sweep for sweep in swept if (sweep / "results.csv").is_file()]
+    groups = {swept[sweep]: [other for other in there if swept[other] == swept[sweep]] for sweep in there}
+    return {
+        **{sweep: [sweep] for sweep in there},
+        **{folder: members for folder, members in groups.items() if len(members) > 1},
+    }
 
 
-def report_pages(sweeps: Sequence[Path]) -> list[Path]:
-    """What `report_commands` write."""
-    return [folder / "report.html" for folder in sweeps]
+def report_command(folder: Path, sweeps: Sequence[Path]) -> Command:
+    """Write one of `reports`."""
+    return ["nnunet-robust", "report", *map(str, sweeps), "-o", str(folder)]
 
 
 def fold_folder(job: Job) -> Path:

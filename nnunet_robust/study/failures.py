@@ -1,4 +1,4 @@
-"""What is missing from a study, and why: beside its reports, until these show it themselves."""
+"""What is missing from a study, and why: in a table of its own, and in the folders of its sweeps for their reports."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import json
 from typing import Any
 
+from nnunet_robust.eval.failures import MISSING
 from nnunet_robust.files import write_atomically
 from nnunet_robust.study.folder import DONE, Plan, StudyFolder
 
@@ -27,8 +28,19 @@ def failures(folder: StudyFolder, plan: Plan) -> list[dict[str, Any]]:
 
 
 def write_failures(folder: StudyFolder, plan: Plan) -> list[dict[str, Any]]:
-    """Write `study_failures.csv` and `.json`, or remove them where nothing has failed; returns the rows."""
+    """Write `study_failures.csv` and `.json`, or remove them where nothing has failed; returns the rows.
+
+    A sweep's own part goes into its folder, in words, where its report finds it.
+    """
     rows = failures(folder, plan)
+    for job in plan.jobs.values():
+        if job.stage == "sweep" and (output := folder.root / job.what["output"]).is_dir():
+            missing = [row for row in rows if row["job"] in job.inputs]
+            if missing:
+                lines = [f"{row['job']} {row['outcome']}: {row['reason']}\n" for row in missing]
+                write_atomically(output / MISSING, "".join(lines))
+            else:
+                (output / MISSING).unlink(missing_ok=True)
     table, data = (folder.root / f"{FILE}{ending}" for ending in (".csv", ".json"))
     if not rows:
         table.unlink(missing_ok=True)

@@ -84,7 +84,7 @@ def jobs_of(study: Study) -> list[Job]:
                     sweeps += _sweeps(study, dataset, plans, configuration, sweep, trainings)
     jobs += sweeps
     if study.report and sweeps:
-        outputs = [job.what["output"] for job in sweeps]
+        outputs = {job.what["output"]: job.what["together"] for job in sweeps}
         # Of all jobs, not of the sweeps alone: it tells what is missing, and why.
         jobs.append(_job(study, "report", "report", tuple(job.id for job in jobs), {"sweeps": outputs}))
     return jobs
@@ -144,7 +144,8 @@ def _sweeps(
     options = {name: value for name, value in sweep.options.items() if name != "folds"}
     each = sweep.options.get("folds") == "each"
     for folds in [[fold] for fold in study.folds] if each else [list(study.folds)]:
-        name = f"{sweep.name}-{_arm(dataset, plans, configuration)}" + (f"-f{folds[0]}" if each else "")
+        number, _, arm = (_arm(dataset, plans, configuration) + (f"-f{folds[0]}" if each else "")).partition("-")
+        name = f"{sweep.name}-{number}-{arm}"
         yield _job(
             study,
             "sweep",
@@ -158,5 +159,6 @@ def _sweeps(
                 "folds": folds,
                 "options": options,
                 "output": f"sweeps/{name}",
+                "together": f"reports/{sweep.name}-{arm}",
             },
         )

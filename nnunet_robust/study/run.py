@@ -21,8 +21,7 @@ from typing import Any
 
 from nnunet_robust.errors import UserError
 from nnunet_robust.files import write_atomically
-from nnunet_robust.study import slurm
-from nnunet_robust.study.command_lines import report_pages
+from nnunet_robust.study import command_lines, slurm
 from nnunet_robust.study.config import FOLDERS, STAGES, Study
 from nnunet_robust.study.engine import Options, check_engine, command_line, limited, write_dag
 from nnunet_robust.study.estimate import estimate
@@ -286,8 +285,9 @@ def _clear(folder: StudyFolder, plan: Plan) -> list[str]:
 
 
 def _reports(folder: StudyFolder, plan: Plan) -> list[Path]:
-    sweeps = [folder.root / job.what["output"] for job in plan.jobs.values() if job.stage == "sweep"]
-    return [page for page in report_pages(sweeps) if page.is_file()]
+    made = [job.what["sweeps"] for job in plan.jobs.values() if job.stage == "report"]
+    found = [report for sweeps in made for report in command_lines.reports(sweeps, folder.root)]
+    return [page for report in found if (page := report / "report.html").is_file()]
 
 
 def _prepare_child() -> None:

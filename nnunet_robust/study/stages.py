@@ -73,12 +73,11 @@ def _sweep(work: Work) -> tuple[str, str]:
 
 def _report(work: Work) -> tuple[str, str]:
     write_failures(work.folder, work.plan)
-    sweeps = [work.folder.root / sweep for sweep in work.job.what["sweeps"]]
-    swept = [sweep for sweep in sweeps if (sweep / "results.csv").is_file()]
-    if not swept:
+    reports = command_lines.reports(work.job.what["sweeps"], work.folder.root)
+    if not reports:
         raise NothingToDoError("there is no sweep to report")
-    for command in command_lines.report_commands(swept):
-        work.run(command)
+    for folder, sweeps in reports.items():
+        work.run(command_lines.report_command(folder, sweeps))
     return DONE, ""
 
 

@@ -17,9 +17,11 @@ import pytest
 
 from nnunet_robust import processes
 from nnunet_robust.errors import UserError
+from nnunet_robust.eval.failures import MISSING
+from nnunet_robust.files import write_atomically
 from nnunet_robust.study import stages
 from nnunet_robust.study.attempts import Attempts, epochs_begun
-from nnunet_robust.study.command_lines import sweep_command
+from nnunet_robust.study.command_lines import report_command, reports, sweep_command
 from nnunet_robust.study.failures import write_failures
 from nnunet_robust.study.folder import BLOCKED, DONE, FAILED, Plan, StudyFolder
 from nnunet_robust.study.job import run_job
@@ -76,7 +78,7 @@ def test_a_job_is_done_once_and_leaves_a_marker(tmp_path: Path, monkeypatch) -> 
 
 
 def test_what_fails_is_tried_again_then_recorded_with_the_log(tmp_path: Path, monkeypatch) -> None:
-    folder = write_plan(tmp_path, a_job("sweep/a", output="a"), a_job("report/report", "sweep/a", sweeps=["a"]))
+    folder = write_plan(tmp_path, a_job("sweep/a", output="a"), a_job("report/report", "sweep/a", sweeps={"a": "b"}))
 
     def work(at: Work) -> tuple[str, str]:
         command = tmp_path / "bin" / "fails"
@@ -249,6 +251,32 @@ def test_a_sweep_s_command(tmp_path: Path) -> None:
         "--perturb speckle_noise=0.1,0.3 gaussian_blur --series /a/series.csv --tile-size 32 16x32 --disable-tta "
         "--preset noise --precision fast --tolerance-mm 1.5 --save-predictions"
     )
+
+
+def test_a_sweep_s_holes_are_told_in_its_folder(tmp_path: Path) -> None:
+    sweeps = [a_job(f"sweep/{name}", f"train/{name}", output=f"sweeps/{name}") for name in "ab"]
+    folder = write_plan(tmp_path, a_job("train/a", **MODEL), a_job("train/b", **MODEL), *sweeps)
+    for name in "ab":
+        (tmp_path / "sweeps" / name).mkdir(parents=True)
+    for job, outcome in (("train/a", FAILED), ("train/b", DONE)):
+        write_atomically(folder.done(job), json.dumps({"job": job, "outcome": outcome, "reason": "out of luck"}))
+    write_failures(folder, folder.read_plan())
+    assert (tmp_path / "sweeps" / "a" / MISSING).read_text() == "train/a failed: out of luck\n"
+    assert not (tmp_path / "sweeps" / "b" / MISSING).exists()
+    write_atomically(folder.done("train/a"), json.dumps({"outcome": DONE, "reason": ""}))
+    write_failures(folder, folder.read_plan())
+    assert not (tmp_path / "sweeps" / "a" / MISSING).exists()
+
+
+def test_reports_are_of_a_sweep_and_of_datasets_side_by_side(tmp_path: Path) -> None:
+    sweeps = {"sweeps/n-501-2d": "reports/n-2d", "sweeps/n-502-2d": "reports/n-2d", "sweeps/n-503-2d": "reports/n-2d",
+              "sweeps/n-503-3d": "reports/n-3d"}  # fmt: skip
+    for sweep in ("n-501-2d", "n-503-2d", "n-503-3d"):
+        (tmp_path / "sweeps" / sweep).mkdir(parents=True)
+        (tmp_path / "sweeps" / sweep / "results.csv").touch()
+    a, b, c = (tmp_path / "sweeps" / name for name in ("n-501-2d", "n-503-2d", "n-503-3d"))
+    assert reports(sweeps, tmp_path) == {a: [a], b: [b], c: [c], tmp_path / "reports" / "n-2d": [a, b]}
+    assert report_command(c, [a, b]) == ["nnunet-robust", "report", str(a), str(b), "-o", str(c)]
 
 
 def test_no_such_job(tmp_path: Path) -> None:

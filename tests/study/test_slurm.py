@@ -129,7 +129,7 @@ def story(slurm: Slurm, textures: str, tmp_path_factory: pytest.TempPathFactory)
             waiting.sort(key=lambda job: int(job["id"]))
             (root / "gates" / "go").touch()
             code = second.wait(300)
-            undisturbed.wait(300)
+            assert undisturbed.wait(300) == 1, (root / "local.log").read_text()
         finally:
             for process in processes:
                 process.terminate()

@@ -10,11 +10,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from nnunet_robust.errors import UserError
-from nnunet_robust.eval.failures import read_failures
+from nnunet_robust.eval.failures import MISSING, read_failures
 from nnunet_robust.eval.statistics import comparable, load_results
 
-MISSING = "missing.txt"
-"""A file in a sweep's folder in which whoever made it says, a line each, what it lacks, and why."""
 _FAILURES_SHOWN = 20
 
 
