@@ -178,11 +178,11 @@ def test_what_fails_for_good_is_reported(story: Story) -> None:
     assert (row["trainer"], row["outcome"]) == ("FailingTrainer", "failed")
     assert row["reason"].endswith("RuntimeError: this trainer always fails")
     assert (story.folder / row["log"]).read_text().count("RuntimeError: this trainer always fails") >= 2  # tried again
-    assert (story.folder / "sweeps" / "noise-901-2d" / "report.html").is_file()
+    assert list(story.folder.rglob("report.html"))
 
 
 def test_results_are_those_of_one_machine(story: Story) -> None:
-    here, there = (folder / "sweeps" / "noise-901-2d" / "results.csv" for folder in (story.local, story.folder))
+    (here,), (there,) = ((folder / "sweeps").rglob("results.csv") for folder in (story.local, story.folder))
     assert set(pd.read_csv(here)["model"]) == set(TRAINERS)
     assert here.read_bytes() == there.read_bytes()
 
