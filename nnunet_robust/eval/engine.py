@@ -196,8 +196,9 @@ class Engine:
             fixed = {"dataset": run.dataset, "patient": scene.files.patient, "case": unit.case}
             work.inputs.add(condition, [{**fixed, **measured}])
         if run.pictured(unit.case, condition):
-            reference = f"{condition.name}_reference.png" if unit.in_series else "reference.png"
-            pictures.write_labels(run.picture(unit.case, reference), scene.label, scene.slice)
+            if as_it_is:  # the case's reference goes with its clean image, so that a file has one writer
+                reference = f"{condition.name}_reference.png" if unit.in_series else "reference.png"
+                pictures.write_labels(run.picture(unit.case, reference), scene.label, scene.slice)
             picture = run.picture(unit.case, condition.name + ".png")
             pictures.write_image(picture, image.numpy(), scene.bounds, scene.slice)
         alike = {model.preprocessing: model for model in work.todo[condition]}

@@ -14,13 +14,14 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from nnunet_robust.cli import main
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval import models as models_module
-from nnunet_robust.eval import precision, scene
+from nnunet_robust.eval import pictures, precision, scene
 from nnunet_robust.eval.results import Part
 from nnunet_robust.eval.sliding_window import SlidingWindow
 from nnunet_robust.eval.sweep import SweepParameters, run_sweep
@@ -90,6 +91,20 @@ def test_images_in_flight_are_few_however_many_conditions(parameters: SweepParam
     many = replace(parameters, conditions={"brightness": levels}, trainers=parameters.trainers[:1], workers=2)
     run_sweep(many, Silent())
     assert made["images"] >= 3 * 21 and most <= 2 * (2 + 2) + 2
+
+
+def test_a_picture_is_written_once(parameters: SweepParameters, monkeypatch) -> None:
+    """Two threads at one file would take the temporary one away from each other."""
+    written = Counter[Path]()
+    write = pictures._write
+
+    def count(path: Path, pixels: np.ndarray) -> None:
+        written[path] += 1
+        write(path, pixels)
+
+    monkeypatch.setattr(pictures, "_write", count)
+    run_sweep(replace(parameters, workers=1), Silent())
+    assert len(written) == 3 * (1 + 5 + 2 * 5) and set(written.values()) == {1}
 
 
 def test_shards_make_a_whole(parameters: SweepParameters, whole: dict[str, bytes]) -> None:
