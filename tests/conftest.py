@@ -16,6 +16,10 @@ import pytest
 # Read by nnU-Net when it is first imported. One process each, as starting more takes longer than these cases; and as it
 # caps torch's threads, a stock command in a process of its own then computes the same bits.
 os.environ["nnUNet_def_n_proc"] = "1"
+# Read by OpenMP when torch is first imported: of two processes, those threads that wait would else take the cores from
+# those that work.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 SMALL_UNETR = {"feature_size": 2, "hidden_size": 12, "mlp_dim": 16, "num_heads": 3}
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
