@@ -24,7 +24,7 @@ from nnunet_robust.eval.new_images import Format, Measurer, OtherChannelsError, 
 from nnunet_robust.eval.placement import IMAGE_FEATURES, INSIDE_PERCENTILE, MASK_FEATURES, Curves, Place
 from nnunet_robust.eval.report.read import Sweep, read_sweep
 from nnunet_robust.eval.results import ARM, CONDITION
-from nnunet_robust.eval.statistics import CLEAN, N_RESAMPLES
+from nnunet_robust.eval.statistics import CLEAN, MARGIN, N_RESAMPLES
 from nnunet_robust.eval.verdict import Verdict, decide
 
 FEWEST_PATIENTS = 5
@@ -93,7 +93,7 @@ def recommend(
     output: Path,
     *,
     model_folder: Path | None = None,
-    margin: float = 0.01,
+    margin: float = MARGIN,
     device: torch.device | None = None,
     track: Track = iter,
     n_resamples: int = N_RESAMPLES,

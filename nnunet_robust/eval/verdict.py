@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from nnunet_robust.eval.statistics import N_RESAMPLES, NO_DIFFERENCE, bca_intervals, resampled_means
-
-_ROUNDING = 1e-12  # of means that are equal
+from nnunet_robust.eval.statistics import N_RESAMPLES, bca_intervals, choose
 
 
 @dataclass(frozen=True)
@@ -43,24 +41,17 @@ def decide(scores: pd.DataFrame, margin: float, n_resamples: int = N_RESAMPLES, 
         n_resamples: number of bootstrap samples, over patients; every architecture sees the same ones.
         seed: of the bootstrap.
     """
-    values = scores.to_numpy(float)
-    means = values.mean(axis=0)
-    resampled = resampled_means(values, n_resamples, seed).T
-    within = resampled.max(axis=1, keepdims=True) - resampled <= margin + _ROUNDING
-    level = means.max() - means <= margin + _ROUNDING
-    best = int(means.argmax())
-    names = [str(name) for name in scores.columns]
-    columns = zip(means, *bca_intervals(values, n_resamples, seed=seed), within.mean(axis=0), strict=True)
-    expected = {
-        name: dict(zip(("mean", "low", "high", "share"), map(float, column), strict=True))
-        for name, column in zip(names, columns, strict=True)
-    }
-    alike = bool(level.all())
+    values, names = scores.to_numpy(float), [str(name) for name in scores.columns]
+    choice = choose(values, names, margin, n_resamples, seed)
+    columns = zip(values.mean(axis=0), *bca_intervals(values, n_resamples, seed=seed), choice.shares, strict=True)
     return Verdict(
-        answer=NO_DIFFERENCE if alike else names[best],
-        confidence=float(within.all(axis=1).mean() if alike else within[:, best].mean()),
-        equivalent=tuple(name for i, name in enumerate(names) if level[i] and (alike or i != best)),
-        expected=expected,
+        answer=choice.verdict,
+        confidence=choice.agreement,
+        equivalent=choice.equivalent,
+        expected={
+            name: dict(zip(("mean", "low", "high", "share"), map(float, column), strict=True))
+            for name, column in zip(names, columns, strict=True)
+        },
         patients=len(values),
         resamples=n_resamples,
     )

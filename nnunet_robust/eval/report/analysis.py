@@ -13,13 +13,12 @@ from nnunet_robust.errors import UserError
 from nnunet_robust.eval import statistics
 from nnunet_robust.eval.report.measured import Divergence, Relation, over_divergence, over_ratio
 from nnunet_robust.eval.report.read import Sweep, read_sweeps
-from nnunet_robust.eval.statistics import CLEAN, MEAN_OF_LABELS
+from nnunet_robust.eval.statistics import CLEAN, MARGIN, MEAN_OF_LABELS
 
 CURVES = ("dice", "hd95_mm", "assd_mm", "nsd")  # IoU says what Dice says
 METRIC = "dice"
 """The metric of the recipe, the ranks, the tests and the sentences."""
 
-MARGIN = 0.01
 _FAILURES = {"missed": ("ok", "missed"), "hallucinated": ("both_empty", "hallucinated")}
 
 

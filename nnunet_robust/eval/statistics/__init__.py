@@ -23,7 +23,7 @@ from nnunet_robust.eval.statistics.bootstrap import (
 from nnunet_robust.eval.statistics.comparisons import failures, friedman, pairwise
 from nnunet_robust.eval.statistics.mixed import mixed_model
 from nnunet_robust.eval.statistics.ranks import rank_stability
-from nnunet_robust.eval.statistics.recipe import NO_DIFFERENCE, recipe, recipe_ranges, recipe_sentence
+from nnunet_robust.eval.statistics.recipe import MARGIN, NO_DIFFERENCE, choose, recipe, recipe_ranges, recipe_sentence
 from nnunet_robust.eval.statistics.summaries import MEAN_OF_LABELS, crossings, curves, summary
 from nnunet_robust.eval.statistics.tables import CLEAN, COMPARABLE, case_scores, comparable, load_results
 
@@ -31,12 +31,14 @@ __all__ = [
     "CLEAN",
     "COMPARABLE",
     "CONFIDENCE",
+    "MARGIN",
     "MEAN_OF_LABELS",
     "NO_DIFFERENCE",
     "N_RESAMPLES",
     "bca_intervals",
     "bootstrap_interval",
     "case_scores",
+    "choose",
     "comparable",
     "crossings",
     "curves",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -79,38 +80,69 @@ def recipe(
             values = direction(metric) * scores.at(j)
             if not len(values):
                 continue
-            best, row = _verdict(values, scores.names, margin, n_resamples, seed)
-            cost = (0.0, 0.0, 0.0) if row["verdict"] == NO_DIFFERENCE else _cost(clean, best, n_resamples, seed)
-            row |= dict(zip(("clean_cost", "clean_cost_low", "clean_cost_high"), cost, strict=True))
-            where = {"dataset": scores.dataset, "perturbation": scores.perturbation, "level": float(level)}
-            found.append({**where, **row, "n_patients": len(values)})
+            choice = choose(values, scores.names, margin, n_resamples, seed)
+            advantage = _advantage(values, choice.best, n_resamples, seed)
+            cost = (0.0,) * 3 if choice.verdict == NO_DIFFERENCE else _cost(clean, choice.best, n_resamples, seed)
+            where = (scores.dataset, scores.perturbation, float(level))
+            decided = (choice.verdict, choice.equivalent, choice.agreement)
+            found.append((*where, *decided, *advantage, *cost, len(values)))
     return pd.DataFrame(found, columns=_RECIPE)
 
 
-def _verdict(
-    values: NDArray[np.float64], names: list[str], margin: float, n_resamples: int, seed: int
-) -> tuple[int, dict[str, Any]]:
-    """The place of the best of (patients, names) where higher is better, and its columns of the recipe."""
+class Choice(NamedTuple):
+    """The best of several by their means, and how surely.
+
+    Attributes:
+        best: its place among the names.
+        verdict: its name, or `NO_DIFFERENCE` where all means are within the margin of it.
+        equivalent: the others whose mean is within the margin of the best (for `NO_DIFFERENCE`, all).
+        agreement: the share of bootstrap samples in which the best is within the margin of that sample's best; for
+            `NO_DIFFERENCE`, in which all are; NaN for a single patient.
+        shares: (names,), of samples in which each is within the margin of that sample's best; NaN likewise.
+    """
+
+    best: int
+    verdict: str
+    equivalent: tuple[str, ...]
+    agreement: float
+    shares: NDArray[np.float64]
+
+
+def choose(values: NDArray[np.float64], names: Sequence[str], margin: float, n_resamples: int, seed: int) -> Choice:
+    """Which has the highest mean over patients, and whether that matters.
+
+    Args:
+        values: (patients, names), higher is better; at least one patient.
+        names: what is compared.
+        margin: the difference of means that matters, >= 0.
+        n_resamples: number of bootstrap samples of the patients.
+        seed: of the bootstrap.
+    """
     means = values.mean(axis=0)
-    order = np.argsort(-np.round(means, 12), kind="stable")  # of equal ones the first
-    best = int(order[0])
+    best = int(np.round(means, 12).argmax())  # of equal ones the first
     matters = margin + _ROUNDING
     within = means >= means[best] - matters
     no_difference = len(names) > 1 and bool(within.all())
-    agreement = float("nan")
+    agreement, shares = float("nan"), np.full(len(names), np.nan)
     if len(values) > 1:
         drawn = resampled_means(values, n_resamples, seed)
         close = drawn >= drawn.max(axis=0) - matters
-        agreement = float((close.all(axis=0) if no_difference else close[best]).mean())
-    advantage = (float("nan"),) * 3
-    if len(names) > 1:
-        advantage = _difference(values[:, best] - values[:, order[1]], n_resamples, seed)
-    return best, {
-        "verdict": NO_DIFFERENCE if no_difference else names[best],
-        "equivalent": tuple(name for i, name in enumerate(names) if within[i] and (no_difference or i != best)),
-        "agreement": agreement,
-        **dict(zip(("advantage", "advantage_low", "advantage_high"), advantage, strict=True)),
-    }
+        agreement, shares = float((close.all(axis=0) if no_difference else close[best]).mean()), close.mean(axis=1)
+    return Choice(
+        best,
+        NO_DIFFERENCE if no_difference else names[best],
+        tuple(name for i, name in enumerate(names) if within[i] and (no_difference or i != best)),
+        agreement,
+        shares,
+    )
+
+
+def _advantage(values: NDArray[np.float64], best: int, n_resamples: int, seed: int) -> tuple[float, float, float]:
+    """The best mean of (patients, names) minus the next best, with its interval."""
+    if values.shape[1] < 2:
+        return (float("nan"),) * 3
+    order = np.argsort(-np.round(values.mean(axis=0), 12), kind="stable")  # begins with the best
+    return _difference(values[:, best] - values[:, order[1]], n_resamples, seed)
 
 
 def _clean_scores(scores: Scores, own: Scores | None, metric: str) -> NDArray[np.float64] | None:
