@@ -1,0 +1,285 @@
+"""Is an image what the model was trained on? Each check accepts it, asks a person to look, or rejects it, and says why.
+
+What training looked like is read from the model's folder: `dataset_fingerprint.json` (spacings, shapes, and the
+intensities of the object), `dataset.json` and `plans.json`. What whole images look like is not in there: it comes from
+the images of a calibration, where there are some (`ImageStatistics`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from numpy.typing import NDArray
+
+from nnunet_robust.errors import UserError
+from nnunet_robust.eval.cases import CaseFiles, check_stored
+from nnunet_robust.eval.loss_curves import Mask
+
+Verdict = Literal["accept", "review", "reject"]
+VERDICTS: tuple[Verdict, ...] = ("accept", "review", "reject")
+"""From the mildest to the strictest."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far from what was seen is far. A factor of 1.1 means 10 % above the largest seen, or below the smallest.
+
+    Attributes:
+        review: from here on a person should look.
+        reject: from here on the image is rejected; infinite: never for this reason.
+    """
+
+    review: float
+    reject: float
+
+
+LIMITS: dict[str, Limits] = {
+    "spacing": Limits(review=1.1, reject=2.0),  # a factor, per axis
+    "extent": Limits(review=1.25, reject=4.0),  # a factor, per axis, of the part that is not zero
+    "intensity range": Limits(review=0.5, reject=3.0),  # in widths of what was seen, beyond it
+}
+_OBJECT_VOXELS = 1e-4
+"""Fewer voxels than this share with an intensity of the object: review. None at all: reject."""
+_PERCENTILES = (0.5, 50.0, 99.5)
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one check found.
+
+    Attributes:
+        name: of the check.
+        verdict: accept, review or reject.
+        reason: what was measured, and on what it is judged.
+    """
+
+    name: str
+    verdict: Verdict
+    reason: str
+
+
+@dataclass(frozen=True)
+class ImageStatistics:
+    """An image in a few numbers.
+
+    Attributes:
+        percentiles: for each channel the 0.5th, 50th and 99.5th percentile of all voxels.
+    """
+
+    percentiles: tuple[tuple[float, float, float], ...]
+
+    @classmethod
+    def of(cls, image: NDArray[np.floating]) -> ImageStatistics:
+        """Measure an image (C, *spatial), finite."""
+        found = [np.percentile(channel, _PERCENTILES) for channel in image]
+        return cls(tuple((float(low), float(median), float(high)) for low, median, high in found))
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a model was trained on, and what images it was calibrated on.
+
+    Attributes:
+        channels: names of the channels, in order.
+        fixed_units: for each channel whether its intensities have a unit that all images share (nnU-Net's CT
+            normalisation). Others are arbitrary, and no image is rejected for them.
+        spacings_mm: (cases, axes).
+        extents_mm: (cases, axes), of the part of each training image that is not zero.
+        object_intensities: for each channel the 0.5th and 99.5th percentile inside the objects, over all cases.
+        calibration: of the images of a calibration; none: whole images are not compared.
+    """
+
+    channels: tuple[str, ...]
+    fixed_units: tuple[bool, ...]
+    spacings_mm: NDArray[np.float64]
+    extents_mm: NDArray[np.float64]
+    object_intensities: tuple[tuple[float, float], ...]
+    calibration: tuple[ImageStatistics, ...] = ()
+
+
+def read_training(model_folder: Path, configuration: str, calibration: Iterable[ImageStatistics] = ()) -> Training:
+    """What a trained nnU-Net model's folder says of its training images.
+
+    Args:
+        model_folder: `<trainer>__<plans>__<configuration>`.
+        configuration: 2d, 3d_fullres, ...
+        calibration: of the images of a calibration.
+
+    Raises:
+        UserError: a file is missing or is not nnU-Net's.
+    """
+    files: dict[str, dict[str, Any]] = {}
+    for name in ("dataset_fingerprint.json", "dataset.json", "plans.json"):
+        path = model_folder / name
+        if not path.is_file():
+            raise UserError(
+                f"no {path}: give a trained model's folder, or copy the file there from nnUNet_preprocessed"
+            )
+        try:
+            files[name] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path} is not JSON ({error}): restore it from nnUNet_preprocessed") from error
+    fingerprint, dataset, plans = files.values()
+    try:
+        names = dataset["channel_names"] if "channel_names" in dataset else dataset["modality"]
+        channels = tuple(str(names[key]) for key in sorted(names, key=int))
+        schemes = _normalisation(plans["configurations"], configuration)
+        spacings = np.array(fingerprint["spacings"], float)
+        extents = np.array(fingerprint["shapes_after_crop"], float) * spacings
+        found = fingerprint["foreground_intensity_properties_per_channel"]
+        objects = tuple(
+            (float(found[key]["percentile_00_5"]), float(found[key]["percentile_99_5"]))
+            for key in sorted(found, key=int)
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{model_folder} has no nnU-Net fingerprint or plans of {configuration} ({error!r})") from error
+    fixed_units = tuple(scheme == "CTNormalization" for scheme in schemes)
+    if not len(channels) == len(fixed_units) == len(objects):
+        raise UserError(
+            f"{model_folder}: {len(channels)} channels in dataset.json, {len(fixed_units)} in plans.json, "
+            f"{len(objects)} in dataset_fingerprint.json: the files are of different datasets"
+        )
+    return Training(channels, fixed_units, spacings, extents, objects, tuple(calibration))
+
+
+def check_file(files: CaseFiles, reader: BaseReaderWriter, training: Training) -> tuple[Check, ...]:
+    """Read a case's image, and check it if it can be read; its label is not looked at.
+
+    Args:
+        files: of the case.
+        reader: nnU-Net's reader for the dataset's format.
+        training: what the model was trained on.
+    """
+    try:
+        for path in files.images:
+            if not path.is_file():
+                raise UserError(f"{path.name} is missing")
+        check_stored(CaseFiles(files.name, files.patient, files.images, files.images[0]))
+        image, properties = reader.read_images([str(path) for path in files.images])
+    except Exception as error:  # whatever a reader raises
+        return (Check("readable", "reject", " ".join(str(error).split())[:300]),)
+    spacing_mm = [float(s) for s in properties["spacing"]]
+    return (Check("readable", "accept", "the file can be read"), *check_image(image, spacing_mm, training))
+
+
+def check_image(
+    image: NDArray[np.floating], spacing_mm: Sequence[float], training: Training, segmentation: Mask | None = None
+) -> tuple[Check, ...]:
+    """Check an image in memory.
+
+    Args:
+        image: (C, *spatial), raw intensities as nnU-Net's reader gives them.
+        spacing_mm: the voxel's size along each axis.
+        training: what the model was trained on.
+        segmentation: bool (*spatial), all that the model calls an object, where there is one yet.
+
+    Returns:
+        A check each; what comes after a rejection that leaves nothing to measure is left out.
+    """
+    if len(image) != len(training.channels):
+        expected = f"the model takes {len(training.channels)} ({', '.join(training.channels)})"
+        return (Check("channels", "reject", f"the image has {len(image)} channels, {expected}"),)
+    done = [Check("channels", "accept", f"{len(image)}, as in training")]
+    broken = image.size - int(np.count_nonzero(np.isfinite(image)))
+    if broken or not image.size:
+        return (*done, Check("finite", "reject", f"{broken} of {image.size} voxels are NaN or infinite"))
+    done.append(Check("finite", "accept", "every voxel is a number"))
+    flat = [name for name, channel in zip(training.channels, image, strict=True) if channel.min() == channel.max()]
+    if flat:
+        return (*done, Check("not empty", "reject", f"{flat[0]} has the same value in every voxel"))
+    done.append(Check("not empty", "accept", "voxels differ"))
+    slices = np.rint(training.extents_mm[:, 0] / training.spacings_mm[:, 0])
+    flat_training = bool((slices == 1).all())
+    one_slice = image.shape[1] == 1
+    if image.ndim - 1 != training.spacings_mm.shape[1] or (flat_training and not one_slice):
+        expected = "2d images" if flat_training else "volumes"
+        return (*done, Check("dimensions", "reject", f"{image.shape[1:]} voxels, the model takes {expected}"))
+    if one_slice and slices.min() > 1:
+        return (*done, Check("dimensions", "reject", f"a single slice, in training at least {slices.min():.0f}"))
+    done.append(Check("dimensions", "accept", f"{image.shape[1:]} voxels"))
+    done.append(_within_factor("spacing", np.array(spacing_mm), training.spacings_mm, "a voxel is"))
+    filled = image.any(axis=0)
+    extent = [_extent(filled, axis) * size for axis, size in enumerate(spacing_mm)]
+    done.append(_within_factor("extent", np.array(extent), training.extents_mm, "what is not zero measures"))
+    for index, name in enumerate(training.channels):
+        done.append(_object_intensities(image[index], index, name, training))
+        if training.calibration:
+            done.append(_intensity_range(image[index], index, name, training))
+        if segmentation is not None and segmentation.any():
+            done.append(_segmented_intensities(image[index][segmentation], index, name, training))
+    return tuple(done)
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """The strictest of some verdicts; accept, if there are none."""
+    return max(verdicts, key=VERDICTS.index, default="accept")
+
+
+def _within_factor(name: str, found: NDArray[np.float64], seen: NDArray[np.float64], what: str) -> Check:
+    low, high = seen.min(axis=0), seen.max(axis=0)
+    factor = np.maximum(found / high, low / np.maximum(found, 1e-12))
+    axis = int(np.argmax(factor))
+    limits = LIMITS[name]
+    verdict: Verdict = (
+        "reject" if factor[axis] > limits.reject else "review" if factor[axis] > limits.review else "accept"
+    )
+    seen_there = f"{low[axis]:.3g} to {high[axis]:.3g} mm in {len(seen)} training images"
+    return Check(name, verdict, f"along axis {axis} {what} {found[axis]:.3g} mm, {seen_there}")
+
+
+def _object_intensities(channel: NDArray[np.floating], index: int, name: str, training: Training) -> Check:
+    low, high = training.object_intensities[index]
+    share = np.count_nonzero((channel >= low) & (channel <= high)) / channel.size
+    verdict = "reject" if share == 0 else "review" if share < _OBJECT_VOXELS else "accept"
+    training_range = f"the object in training ({low:.4g} to {high:.4g})"
+    reason = f"{100 * share:.2g} % of the voxels of {name} have an intensity of {training_range}"
+    return Check("object's intensities", _mildly(verdict, training.fixed_units[index]), reason)
+
+
+def _intensity_range(channel: NDArray[np.floating], index: int, name: str, training: Training) -> Check:
+    """By how many widths of what was seen an image's percentiles lie beyond it; widths are at least the contrast's."""
+    seen = np.array([image.percentiles[index] for image in training.calibration])
+    found = np.percentile(channel, _PERCENTILES)
+    low, high = seen.min(axis=0), seen.max(axis=0)
+    # A calibration of like images has next to no width: then a tenth of the images' own contrast.
+    width = np.maximum(high - low, 0.1 * np.median(seen[:, 2] - seen[:, 0]))
+    beyond = np.maximum(np.maximum(found - high, low - found), 0) / np.maximum(width, 1e-12)
+    at = int(np.argmax(beyond))
+    limits = LIMITS["intensity range"]
+    verdict = "reject" if beyond[at] > limits.reject else "review" if beyond[at] > limits.review else "accept"
+    where = f"{low[at]:.4g} to {high[at]:.4g} in {len(seen)} calibration images"
+    reason = f"{_PERCENTILES[at]:g} % of the voxels of {name} are below {found[at]:.4g}, {where}"
+    return Check("intensity range", _mildly(verdict, training.fixed_units[index]), reason)
+
+
+def _segmented_intensities(values: NDArray[np.floating], index: int, name: str, training: Training) -> Check:
+    low, high = training.object_intensities[index]
+    median = float(np.median(values))
+    verdict: Verdict = "accept" if low <= median <= high else "review"
+    reason = f"the median of {name} in what is called object is {median:.4g}, in training {low:.4g} to {high:.4g}"
+    return Check("segmented intensities", verdict, reason)
+
+
+def _mildly(verdict: str, fixed_units: bool) -> Verdict:
+    """Arbitrary units differ from scanner to scanner: they are looked at, and reject nothing."""
+    return "review" if verdict == "reject" and not fixed_units else next(v for v in VERDICTS if v == verdict)
+
+
+def _extent(filled: Mask, axis: int) -> int:
+    others = tuple(other for other in range(filled.ndim) if other != axis)
+    where = np.flatnonzero(filled.any(axis=others))
+    return int(where[-1] - where[0] + 1) if len(where) else 0
+
+
+def _normalisation(configurations: dict[str, Any], name: str) -> Sequence[str]:
+    """Of a configuration, or of the one that it inherits from."""
+    configuration = configurations[name]
+    if "normalization_schemes" in configuration:
+        return list(configuration["normalization_schemes"])
+    return _normalisation(configurations, configuration["inherits_from"])

@@ -1,0 +1,165 @@
+"""Green, amber or red: what a clinician is told of one segmentation, and why.
+
+The thresholds stand in one table, `RULES`. A rule that does not hold gives a colour and a reason; the worst counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from nnunet_robust.eval.input_checks import Check, Verdict
+
+Colour = Literal["green", "amber", "red"]
+COLOURS: tuple[Colour, ...] = ("green", "amber", "red")
+"""From the best to the worst."""
+
+VERDICT_OF: dict[Colour, Verdict] = {"green": "accept", "amber": "review", "red": "reject"}
+COLOUR_OF: dict[Verdict, Colour] = {verdict: colour for colour, verdict in VERDICT_OF.items()}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of one segmentation of one structure.
+
+    Attributes:
+        dice: interval of its Dice, in [0, 1]; None: none was calibrated.
+        dice_confidence: the share of cases whose Dice such intervals hold; None with `dice`.
+        segmentation: size of the segmentation.
+        inner: of the inner mask; None: none was calibrated.
+        outer: of the outer mask, likewise.
+        unit: of these sizes, e.g. "ml", or of 2d images "mm²".
+        checks: of the image.
+    """
+
+    dice: tuple[float, float] | None
+    dice_confidence: float | None
+    segmentation: float
+    inner: float | None
+    outer: float | None
+    unit: str
+    checks: tuple[Check, ...]
+
+    @property
+    def uncertain_share(self) -> float | None:
+        """The share of the outer mask that is not in the inner one, in [0, 1]; 0 of an empty outer mask."""
+        if self.inner is None or self.outer is None:
+            return None
+        return 1 - self.inner / self.outer if self.outer else 0.0
+
+
+@dataclass(frozen=True)
+class Rating:
+    """What a clinician is told.
+
+    Attributes:
+        colour: green, amber or red.
+        reasons: for the colour, the gravest first.
+    """
+
+    colour: Colour
+    reasons: tuple[str, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The same for quality assurance: accept, review or reject."""
+        return VERDICT_OF[self.colour]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A limit on one number.
+
+    Attributes:
+        measure: the number; None where it is not known, which is amber.
+        amber: the segmentation is amber where the number is beyond this.
+        red: and red beyond this.
+        beyond: "below" or "above".
+        reason: what the number is, with the fields that `_judge` fills in.
+        unknown: what to say where it is not known.
+    """
+
+    measure: Callable[[Evidence], float | None]
+    amber: float
+    red: float
+    beyond: Literal["below", "above"]
+    reason: str
+    unknown: str
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        lambda evidence: None if evidence.dice is None else evidence.dice[0],
+        amber=0.8,
+        red=0.5,
+        beyond="below",
+        reason="its Dice may be as low as {value:.2f}, below {limit:g} (interval {evidence.dice[0]:.2f} to "
+        "{evidence.dice[1]:.2f}, as holds for {confidence:.4g} % of cases like those of the calibration)",
+        unknown="no interval of its Dice was calibrated",
+    ),
+    Rule(
+        lambda evidence: evidence.uncertain_share,
+        amber=0.5,
+        red=0.8,
+        beyond="above",
+        reason="{percent:.0f} % of the outer mask ({evidence.outer:.3g} {evidence.unit}) is not in the inner one "
+        "({evidence.inner:.3g} {evidence.unit}), more than {limit_percent:.0f} %",
+        unknown="no inner and outer masks were calibrated",
+    ),
+)
+
+
+def rate(evidence: Evidence, rules: Sequence[Rule] = RULES) -> Rating:
+    """The colour of one segmentation.
+
+    Args:
+        evidence: what is known of it.
+        rules: the limits.
+
+    Returns:
+        The worst colour that a rule or a check of the image gives, with every reason for a colour other than green;
+        for green, what was found instead.
+    """
+    found = [(COLOUR_OF[check.verdict], f"{check.name}: {check.reason}") for check in evidence.checks]
+    found += [_judge(rule, evidence) for rule in rules]
+    if not evidence.checks:
+        found.append(("amber", "the image was not checked"))
+    if not evidence.segmentation:
+        found.append(("amber", "nothing was segmented: look whether the object is there"))
+    raised = sorted((item for item in found if item[0] != "green"), key=lambda item: -COLOURS.index(item[0]))
+    if raised:
+        return Rating(raised[0][0], tuple(reason for _, reason in raised))
+    told = [f"the image passed {len(evidence.checks)} checks"]
+    if evidence.dice is not None:
+        told.append(
+            f"its Dice is expected between {evidence.dice[0]:.2f} and {evidence.dice[1]:.2f} "
+            f"(as holds for {_percent(evidence):.4g} % of cases like those of the calibration)"
+        )
+    if evidence.inner is not None and evidence.outer is not None:
+        told.append(
+            f"the inner mask has {evidence.inner:.3g} {evidence.unit}, the outer {evidence.outer:.3g} {evidence.unit}"
+        )
+    return Rating("green", tuple(told))
+
+
+def _judge(rule: Rule, evidence: Evidence) -> tuple[Colour, str]:
+    value = rule.measure(evidence)
+    if value is None:
+        return "amber", rule.unknown
+    limits: tuple[tuple[Colour, float], ...] = (("red", rule.red), ("amber", rule.amber))
+    for colour, limit in limits:
+        if value < limit if rule.beyond == "below" else value > limit:
+            return colour, rule.reason.format(
+                value=value,
+                limit=limit,
+                percent=100 * value,
+                limit_percent=100 * limit,
+                confidence=_percent(evidence),
+                evidence=evidence,
+            )
+    return "green", ""
+
+
+def _percent(evidence: Evidence) -> float:
+    return 100 * (evidence.dice_confidence or 0.0)
