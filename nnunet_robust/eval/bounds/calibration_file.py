@@ -15,10 +15,10 @@ import numpy as np
 
 from nnunet_robust import __version__
 from nnunet_robust.errors import UserError
-from nnunet_robust.eval.calibration import Calibration, CalibrationCase, CaseScores, calibrate
-from nnunet_robust.eval.input_checks import ImageStatistics
-from nnunet_robust.eval.loss_curves import SETTINGS, Kind, LossCurve
-from nnunet_robust.eval.results import write_atomically
+from nnunet_robust.eval.bounds.calibration import Calibration, CalibrationCase, CaseScores, calibrate
+from nnunet_robust.eval.bounds.input_checks import ImageStatistics
+from nnunet_robust.eval.bounds.loss_curves import SETTINGS, Kind, LossCurve
+from nnunet_robust.files import write_atomically
 
 FORMAT = 1
 _GIVEN = ("model", "condition", "alpha", "delta", "interval_alpha")

@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score
 
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval import expert_variability
-from nnunet_robust.eval.expert_variability import (
+from nnunet_robust.eval.confidence.expert_variability import (
     expert_agreement,
     fleiss_kappa,
     majority,

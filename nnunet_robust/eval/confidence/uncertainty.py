@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
 from nnunet_robust.errors import UserError
-from nnunet_robust.eval.heads import Heads, blocks
-from nnunet_robust.eval.overlap import dice_matrix, mean_of_pairs, overlap_counts
+from nnunet_robust.eval.confidence.heads import Heads, blocks
+from nnunet_robust.eval.confidence.overlap import dice_matrix, mean_of_pairs, overlap_counts
 
 BAND_MM = 3.0
 """How far around the predicted foreground uncertainty counts towards a structure's score."""

@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 
 from nnunet_robust.eval import patient_bootstrap
-from nnunet_robust.eval.patient_bootstrap import Statistic, estimate
 from nnunet_robust.eval.statistics import bootstrap_interval
+from nnunet_robust.eval.statistics.patient_bootstrap import Statistic, estimate
 
 
 def mean_of(values: np.ndarray) -> Statistic:

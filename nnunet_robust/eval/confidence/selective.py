@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import digamma
 
 from nnunet_robust.errors import UserError
-from nnunet_robust.eval.patient_bootstrap import Estimate, estimate
 from nnunet_robust.eval.statistics import CONFIDENCE, N_RESAMPLES
+from nnunet_robust.eval.statistics.patient_bootstrap import Estimate, estimate
 
 FAILURE_BELOW = 0.5
 """A case has failed when its Dice is below this."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnunet_robust.errors import UserError
-from nnunet_robust.eval.heads import Heads, blocks
+from nnunet_robust.eval.confidence.heads import Heads, blocks
 
 LEAST_ERROR = 0.01
 """An expected error, 1 - Dice, below this counts as this: nobody knows it better, and no model gets all the weight."""

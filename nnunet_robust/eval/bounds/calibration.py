@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_robust.errors import UserError
-from nnunet_robust.eval.bounds import (
+from nnunet_robust.eval.bounds.control import (
     DiceInterval,
     calibrate_interval,
     control_risk,
@@ -18,8 +18,8 @@ from nnunet_robust.eval.bounds import (
     patient_losses,
     too_few_patients,
 )
-from nnunet_robust.eval.input_checks import ImageStatistics
-from nnunet_robust.eval.loss_curves import SETTINGS, Kind, LossCurve
+from nnunet_robust.eval.bounds.input_checks import ImageStatistics
+from nnunet_robust.eval.bounds.loss_curves import SETTINGS, Kind, LossCurve
 
 
 @dataclass(frozen=True)

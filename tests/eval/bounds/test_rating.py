@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from nnunet_robust.eval.input_checks import Check
-from nnunet_robust.eval.rating import RULES, Evidence, rate
+from nnunet_robust.eval.bounds.input_checks import Check
+from nnunet_robust.eval.bounds.rating import RULES, Evidence, rate
 
 GOOD = Evidence((0.88, 0.97), 0.9, 40.0, 35.0, 45.0, "ml", (Check("spacing", "accept", "1 mm"),))
 

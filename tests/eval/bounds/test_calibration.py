@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from nnunet_robust.errors import UserError
-from nnunet_robust.eval.bounds import calibrate_interval
-from nnunet_robust.eval.calibration import Calibration, CalibrationCase, CaseScores, calibrate
-from nnunet_robust.eval.calibration_file import read_calibration, write_calibration
-from nnunet_robust.eval.input_checks import ImageStatistics
-from nnunet_robust.eval.loss_curves import SETTINGS, bound_mask, loss_curves
+from nnunet_robust.eval.bounds.calibration import Calibration, CalibrationCase, CaseScores, calibrate
+from nnunet_robust.eval.bounds.calibration_file import read_calibration, write_calibration
+from nnunet_robust.eval.bounds.control import calibrate_interval
+from nnunet_robust.eval.bounds.input_checks import ImageStatistics
+from nnunet_robust.eval.bounds.loss_curves import SETTINGS, bound_mask, loss_curves
 
 MODEL = {"key": "nnUNetTrainer__nnUNetPlans__2d__fold0", "checkpoints": {"0": "ab12"}}
 SPACING = (0.5, 1.0)

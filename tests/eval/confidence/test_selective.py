@@ -11,7 +11,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from nnunet_robust.errors import UserError
-from nnunet_robust.eval.selective import _aurc, _auroc, _Groups, _spearman, rank_quality, risk_coverage
+from nnunet_robust.eval.confidence.selective import _aurc, _auroc, _Groups, _spearman, rank_quality, risk_coverage
 from nnunet_robust.seeding import numpy_generator
 
 

@@ -9,9 +9,9 @@ import pytest
 from sklearn.calibration import calibration_curve
 
 from nnunet_robust.errors import UserError
-from nnunet_robust.eval import heads as heads_module
-from nnunet_robust.eval.heads import Heads
-from nnunet_robust.eval.reliability import CONFIDENCE_ROW, calibration_errors, reliability_bins, sum_of
+from nnunet_robust.eval.confidence import heads as heads_module
+from nnunet_robust.eval.confidence.heads import Heads
+from nnunet_robust.eval.confidence.reliability import CONFIDENCE_ROW, calibration_errors, reliability_bins, sum_of
 from tests.eval.test_heads import LABELS, REGIONS, probabilities
 
 SHAPE = (8, 15, 16)

@@ -13,8 +13,7 @@ import pytest
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunet_robust.errors import UserError
-from nnunet_robust.eval.cases import CaseFiles
-from nnunet_robust.eval.input_checks import (
+from nnunet_robust.eval.bounds.input_checks import (
     Check,
     ImageStatistics,
     Training,
@@ -23,6 +22,7 @@ from nnunet_robust.eval.input_checks import (
     read_training,
     worst,
 )
+from nnunet_robust.eval.cases import CaseFiles
 
 SPACING = (3.0, 1.0, 1.0)
 

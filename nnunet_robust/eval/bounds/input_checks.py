@@ -18,8 +18,8 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from numpy.typing import NDArray
 
 from nnunet_robust.errors import UserError
+from nnunet_robust.eval.bounds.loss_curves import Mask
 from nnunet_robust.eval.cases import CaseFiles, check_stored
-from nnunet_robust.eval.loss_curves import Mask
 
 Verdict = Literal["accept", "review", "reject"]
 VERDICTS: tuple[Verdict, ...] = ("accept", "review", "reject")

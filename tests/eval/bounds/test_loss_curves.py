@@ -9,7 +9,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from nnunet_robust.errors import UserError
-from nnunet_robust.eval.loss_curves import SETTINGS, bound_mask, loss_curves
+from nnunet_robust.eval.bounds.loss_curves import SETTINGS, bound_mask, loss_curves
 
 SHAPES = {(9, 7): (0.4, 1.7), (5, 8, 6): (3.0, 0.7, 1.1), (1, 9, 8): (999.0, 0.5, 0.8)}
 

@@ -13,7 +13,7 @@ from scipy import stats
 from sklearn.dummy import DummyRegressor
 
 from nnunet_robust.errors import UserError
-from nnunet_robust.eval.bounds import (
+from nnunet_robust.eval.bounds.control import (
     UNCERTAINTY_FLOOR,
     betting_p_values,
     calibrate_interval,
@@ -21,7 +21,7 @@ from nnunet_robust.eval.bounds import (
     fewest_patients,
     patient_losses,
 )
-from nnunet_robust.eval.loss_curves import SETTINGS, loss_curves
+from nnunet_robust.eval.bounds.loss_curves import SETTINGS, loss_curves
 
 SETTING = np.linspace(0, 1, 41)  # a bolder mask costs more: losses of a patient with x are max(0, s - x) and the like
 

@@ -8,7 +8,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from scipy.stats import entropy
 
 from nnunet_robust.errors import UserError
-from nnunet_robust.eval.heads import Heads, blocks
+from nnunet_robust.eval.confidence.heads import Heads, blocks
 
 LABELS = Heads({"liver": 1, "tumour": 2})
 REGIONS = Heads({"whole": (1, 2), "core": 2}, class_order=(1, 2))

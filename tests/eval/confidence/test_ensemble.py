@@ -10,7 +10,7 @@ import torch
 from scipy.special import softmax
 
 from nnunet_robust.errors import UserError
-from nnunet_robust.eval.ensemble import (
+from nnunet_robust.eval.confidence.ensemble import (
     LEAST_ERROR,
     CompetenceCurve,
     confidence_weights,

@@ -9,9 +9,9 @@ import pytest
 from scipy import ndimage
 
 from nnunet_robust.errors import UserError
-from nnunet_robust.eval.bounds import patient_losses
-from nnunet_robust.eval.coverage import interval_coverage_over_splits, observed_risk, risk_over_splits
-from nnunet_robust.eval.loss_curves import SETTINGS, Kind, LossCurve, loss_curves
+from nnunet_robust.eval.bounds.control import patient_losses
+from nnunet_robust.eval.bounds.coverage import interval_coverage_over_splits, observed_risk, risk_over_splits
+from nnunet_robust.eval.bounds.loss_curves import SETTINGS, Kind, LossCurve, loss_curves
 
 N = 160
 

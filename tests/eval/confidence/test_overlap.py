@@ -8,7 +8,7 @@ from sklearn.metrics import f1_score
 
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval import overlap
-from nnunet_robust.eval.overlap import dice_matrix, mean_of_pairs, overlap_counts
+from nnunet_robust.eval.confidence.overlap import dice_matrix, mean_of_pairs, overlap_counts
 
 
 @pytest.mark.parametrize("labels", [2, (1, 3)])

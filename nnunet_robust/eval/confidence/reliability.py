@@ -18,9 +18,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nnunet_robust.errors import UserError
-from nnunet_robust.eval.heads import Heads, blocks
-from nnunet_robust.eval.patient_bootstrap import Estimate, estimate
+from nnunet_robust.eval.confidence.heads import Heads, blocks
 from nnunet_robust.eval.statistics import CONFIDENCE, N_RESAMPLES
+from nnunet_robust.eval.statistics.patient_bootstrap import Estimate, estimate
 
 N_BINS = 15
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_robust.errors import UserError
-from nnunet_robust.eval.bounds import calibrate_interval, control_risk, patient_losses
-from nnunet_robust.eval.loss_curves import SETTINGS, Kind, LossCurve
+from nnunet_robust.eval.bounds.control import calibrate_interval, control_risk, patient_losses
+from nnunet_robust.eval.bounds.loss_curves import SETTINGS, Kind, LossCurve
 from nnunet_robust.seeding import numpy_generator
 
 

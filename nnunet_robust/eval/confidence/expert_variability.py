@@ -17,9 +17,9 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from nnunet_robust.errors import UserError
-from nnunet_robust.eval.overlap import dice_matrix, flattened, mean_of_pairs, overlap_counts
-from nnunet_robust.eval.patient_bootstrap import Estimate
+from nnunet_robust.eval.confidence.overlap import dice_matrix, flattened, mean_of_pairs, overlap_counts
 from nnunet_robust.eval.statistics import bootstrap_interval
+from nnunet_robust.eval.statistics.patient_bootstrap import Estimate
 
 _VOXELS_AT_ONCE = 1 << 20
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from nnunet_robust.eval.input_checks import Check, Verdict
+from nnunet_robust.eval.bounds.input_checks import Check, Verdict
 
 Colour = Literal["green", "amber", "red"]
 COLOURS: tuple[Colour, ...] = ("green", "amber", "red")
