@@ -18,7 +18,7 @@ from nnunet_robust.eval.confidence.ensemble import (
     uniform_weights,
     weighted_mean,
 )
-from tests.eval.test_heads import LABELS, probabilities
+from tests.eval.confidence.test_heads import LABELS, probabilities
 
 WEIGHTS = ([1.0], [0.3, 0.7], [1 / 3, 1 / 3, 1 / 3], [0.1, 0.2, 0.0, 0.7])
 

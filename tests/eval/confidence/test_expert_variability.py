@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from sklearn.metrics import f1_score
 
 from nnunet_robust.errors import UserError
-from nnunet_robust.eval import expert_variability
+from nnunet_robust.eval.confidence import expert_variability
 from nnunet_robust.eval.confidence.expert_variability import (
     expert_agreement,
     fleiss_kappa,

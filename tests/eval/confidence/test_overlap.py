@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from nnunet_robust.errors import UserError
-from nnunet_robust.eval import overlap
+from nnunet_robust.eval.confidence import overlap
 from nnunet_robust.eval.confidence.overlap import dice_matrix, mean_of_pairs, overlap_counts
 
 

@@ -12,7 +12,7 @@ from nnunet_robust.errors import UserError
 from nnunet_robust.eval.confidence import heads as heads_module
 from nnunet_robust.eval.confidence.heads import Heads
 from nnunet_robust.eval.confidence.reliability import CONFIDENCE_ROW, calibration_errors, reliability_bins, sum_of
-from tests.eval.test_heads import LABELS, REGIONS, probabilities
+from tests.eval.confidence.test_heads import LABELS, REGIONS, probabilities
 
 SHAPE = (8, 15, 16)
 

@@ -15,11 +15,11 @@ from scipy.stats import entropy
 from sklearn.metrics import f1_score
 
 from nnunet_robust.errors import UserError
-from nnunet_robust.eval import overlap as overlap_module
 from nnunet_robust.eval.confidence import heads as heads_module
+from nnunet_robust.eval.confidence import overlap as overlap_module
 from nnunet_robust.eval.confidence.heads import Heads
 from nnunet_robust.eval.confidence.uncertainty import neighbourhood, structure_scores, uncertainty
-from tests.eval.test_heads import LABELS, REGIONS, probabilities
+from tests.eval.confidence.test_heads import LABELS, REGIONS, probabilities
 
 SHAPE = (6, 9, 8)
 BINARY = Heads({"foreground": 1})

@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from nnunet_robust.eval import patient_bootstrap
-from nnunet_robust.eval.statistics import bootstrap_interval
+from nnunet_robust.eval.statistics import bootstrap_interval, patient_bootstrap
 from nnunet_robust.eval.statistics.patient_bootstrap import Statistic, estimate
 
 
