@@ -25,6 +25,7 @@ from nnunet_robust import hook
 from nnunet_robust.digest import sha256
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval.cases import CaseFiles, LoadedCase, load_case
+from nnunet_robust.eval.confidence.heads import Heads
 from nnunet_robust.eval.results import arm_key
 from nnunet_robust.trainers.plans import format_size, nearest_patch_sizes, total_stride
 
@@ -187,6 +188,24 @@ class Model:
         )  # fmt: skip
         return labels
 
+    def probabilities(self, logits: torch.Tensor, properties: Mapping[str, Any]) -> np.ndarray:
+        """From logits to probabilities, as `nnUNetv2_predict --save_probabilities` has them. Threads may do so at once.
+
+        Args:
+            logits: (heads, *spatial) of the preprocessed image.
+            properties: from `preprocess`.
+
+        Returns:
+            float32 (heads, *spatial), on the image's own grid.
+        """
+        predictor = self.predictor
+        _, probabilities = convert_predicted_logits_to_segmentation_with_correct_shape(
+            logits.cpu().numpy(), predictor.plans_manager, self._resampling, predictor.label_manager, properties,
+            return_probabilities=True, num_threads_torch=torch.get_num_threads(),
+        )  # fmt: skip
+        found: np.ndarray = probabilities
+        return found
+
     def read(self, case: CaseFiles) -> LoadedCase:
         """Read a case through nnU-Net's reader for the dataset, and check it.
 
@@ -226,6 +245,12 @@ class Model:
         labels = self.predictor.dataset_json["labels"]
         regions = {name: tuple(v) if isinstance(v, (list, tuple)) else int(v) for name, v in labels.items()}
         return {name: value for name, value in regions.items() if name != "ignore" and value not in (0, (0,))}
+
+    @cached_property
+    def heads(self) -> Heads:
+        """What its output channels stand for."""
+        manager = self.predictor.label_manager
+        return Heads(self.regions, tuple(manager.regions_class_order) if manager.has_regions else None)
 
     @cached_property
     def _preprocessor(self) -> DefaultPreprocessor:

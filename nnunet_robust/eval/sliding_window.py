@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
@@ -30,7 +30,22 @@ from nnunet_robust.eval.precision import (
     torch_threads,
 )
 
+MEMBERS_BY = ("folds", "mirroring")
+"""What a model's prediction is a mean over: each can be told apart."""
+
 _Slicer = tuple[Any, ...]
+
+
+class Logits(NamedTuple):
+    """The logits of one image, each (heads, *spatial).
+
+    Attributes:
+        mean: what nnU-Net's predictor gives.
+        members: that it is the mean of, up to rounding; none unless they were asked for.
+    """
+
+    mean: torch.Tensor
+    members: tuple[torch.Tensor, ...] = ()
 
 
 class SlidingWindow:
@@ -127,6 +142,15 @@ class SlidingWindow:
 
     def logits_many(self, images: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The logits of several images, whose tiles share batches. Memory for all their logits is needed at once."""
+        return [logits.mean for logits in self.members_many(images, ())]
+
+    def members_many(self, images: Sequence[torch.Tensor], by: Collection[str]) -> list[Logits]:
+        """The logits of several images, and those of the members that they are the mean of; no network runs twice.
+
+        Args:
+            images: as for `logits`, which share batches.
+            by: of `MEMBERS_BY`: folds, mirroring, or both, which makes folds x mirrored copies; none: no members.
+        """
         if not images:
             return []
         while True:
@@ -134,7 +158,7 @@ class SlidingWindow:
                 with torch_threads(self._offered["threads"][0], self._device), torch.inference_mode():
                     self._prepare(images)
                     assert self._choices is not None
-                    return self._predict(images, torch.device(self._choices.results_device))
+                    return self._predict(images, by, torch.device(self._choices.results_device))
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -203,17 +227,34 @@ class SlidingWindow:
             self._weights = {key: weights}
         return self._weights[key]
 
-    def _predict(self, images: Sequence[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
+    def _predict(self, images: Sequence[torch.Tensor], by: Collection[str], device: torch.device) -> list[Logits]:
         padded, insides = zip(*(self._padded(image.to(device)) for image in images), strict=True)
         slicers = [self._slicers(tuple(data.shape[1:])) for data in padded]
-        results = self._one_fold(self._forwards[0], padded, slicers, device)
-        for forward in self._forwards[1:]:
-            for result, logits in zip(results, self._one_fold(forward, padded, slicers, device), strict=True):
-                result += logits
-        if len(self._forwards) > 1:
-            for result in results:
-                result /= len(self._forwards)
-        return [result[inside] for result, inside in zip(results, insides, strict=True)]
+        means: list[torch.Tensor] = []
+        members: list[list[torch.Tensor]] = []
+        for fold, forward in enumerate(self._forwards):
+            totals, copies = self._one_fold(forward, padded, slicers, device, "mirroring" in by)
+            if by:
+                found = copies if "mirroring" in by else [[total.clone()] for total in totals]
+                if fold == 0:
+                    members = found
+                elif "folds" in by:
+                    members = [before + new for before, new in zip(members, found, strict=True)]
+                else:
+                    _add(itertools.chain(*members), itertools.chain(*found))
+            if fold == 0:
+                means = totals
+            else:
+                _add(means, totals)
+        if (folds := len(self._forwards)) > 1:
+            averaged = itertools.chain(*members) if by and "folds" not in by else ()
+            for result in itertools.chain(means, averaged):
+                result /= folds
+        members = members or [[] for _ in means]
+        return [
+            Logits(mean[inside], tuple(member[inside] for member in of_image))
+            for mean, of_image, inside in zip(means, members, insides, strict=True)
+        ]
 
     def _one_fold(
         self,
@@ -221,40 +262,56 @@ class SlidingWindow:
         images: Sequence[torch.Tensor],
         slicers: list[list[_Slicer]],
         device: torch.device,
-    ) -> list[torch.Tensor]:
+        split: bool,
+    ) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
+        """The mean logits of each image over mirrored copies and, where `split`, those of each copy."""
         gaussian = self._gaussian(device)
-        sums = [torch.zeros((self._num_heads, *data.shape[1:]), dtype=self._sum_type, device=device) for data in images]
+
+        def empty() -> list[torch.Tensor]:
+            return [
+                torch.zeros((self._num_heads, *data.shape[1:]), dtype=self._sum_type, device=device) for data in images
+            ]
+
+        sums = empty()
+        copies = [empty() for _ in self._mirrors] if split else []
         tiles = [(number, slicer) for number, of_image in enumerate(slicers) for slicer in of_image]
         start = 0
         while start < len(tiles):
             group = tiles[start : start + self._tiles_at_once(len(tiles) - start)]
             stacked = torch.stack([images[number][slicer] for number, slicer in group]).to(self._device)
-            predictions = self._mean_over_mirrors(forward, stacked)
+            predictions = self._over_mirrors(forward, stacked, split)
             if predictions is None:
                 continue  # with a smaller batch
-            for (number, slicer), prediction in zip(group, predictions.to(device), strict=True):
-                prediction *= gaussian
-                sums[number][slicer] += prediction
+            for target, outputs in zip([sums, *copies], predictions, strict=True):
+                for (number, slicer), prediction in zip(group, outputs.to(device), strict=True):
+                    prediction *= gaussian
+                    target[number][slicer] += prediction
             start += len(group)
-        for total, data, of_image in zip(sums, images, slicers, strict=True):
-            total /= self._weights_of(tuple(data.shape[1:]), of_image, device)
-            if torch.isinf(total).any():
-                raise UserError(
-                    "the network's logits are infinite or too large for half precision: "
-                    'look at the intensities of the image, or take precision "fast", which sums in float32'
-                )
-        return sums
+        for target in [sums, *copies]:
+            for total, data, of_image in zip(target, images, slicers, strict=True):
+                total /= self._weights_of(tuple(data.shape[1:]), of_image, device)
+                if torch.isinf(total).any():
+                    raise UserError(
+                        "the network's logits are infinite or too large for half precision: "
+                        'look at the intensities of the image, or take precision "fast", which sums in float32'
+                    )
+        return sums, [list(of_image) for of_image in zip(*copies, strict=True)]
 
     def _tiles_at_once(self, left: int) -> int:
         """Powers of two only: sizes that were measured, and few shapes to compile or tune for."""
         assert self._choices is not None
         return min(max(1, self._choices.batch_size // len(self._mirrors)), 1 << (left.bit_length() - 1))
 
-    def _mean_over_mirrors(self, forward: Forward, tiles: torch.Tensor) -> torch.Tensor | None:
-        """Mean logits of tiles (t, C, *patch) over mirrored copies; None: out of memory, try again with less."""
+    def _over_mirrors(self, forward: Forward, tiles: torch.Tensor, split: bool) -> list[torch.Tensor] | None:
+        """Logits of tiles (t, C, *patch): the mean over mirrored copies and, where `split`, each copy's.
+
+        Returns:
+            None: out of memory, try again with less.
+        """
         assert self._choices is not None
         at_once = max(1, min(self._choices.batch_size // len(tiles), len(self._mirrors)))
         total: torch.Tensor | None = None
+        copies = []
         try:
             for start in range(0, len(self._mirrors), at_once):
                 mirrors = self._mirrors[start : start + at_once]
@@ -263,6 +320,8 @@ class SlidingWindow:
                 if not self._exact:
                     outputs = outputs.float()
                 for number, axes in enumerate(mirrors):
+                    if split:
+                        copies.append(outputs[:, number].flip(axes))  # flip copies, even along no axis
                     if total is None:
                         total = outputs[:, number]
                     else:
@@ -274,8 +333,13 @@ class SlidingWindow:
         else:
             assert total is not None
             total /= len(self._mirrors)
-            return total
+            return [total, *copies]
         # outside of the handler, whose traceback holds on to the memory
         empty_cache(self._device)
         self._choices = replace(self._choices, batch_size=used // 2)
         return None
+
+
+def _add(sums: Iterable[torch.Tensor], others: Iterable[torch.Tensor]) -> None:
+    for total, other in zip(sums, others, strict=True):
+        total += other
