@@ -151,7 +151,7 @@ def sweep(
         "if __name__ == '__main__':\n"
         f"  p = SweepParameters(output=Path({str(out)!r}), conditions={conditions!r},"
         f" model_folders=[Path({str(model_folder)!r})], folds=['0'], images=Path({str(images)!r}),"
-        f" labels=Path({str(labels)!r}), device={device!r}, precision={precision!r})\n"
+        f" labels=[Path({str(labels)!r})], device={device!r}, precision={precision!r})\n"
         "  with Timed() as progress: run_sweep(p, progress)\n"
         "  print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, file=sys.stderr)\n"
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,15 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_robust.errors import UserError
+from nnunet_robust.eval.confidence.expert_variability import majority, staple
 from nnunet_robust.folders import nnunet_folder
+
+REFERENCES: dict[str, Callable[[Mapping[str, np.ndarray]], np.ndarray]] = {
+    "first": lambda experts: next(iter(experts.values())),
+    "majority": majority,
+    "staple": staple,
+}
+"""What the metrics compare with where several experts have drawn a case."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +35,21 @@ class CaseFiles:
         patient: the patient it is of; cases of one patient are not independent.
         images: a file per channel, in order.
         label: the reference segmentation.
+        experts: where several have drawn the case, a file of each, in order; the first is `label`.
+        reference: what is made of them, a key of `REFERENCES`.
     """
 
     name: str
     patient: str
     images: tuple[Path, ...]
     label: Path
+    experts: tuple[Path, ...] = ()
+    reference: str = "first"
+
+    @property
+    def labels(self) -> tuple[Path, ...]:
+        """Every file that its reference is made of, or set against."""
+        return self.experts or (self.label,)
 
 
 @dataclass(frozen=True)
@@ -41,13 +58,15 @@ class LoadedCase:
 
     Attributes:
         image: float32 (C, *spatial), raw intensities.
-        label: (*spatial), integer labels.
+        label: (*spatial), integer labels: the reference.
         properties: what nnU-Net's reader gave beside the image.
+        experts: where there are several, each one's labels, by the name of the folder.
     """
 
     image: np.ndarray
     label: np.ndarray
     properties: dict[str, Any]
+    experts: Mapping[str, np.ndarray]
 
     @property
     def spacing_mm(self) -> tuple[float, ...]:
@@ -86,6 +105,31 @@ def cases_of_folders(
         for case in cases:
             _check_present(case)
     return cases
+
+
+def drawn_by_experts(cases: Sequence[CaseFiles], folders: Sequence[Path], reference: str) -> list[CaseFiles]:
+    """The same cases, each with the labels of all experts.
+
+    Args:
+        cases: with the first expert's labels.
+        folders: of all experts, the first's too; their names name the experts.
+        reference: a key of `REFERENCES`.
+
+    Raises:
+        UserError: a folder is missing, two have one name, or there is no such reference.
+    """
+    if reference not in REFERENCES:
+        raise UserError(f"--reference {reference}: take one of {', '.join(REFERENCES)}")
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"no folder {folder}: give existing folders with -l")
+    names = [folder.resolve().name for folder in folders]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"two folders of labels are called {twice[0]}: their names name the experts, give others")
+    return [
+        replace(case, experts=tuple(folder / case.label.name for folder in folders), reference=reference)
+        for case in cases
+    ]
 
 
 def cases_of_dataset(dataset: str, fold: str, file_ending: str, channels: int) -> list[CaseFiles]:
@@ -129,8 +173,9 @@ def _check_present(case: CaseFiles) -> None:
     for path in case.images:
         if not path.is_file():
             raise UserError(f"case {case.name!r}: image file {path} is missing")
-    if not case.label.is_file():
-        raise UserError(f"case {case.name!r}: label file {case.label} is missing")
+    for path in case.labels:
+        if not path.is_file():
+            raise UserError(f"case {case.name!r}: label file {path} is missing")
 
 
 def load_case(case: CaseFiles, reader: BaseReaderWriter, channels: int, labels: Mapping[int, str]) -> LoadedCase:
@@ -149,25 +194,37 @@ def load_case(case: CaseFiles, reader: BaseReaderWriter, channels: int, labels: 
     _check_present(case)
     try:
         image, properties = reader.read_images([str(path) for path in case.images])
-        label = reader.read_seg(str(case.label))[0]
+        drawn = [reader.read_seg(str(path))[0] for path in case.labels]
     except Exception as error:
         raise UserError(f"case {case.name!r} cannot be read: {' '.join(str(error).split())[:300]}") from error
     if image.shape[0] != channels:
         raise UserError(f"case {case.name!r}: {image.shape[0]} channels, but the model takes {channels}")
-    if image.shape[1:] != label.shape[1:]:
-        raise UserError(
-            f"case {case.name!r}: the image has {image.shape[1:]} voxels and its label {label.shape[1:]}: "
-            f"they must be on one grid"
-        )
     if not np.isfinite(image).all():
         raise UserError(f"case {case.name!r}: the image has voxels that are NaN or infinite: mend or remove it")
+    for path, label in zip(case.labels, drawn, strict=True):
+        _check_label(case, path, label, image.shape[1:], labels)
+    experts = {
+        path.resolve().parent.name: label[0].astype(np.int32) for path, label in zip(case.labels, drawn, strict=True)
+    }
+    reference = REFERENCES[case.reference](experts)
+    several = experts if len(experts) > 1 else {}
+    return LoadedCase(image.astype(np.float32, copy=False), reference, properties, several)
+
+
+def _check_label(
+    case: CaseFiles, path: Path, label: np.ndarray, shape: tuple[int, ...], labels: Mapping[int, str]
+) -> None:
+    if shape != label.shape[1:]:
+        raise UserError(
+            f"case {case.name!r}: the image has {shape} voxels and its label {label.shape[1:]}: "
+            f"they must be on one grid"
+        )
     unknown = [value for value in np.unique(label) if value not in labels]
     if unknown:
         raise UserError(
-            f"case {case.name!r}: label value {unknown[0]:g} in {case.label.name} is not in dataset.json, which knows "
+            f"case {case.name!r}: label value {unknown[0]:g} in {path.name} is not in dataset.json, which knows "
             f"{', '.join(f'{value} ({name})' for value, name in sorted(labels.items()))}"
         )
-    return LoadedCase(image.astype(np.float32, copy=False), label[0].astype(np.int32), properties)
 
 
 def check_stored(case: CaseFiles) -> None:
@@ -178,7 +235,7 @@ def check_stored(case: CaseFiles) -> None:
     Raises:
         UserError: a file is truncated, or an image has such voxels; says how many and in which file.
     """
-    for path in (*case.images, case.label):
+    for path in (*case.images, *case.labels):
         if path.name.endswith((".nii", ".nii.gz")):
             try:
                 stored = np.asanyarray(nibabel.load(path).dataobj)

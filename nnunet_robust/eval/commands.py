@@ -23,7 +23,7 @@ def complexity(
     dataset: Annotated[str, typer.Option("-d", help="Dataset id or name.")],
     output: Annotated[Path, typer.Option("-o", help="The table, a .csv; the histogram, a .png, goes beside it.")],
     images: Annotated[Path | None, typer.Option("-i", help="Images; default: the dataset's own.")] = None,
-    labels: Annotated[Path | None, typer.Option("-l", help="Their labels.")] = None,
+    labels: Annotated[list[Path] | None, typer.Option("-l", help="Their labels.")] = None,
     variant: Annotated[str, typer.Option("--variant", help="symmetric, or published: as in the papers.")] = "symmetric",
 ) -> None:
     """How alike are foreground and background? Texture divergence, foreground ratio, boundary contrast, per case."""
@@ -32,11 +32,13 @@ def complexity(
 
     from nnunet_robust.eval.complexity_table import write_complexity
 
+    if labels and len(labels) > 1:
+        raise UserError(f"-l names {len(labels)} folders: complexity is measured with one, name it alone")
     figure = write_complexity(
         dataset,
         output,
         images=images,
-        labels=labels,
+        labels=labels[0] if labels else None,
         variant=variant,
         track=lambda cases: track(cases, "measuring", console=Console(stderr=True)),
     )
@@ -54,7 +56,29 @@ def sweep(
     checkpoint: Annotated[str, typer.Option("-chk", help="File name of the checkpoint.")] = "checkpoint_final.pth",
     models: Annotated[list[Path] | None, typer.Option("-m", help="Trained model folders, several at once.")] = None,
     images: Annotated[Path | None, typer.Option("-i", help="Images; default: imagesTs, else the fold's cases.")] = None,
-    labels: Annotated[Path | None, typer.Option("-l", help="Their labels.")] = None,
+    labels: Annotated[
+        list[Path] | None, typer.Option("-l", help="Their labels; several folders: of experts who each drew all cases.")
+    ] = None,
+    reference: Annotated[
+        str, typer.Option("--reference", help="Of several -l, what to compare with: first, majority, staple.")
+    ] = "first",
+    ensemble: Annotated[
+        list[str] | None, typer.Option("--ensemble", help="Trainers that make an ensemble beside themselves; or: all.")
+    ] = None,
+    weights: Annotated[
+        str, typer.Option("--weights", help="Of its members, case by case: uniform, confidence, complexity.")
+    ] = "uniform",
+    weights_from: Annotated[
+        Path | None,
+        typer.Option("--weights-from", help="For complexity: a sweep with --ensemble over other cases."),
+    ] = None,
+    uncertainty: Annotated[
+        list[str] | None,
+        typer.Option("--uncertainty", help="Scores of uncertainty, from members by: folds, mirroring, or both."),
+    ] = None,
+    save_uncertainty: Annotated[
+        bool, typer.Option("--save-uncertainty", help="Keep the maps: entropy, mutual information.")
+    ] = False,
     perturb: Annotated[
         list[str] | None,
         typer.Option("--perturb", help="Perturbations, several at once; NAME=0.1,0.2 has its own levels."),
@@ -98,7 +122,13 @@ def sweep(
         checkpoint=checkpoint,
         model_folders=models or [],
         images=images,
-        labels=labels,
+        labels=labels or [],
+        reference=reference,
+        ensemble=ensemble or [],
+        weights=weights,
+        weights_from=weights_from,
+        uncertainty=uncertainty or [],
+        save_uncertainty=save_uncertainty,
         series=series,
         tile_sizes=tile_size or [],
         replicates=replicates,

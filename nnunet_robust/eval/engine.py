@@ -10,18 +10,23 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from nnunet_robust.eval import pictures
 from nnunet_robust.eval.cases import CaseFiles
+from nnunet_robust.eval.ensembles import Ensemble
 from nnunet_robust.eval.failures import Failure, reason, record
+from nnunet_robust.eval.maps import write_map
+from nnunet_robust.eval.members import Members, predict
 from nnunet_robust.eval.models import Model
 from nnunet_robust.eval.results import Condition, is_disk_full
-from nnunet_robust.eval.run import Run, Work, work_on
+from nnunet_robust.eval.run import MAPS, Arm, Run, Work, networks_of, work_on
 from nnunet_robust.eval.scene import Scene
+from nnunet_robust.eval.scores import reliability_rows, scores_of
+from nnunet_robust.eval.sliding_window import Logits
 from nnunet_robust.eval.units import ClaimLostError, Claims, Unit
 from nnunet_robust.files import clean_up
 
@@ -29,7 +34,20 @@ _IMAGES_AT_ONCE = 16
 _VALUES_AT_ONCE = 1 << 22  # of preprocessed images that go through the network together
 _POLL_SECONDS = 1.0  # while other processes have all that is left
 
-_Prepared = dict[str, tuple[torch.Tensor, dict[str, Any]]]  # Model.preprocessing -> what Model.preprocess returns
+
+class _Prepared(NamedTuple):
+    """An image, ready for the networks."""
+
+    data: dict[str, tuple[torch.Tensor, dict[str, Any]]]  # Model.preprocessing -> what Model.preprocess returns
+    image: torch.Tensor | None  # as it was, for an ensemble
+
+
+class _Output(NamedTuple):
+    """What one network says of an image."""
+
+    model: Model
+    logits: Logits
+    properties: dict[str, Any]
 
 
 class Progress(Protocol):
@@ -52,8 +70,12 @@ class _Job:
     prepared: Future[_Prepared]
 
     @property
-    def models(self) -> list[Model]:
+    def arms(self) -> list[Arm]:
         return self.work.todo[self.condition]
+
+    @property
+    def networks(self) -> list[Model]:
+        return networks_of(self.arms)
 
 
 class _Inline(Executor):
@@ -86,7 +108,7 @@ class Engine:
         self._pool: Executor = (
             ThreadPoolExecutor(workers, "sweep", torch.set_num_threads, (1,)) if workers else _Inline()
         )
-        self._behind: deque[tuple[_Job, Model, Future[None]]] = deque()
+        self._behind: deque[tuple[_Job, Arm, Future[None]]] = deque()
         self._scene: tuple[CaseFiles, Future[Scene]] | None = None
         self._busy: list[Unit] = []
         self._expected: dict[Unit, int] = {}
@@ -133,19 +155,18 @@ class Engine:
                 break
             batch = [ahead.popleft()]
             # The networks are tried out on the first batch, which therefore is a full one.
-            first = not self._run.windows[batch[0].models[0].key].choices
+            first = not self._run.windows[batch[0].networks[0].key].choices
             while ahead and len(batch) < self._at_once() and (first or ahead[0].prepared.done()):
                 batch.append(ahead.popleft())
             self._predict(batch)
-        while self._behind:
-            self._settle()
+        self._settle_all_but(0)
 
     def _at_once(self) -> int:
         return min(_IMAGES_AT_ONCE, max(1, _VALUES_AT_ONCE // self._values)) if self._values else 1
 
     def _look_at_size(self, job: _Job) -> None:
         if job.prepared.exception() is None:
-            self._values = max(data.numel() for data, _ in job.prepared.result().values())
+            self._values = max(data.numel() for data, _ in job.prepared.result().data.values())
 
     def _jobs(self, units: Sequence[Unit], whole_cases: bool) -> Iterator[_Job]:
         """Claim one unit after the other, and have its images made.
@@ -201,8 +222,10 @@ class Engine:
                 pictures.write_labels(run.picture(unit.case, reference), scene.label, scene.slice)
             picture = run.picture(unit.case, condition.name + ".png")
             pictures.write_image(picture, image.numpy(), scene.bounds, scene.slice)
-        alike = {model.preprocessing: model for model in work.todo[condition]}
-        return {key: model.preprocess(image.numpy(), scene.properties) for key, model in alike.items()}
+        arms = work.todo[condition]
+        alike = {model.preprocessing: model for model in networks_of(arms)}
+        data = {key: model.preprocess(image.numpy(), scene.properties) for key, model in alike.items()}
+        return _Prepared(data, image if any(isinstance(arm, Ensemble) for arm in arms) else None)
 
     def _predict(self, batch: Sequence[_Job]) -> None:
         ready: list[tuple[_Job, _Prepared]] = []
@@ -212,53 +235,86 @@ class Engine:
             except Exception as error:
                 self._fail(job, None, error)
         if ready:
-            self._values = max(data.numel() for _, prepared in ready for data, _ in prepared.values())
+            self._values = max(data.numel() for _, prepared in ready for data, _ in prepared.data.values())
+        kept: dict[tuple[_Job, str], _Output | Exception] = {}
         for model in self._run.models:
-            wanted = [(job, *prepared[model.preprocessing]) for job, prepared in ready if model in job.models]
+            wanted = [(job, *prepared.data[model.preprocessing]) for job, prepared in ready if model in job.networks]
             outputs = self._logits(model, [data for _, data, _ in wanted]) if wanted else []
             for (job, _, properties), logits in zip(wanted, outputs, strict=True):
-                if isinstance(logits, Exception):
-                    self._fail(job, model, logits)
-                else:
-                    future = self._pool.submit(self._finish, job, model, logits, properties)
-                    self._behind.append((job, model, future))
+                output = logits if isinstance(logits, Exception) else _Output(model, logits, properties)
+                if model in job.arms:
+                    self._pass_on(job, model, [output], None)
+                if any(isinstance(arm, Ensemble) and model in arm.models for arm in job.arms):
+                    kept[job, model.key] = output
             del outputs
-            while len(self._behind) > (self._at_once() + self._workers if self._workers else 0):
-                self._settle()
+            self._settle_all_but(self._at_once() + self._workers if self._workers else 0)
+        for ensemble in self._run.ensembles:
+            for job, prepared in ready:
+                if ensemble in job.arms:
+                    self._pass_on(job, ensemble, [kept[job, m.key] for m in ensemble.models], prepared.image)
+            self._settle_all_but(self._at_once() + self._workers if self._workers else 0)
 
-    def _logits(self, model: Model, images: list[torch.Tensor]) -> list[torch.Tensor | Exception]:
+    def _pass_on(self, job: _Job, arm: Arm, outputs: Sequence[_Output | Exception], image: torch.Tensor | None) -> None:
+        """Have a prediction stored, or its failure."""
+        made = [output for output in outputs if not isinstance(output, Exception)]
+        if len(made) < len(outputs):
+            self._fail(job, arm, next(output for output in outputs if isinstance(output, Exception)))
+        else:
+            self._behind.append((job, arm, self._pool.submit(self._finish, job, arm, made, image)))
+
+    def _logits(self, model: Model, images: list[torch.Tensor]) -> list[Logits | Exception]:
         try:
-            return list(self._run.windows[model.key].logits_many(images))
+            return list(self._run.windows[model.key].members_many(images, self._run.members_by))
         except Exception as error:
             if len(images) == 1:
                 return [error]
         return [logits for image in images for logits in self._logits(model, [image])]
 
-    def _finish(self, job: _Job, model: Model, logits: torch.Tensor, properties: dict[str, Any]) -> None:
+    def _finish(self, job: _Job, arm: Arm, outputs: Sequence[_Output], image: torch.Tensor | None) -> None:
         """Store a prediction: files first, the rows that call it finished last."""
         run, unit, condition, scene = self._run, job.work.unit, job.condition, job.scene.result()
-        prediction = model.export(logits, properties)
-        metrics = scene.reference.compare(prediction)
+        if isinstance(arm, Ensemble):
+            assert image is not None
+            members = Members([(output.model, output.logits.mean, output.properties) for output in outputs])
+            prediction = arm.predict(members, image.numpy(), scene.spacing_mm)
+        else:
+            prediction = predict(arm, outputs[0].logits, outputs[0].properties)
+        metrics = scene.reference.compare(prediction.labels)
+        scores = scores_of(prediction, scene, arm.heads)
         self._claims.check(unit)
         if run.save_predictions:
-            _save_prediction(run.prediction_file(model, unit.case, condition), model, scene, prediction)
+            path = run.prediction_file(arm.key, unit.case, condition)
+            _save_prediction(path, run.models[0], scene, prediction.labels)
+        if run.save_maps and prediction.found is not None:
+            for name in MAPS:
+                write_map(
+                    run.map_file(arm.key, unit.case, condition, name), getattr(prediction.found, name), scene.properties
+                )
         if run.pictured(unit.case, condition):
-            pictures.write_labels(run.picture(unit.case, model.key, condition.name + ".png"), prediction, scene.slice)
-        fixed = {"dataset": run.dataset, **model.arm, "patient": scene.files.patient, "case": unit.case}
-        rows = [{**fixed, "label": label, **asdict(values)} for label, values in metrics.items()]
-        job.work.results[model.key].add(condition, rows)
+            picture = run.picture(unit.case, arm.key, condition.name + ".png")
+            pictures.write_labels(picture, prediction.labels, scene.slice)
+        fixed = {"dataset": run.dataset, **arm.arm, "patient": scene.files.patient, "case": unit.case}
+        if prediction.found is not None:
+            binned = reliability_rows(prediction, scene, arm.heads)
+            run.reliability(arm.key, unit.perturbation, unit.case).add(condition, [{**fixed, **row} for row in binned])
+        rows = [{**fixed, "label": label, **asdict(values), **scores[label]} for label, values in metrics.items()]
+        job.work.results[arm.key].add(condition, rows)
+
+    def _settle_all_but(self, left: int) -> None:
+        while len(self._behind) > left:
+            self._settle()
 
     def _settle(self) -> None:
         """Wait for the oldest prediction that is being stored."""
-        job, model, future = self._behind.popleft()
+        job, arm, future = self._behind.popleft()
         try:
             future.result()
         except Exception as error:
-            self._fail(job, model, error)
+            self._fail(job, arm, error)
         else:
             self._step(job)
 
-    def _fail(self, job: _Job, model: Model | None, error: Exception) -> None:
+    def _fail(self, job: _Job, arm: Arm | None, error: Exception) -> None:
         """Record why a prediction, or (None) all of an image, failed."""
         if is_disk_full(error, self._run.output):
             raise error
@@ -267,9 +323,9 @@ class Engine:
         else:
             unreadable = job.scene.exception() is not None
             level = "" if unreadable or job.condition == Condition.clean() else f"{job.condition.level:g}"
-            key = model.key if model else ""
+            key = arm.key if arm else ""
             job.work.failures.append(Failure(job.work.unit.case, job.condition.perturbation, level, key, reason(error)))
-        for _ in [model] if model else job.models:
+        for _ in [arm] if arm else job.arms:
             self._step(job)
 
     def _step(self, job: _Job) -> None:
@@ -287,9 +343,9 @@ class Engine:
         self._claims.release(work.unit)
 
 
-def _save_prediction(path: Path, model: Model, scene: Scene, prediction: np.ndarray) -> None:
+def _save_prediction(path: Path, model: Model, scene: Scene, labels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp_{path.name}")  # the writer goes by the ending
     with clean_up(temporary):
-        model.reader.write_seg(prediction, str(temporary), scene.properties)
+        model.reader.write_seg(labels, str(temporary), scene.properties)
         temporary.replace(path)

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from nnunet_robust.eval.confidence.uncertainty import BAND_MM
+from nnunet_robust.eval.ensembles import Ensemble
 from nnunet_robust.eval.models import Model
 from nnunet_robust.eval.perturbations import perturbation
 from nnunet_robust.eval.series import SeriesSet
@@ -27,6 +29,11 @@ ASSUMPTIONS = (
 SERIES_ASSUMPTION = (
     "Test sets of a series are predicted as they are; cases of the same name are the same case at another level."
 )
+UNCERTAINTY_ASSUMPTION = (
+    f"Scores of uncertainty are means over the predicted structure and the {BAND_MM:g} mm around it; reliability is "
+    f"counted within {BAND_MM:g} mm of the reference or the prediction."
+)
+EXPERTS_ASSUMPTION = "Several experts have drawn each case; the identity's `reference` says what metrics compare with."
 _PACKAGES = (
     "nnunet-robust",
     "nnunetv2",
@@ -44,7 +51,7 @@ def describe(
     parameters: Mapping[str, Any],
     conditions: Mapping[str, Sequence[float]],
     series: Iterable[tuple[SeriesSet, Mapping[str, str]]],
-    models: Iterable[Model],
+    arms: Iterable[Model | Ensemble],
     device: torch.device,
 ) -> dict[str, Any]:
     """A manifest, with this run's models and perturbations added to those of earlier runs.
@@ -55,19 +62,20 @@ def describe(
         parameters: further settings of this run.
         conditions: perturbation -> levels of this run.
         series: this run's test sets, each with the digests of its cases' files.
-        models: this run's models.
+        arms: this run's models and their ensembles.
         device: where they predict.
 
     Returns:
         JSON-ready.
     """
     described = dict(before.get("models", {}))
-    for model in models:
-        described[model.key] = {
-            **described.get(model.key, {}),  # with what was chosen for it
-            **model.arm,
-            "folder": str(model.folder),
-            "checkpoints": model.checkpoints,
+    for arm in arms:
+        model = arm.models[0] if isinstance(arm, Ensemble) else arm
+        described[arm.key] = {
+            **described.get(arm.key, {}),  # with what was chosen for it
+            **arm.arm,
+            **_made_of(arm),
+            "checkpoints": arm.checkpoints,
             "images": {
                 "file_ending": model.predictor.dataset_json["file_ending"],
                 "channels": model.channels,
@@ -100,9 +108,17 @@ def describe(
         "assumptions": [
             *ASSUMPTIONS,
             *([SERIES_ASSUMPTION] if any("series" in p for p in perturbations.values()) else []),
+            *([UNCERTAINTY_ASSUMPTION] if identity["members_by"] else []),
+            *([EXPERTS_ASSUMPTION] if identity["reference"] else []),
         ],
         "pictures": before.get("pictures", {"cases": {}}),
     }
+
+
+def _made_of(arm: Model | Ensemble) -> dict[str, Any]:
+    if isinstance(arm, Ensemble):
+        return {"members": [model.key for model in arm.models], "weights": arm.weighting}
+    return {"folder": str(arm.folder)}
 
 
 def _git_commit() -> str | None:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from nnunet_robust.errors import UserError
-from nnunet_robust.eval.cases import CaseFiles, cases_of_dataset, cases_of_folders
+from nnunet_robust.eval.cases import CaseFiles, cases_of_dataset, cases_of_folders, drawn_by_experts
+from nnunet_robust.eval.ensembles import ALL
 from nnunet_robust.eval.models import Model, load_model
 from nnunet_robust.eval.perturbations import perturbation
 from nnunet_robust.eval.results import Condition
@@ -36,7 +37,13 @@ class SweepParameters:
         checkpoint: file name of the checkpoints.
         model_folders: further trained models.
         images: folder of images; None takes the dataset's test cases or the fold's validation cases.
-        labels: folder of their labels.
+        labels: folder of their labels; several, of experts who have each drawn all cases.
+        reference: of several, what the metrics compare with: a key of `cases.REFERENCES`.
+        ensemble: trainers whose models make an ensemble beside themselves; "all" for all of them.
+        weights: of its members: uniform, confidence or complexity.
+        weights_from: for weights by complexity, the folder of a sweep over calibration cases.
+        uncertainty: what tells a model's members apart, folds or mirroring or both; none: no scores of uncertainty.
+        save_uncertainty: keep the maps of uncertainty.
         series: a `series.csv`: test sets that are conditions of their own, see `nnunet_robust.eval.series`.
         tile_sizes: sliding windows to predict with, as in "64" or "32x64x64", each an arm of its own for every model;
             none takes the patch size of its training.
@@ -61,7 +68,13 @@ class SweepParameters:
     checkpoint: str = "checkpoint_final.pth"
     model_folders: Sequence[Path] = ()
     images: Path | None = None
-    labels: Path | None = None
+    labels: Sequence[Path] = ()
+    reference: str = "first"
+    ensemble: Sequence[str] = ()
+    weights: str = "uniform"
+    weights_from: Path | None = None
+    uncertainty: Sequence[str] = ()
+    save_uncertainty: bool = False
     series: Path | None = None
     tile_sizes: Sequence[str] = ()
     replicates: int = 1
@@ -119,12 +132,13 @@ def use_nnunets_threads(device: torch.device) -> None:
 def models_of(parameters: SweepParameters, dataset: str | None, device: torch.device) -> list[Model]:
     """The models, loaded: each under each tile size."""
     folders = list(parameters.model_folders)
-    if parameters.trainers:
+    trainers = list(parameters.trainers)
+    if not folders:  # the members of an ensemble need not be named twice
+        trainers += [name for name in parameters.ensemble if name not in (*trainers, ALL)]
+    if trainers:
         if dataset is None:
             raise UserError("trainers (-tr) need a dataset (-d); a model folder (-m) goes without")
-        folders = [
-            model_folder(dataset, t, parameters.plans, parameters.configuration) for t in parameters.trainers
-        ] + folders
+        folders = [model_folder(dataset, t, parameters.plans, parameters.configuration) for t in trainers] + folders
     if not folders:
         raise UserError("no models: name trainers with -tr, or model folders with -m")
     models = [
@@ -154,12 +168,13 @@ def _interface(model: Model) -> dict[str, Any]:
 def cases_of(parameters: SweepParameters, dataset: str | None, models: list[Model]) -> list[CaseFiles]:
     """The cases to perturb; files may be missing."""
     shared = _interface(models[0])
-    if (parameters.images is None) != (parameters.labels is None):
+    if (parameters.images is None) == bool(parameters.labels):
         raise UserError("images (-i) and labels (-l) go together: give both or neither")
-    if parameters.images is not None and parameters.labels is not None:
-        return cases_of_folders(
-            parameters.images, parameters.labels, shared["file ending"], shared["channels"], complete=False
-        )
+    if parameters.images is not None:
+        first = parameters.labels[0]
+        cases = cases_of_folders(parameters.images, first, shared["file ending"], shared["channels"], complete=False)
+        several = len(parameters.labels) > 1
+        return drawn_by_experts(cases, parameters.labels, parameters.reference) if several else cases
     if dataset is None:
         raise UserError("no images: give a dataset with -d, or folders with -i and -l")
     return cases_of_dataset(dataset, models[0].fold, shared["file ending"], shared["channels"])

@@ -3,7 +3,8 @@
 manifest.json                             what was run, with what, on what
 parts/<model>/<perturbation>/<case>.csv   a row per condition and label
 parts/inputs/<perturbation>/<case>.csv    a row per condition
-results.csv, inputs.csv                   the parts put together, sorted
+parts/reliability/<model>/...             a row per condition and label, where members were told apart
+results.csv, inputs.csv, reliability.csv  the parts put together, sorted
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import hashlib
 import io
 import json
 import math
@@ -29,7 +31,30 @@ from nnunet_robust.files import atomic_file
 ARM = ("model", "plans", "configuration", "fold", "patch_size", "tile_size")
 IDENTITY = ("dataset", *ARM, "patient", "case")
 CONDITION = ("perturbation", "level", "replicate")
-RESULT_COLUMNS = (*IDENTITY, *CONDITION, "label", *METRICS, "n_ref", "n_pred", "outcome")
+N_BINS = 15
+"""Of a row of `reliability.csv`."""
+_LONGEST = 200  # characters of a file's name
+
+SCORES = (
+    "n_members",
+    "entropy_bits",
+    "mutual_information_bits",
+    "predicted_dice",
+    "pairwise_dice",
+    "soft_dice",
+    "predicted_divergence_bits",
+    "weights",
+    "expert_agreement",
+    "model_expert_dice",
+)
+"""Empty where nothing was asked for, or where a score is not defined."""
+RESULT_COLUMNS = (*IDENTITY, *CONDITION, "label", *METRICS, "n_ref", "n_pred", "outcome", *SCORES)
+RELIABILITY_COLUMNS = (
+    *IDENTITY,
+    *CONDITION,
+    "label",
+    *(f"{what}_{number}" for what in ("n", "p", "hits") for number in range(N_BINS)),
+)
 INPUT_COLUMNS = (
     "dataset",
     "patient",
@@ -79,7 +104,9 @@ def arm_key(model: str, plans: str, configuration: str, fold: str, patch_size: s
         model: as the other arguments, what the column of `ARM` holds.
     """
     tile = "" if tile_size == patch_size else f"__tile{tile_size}"
-    return f"{model}__{plans}__{configuration}__fold{fold}{tile}"
+    key = f"{model}__{plans}__{configuration}__fold{fold}{tile}"
+    # An ensemble has the names of all its members: file systems take 255 bytes.
+    return key if len(key) <= _LONGEST else f"{key[: _LONGEST - 17]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
 
 def cell(value: Any) -> Any:

@@ -5,12 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
+from nnunet_robust.eval.ensembles import Ensemble
 from nnunet_robust.eval.failures import Failure
 from nnunet_robust.eval.models import Model
-from nnunet_robust.eval.results import INPUT_COLUMNS, RESULT_COLUMNS, Condition, Part
+from nnunet_robust.eval.results import INPUT_COLUMNS, RELIABILITY_COLUMNS, RESULT_COLUMNS, Condition, Part
 from nnunet_robust.eval.sliding_window import SlidingWindow
 from nnunet_robust.eval.units import Unit
+
+MAPS = ("entropy", "mutual_information")
+"""Names of the maps of uncertainty, attributes of `Uncertainty`."""
+
+Arm: TypeAlias = Model | Ensemble
+"""What has rows of its own in `results.csv`."""
+
+
+def networks_of(arms: Sequence[Arm]) -> list[Model]:
+    """The models that have to predict for some arms: these themselves, and the members of ensembles."""
+    wanted = [model for arm in arms for model in (arm.models if isinstance(arm, Ensemble) else [arm])]
+    return list({model.key: model for model in wanted}.values())
 
 
 @dataclass(frozen=True)
@@ -21,21 +35,32 @@ class Run:
         output: folder of the results.
         dataset: name of the dataset, for the tables.
         models: all of them.
+        ensembles: of these models.
         windows: model key -> its sliding window.
+        members_by: how a model's members are told apart, see `sliding_window.MEMBERS_BY`; empty: not at all.
         seed: of the perturbations.
         tolerance_mm: of the normalised surface distance.
         save_predictions: keep the segmentations.
+        save_maps: keep the maps of uncertainty.
         shown: cases that the report shows; may grow while the sweep runs.
     """
 
     output: Path
     dataset: str
     models: Sequence[Model]
+    ensembles: Sequence[Ensemble]
     windows: Mapping[str, SlidingWindow]
+    members_by: Sequence[str]
     seed: int
     tolerance_mm: float
     save_predictions: bool
+    save_maps: bool
     shown: set[str] = field(default_factory=set)
+
+    @property
+    def arms(self) -> list[Arm]:
+        """All that are compared."""
+        return [*self.models, *self.ensembles]
 
     def inputs(self, perturbation: str, case: str) -> Part:
         """The rows of `inputs.csv` of a unit."""
@@ -45,10 +70,18 @@ class Run:
         """The rows of `results.csv` of a unit and a model."""
         return Part(self.output / "parts" / key / perturbation / f"{case}.csv", RESULT_COLUMNS)
 
-    def prediction_file(self, model: Model, case: str, condition: Condition) -> Path:
+    def reliability(self, key: str, perturbation: str, case: str) -> Part:
+        """The rows of `reliability.csv` of a unit and an arm."""
+        return Part(self.output / "parts" / "reliability" / key / perturbation / f"{case}.csv", RELIABILITY_COLUMNS)
+
+    def prediction_file(self, key: str, case: str, condition: Condition) -> Path:
         """Where a segmentation is kept."""
-        ending = model.predictor.dataset_json["file_ending"]
-        return self.output / "predictions" / model.key / condition.name / f"{case}{ending}"
+        ending = self.models[0].predictor.dataset_json["file_ending"]
+        return self.output / "predictions" / key / condition.name / f"{case}{ending}"
+
+    def map_file(self, key: str, case: str, condition: Condition, name: str) -> Path:
+        """Where a map of uncertainty is kept."""
+        return self.output / "maps" / key / condition.name / f"{case}_{name}.nii.gz"
 
     def picture(self, case: str, *names: str) -> Path:
         """Where a picture lies."""
@@ -66,8 +99,8 @@ class Work:
     Attributes:
         unit: which.
         inputs: its rows in `inputs.csv`.
-        results: model key -> its rows in `results.csv`.
-        todo: condition -> the models that lack it.
+        results: arm's key -> its rows in `results.csv`.
+        todo: condition -> the arms that lack it.
         left: predictions that are neither made nor failed.
         failures: what failed.
         lost: another process has taken it over.
@@ -76,7 +109,7 @@ class Work:
     unit: Unit
     inputs: Part
     results: dict[str, Part]
-    todo: dict[Condition, list[Model]]
+    todo: dict[Condition, list[Arm]]
     left: int
     failures: list[Failure] = field(default_factory=list)
     lost: bool = False
@@ -85,17 +118,19 @@ class Work:
 def work_on(run: Run, unit: Unit) -> Work:
     """What is to be done of a unit, by the files."""
     inputs = run.inputs(unit.perturbation, unit.case)
-    results = {model.key: run.results(model.key, unit.perturbation, unit.case) for model in run.models}
+    results = {arm.key: run.results(arm.key, unit.perturbation, unit.case) for arm in run.arms}
 
-    def finished(model: Model, condition: Condition) -> bool:
+    def finished(arm: Arm, condition: Condition) -> bool:
         files = []
         if run.save_predictions:
-            files.append(run.prediction_file(model, unit.case, condition))
+            files.append(run.prediction_file(arm.key, unit.case, condition))
+        if run.save_maps and (run.members_by or isinstance(arm, Ensemble)):
+            files += [run.map_file(arm.key, unit.case, condition, name) for name in MAPS]
         if run.pictured(unit.case, condition):
             name = condition.name + ".png"
-            files += [run.picture(unit.case, name), run.picture(unit.case, model.key, name)]
-        done = condition in results[model.key].rows and condition in inputs.rows
+            files += [run.picture(unit.case, name), run.picture(unit.case, arm.key, name)]
+        done = condition in results[arm.key].rows and condition in inputs.rows
         return done and all(file.is_file() for file in files)
 
-    todo = {c: models for c, _ in unit.images if (models := [m for m in run.models if not finished(m, c)])}
+    todo = {c: arms for c, _ in unit.images if (arms := [arm for arm in run.arms if not finished(arm, c)])}
     return Work(unit, inputs, results, todo, sum(map(len, todo.values())))

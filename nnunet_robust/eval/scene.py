@@ -34,6 +34,10 @@ class Scene:
         properties: what nnU-Net's reader gave beside the image.
         label: the reference segmentation (*spatial).
         reference: the same, ready to be compared with predictions.
+        spacing_mm: the voxel's size along each axis.
+        experts: where several have drawn the case, each one's labels.
+        foreground: bool (*spatial), where the reference has any structure.
+        ignore_label: of voxels that do not count; None: there is none.
         bounds: robust range of the clean image, per channel.
         slice: the one to show in pictures.
 
@@ -44,13 +48,14 @@ class Scene:
     def __init__(self, files: CaseFiles, model: Model, tolerance_mm: float) -> None:
         loaded = model.read(files)
         self.files, self.properties, self.label = files, loaded.properties, loaded.label
-        self._clean, self._spacing_mm = torch.from_numpy(loaded.image), loaded.spacing_mm
-        self._ignore = model.ignore_label
-        self._values = [value for value in model.label_names if value not in (0, self._ignore)]
-        self._foreground = (self.label > 0) & (True if self._ignore is None else self.label != self._ignore)
+        self._clean, self.spacing_mm = torch.from_numpy(loaded.image), loaded.spacing_mm
+        self.ignore_label = model.ignore_label
+        self._values = [value for value in model.label_names if value not in (0, self.ignore_label)]
+        self.foreground = (self.label > 0) & (True if self.ignore_label is None else self.label != self.ignore_label)
         self.bounds = robust_range(self._clean)
         self.slice = pictures.display_slice(self.label)
-        self.reference = Reference(self.label, model.regions, loaded.spacing_mm, tolerance_mm, self._ignore)
+        self.reference = Reference(self.label, model.regions, loaded.spacing_mm, tolerance_mm, self.ignore_label)
+        self.experts = loaded.experts
         self._lock = threading.Lock()
 
     def image(self, condition: Condition, seed: int, *, as_it_is: bool) -> torch.Tensor:
@@ -71,7 +76,7 @@ class Scene:
             return self._clean
         # Neither model nor level: comparisons are paired, and a level only scales the noise.
         generator = torch_generator(seed, self.files.name, condition.perturbation, condition.replicate)
-        mask = torch.from_numpy(self._foreground) if perturbation(condition.perturbation).uses_mask else None
+        mask = torch.from_numpy(self.foreground) if perturbation(condition.perturbation).uses_mask else None
         with _one_thread():
             return perturb(
                 self._clean,
@@ -79,19 +84,19 @@ class Scene:
                 condition.level,
                 generator,
                 mask,
-                self._spacing_mm,
+                self.spacing_mm,
                 self.bounds,
             )
 
     def measured(self, image: torch.Tensor, *, in_series: bool) -> dict[str, Any]:
         """What `inputs.csv` says of an image; a series has nothing to be compared with."""
         complexity = self._meter().measure(image.numpy())["foreground"]
-        quality = image_quality(image.numpy(), self._spacing_mm)
+        quality = image_quality(image.numpy(), self.spacing_mm)
         with _one_thread():
             decibels = dict.fromkeys(("psnr_db", "snr_db"), "") if in_series else self._decibels(image)
         return {
             **decibels,
-            "foreground_ratio": float(np.mean(self._foreground)),
+            "foreground_ratio": float(np.mean(self.foreground)),
             "texture_divergence_bits": cell(complexity.texture_divergence_bits),
             "boundary_contrast": cell(complexity.boundary_contrast),
             "noise_sigma": cell(quality.noise_sigma),
@@ -112,8 +117,8 @@ class Scene:
             self._clean.numpy(),
             self.label,
             {"foreground": self._values},
-            self._spacing_mm,
-            ignore=self._ignore,
+            self.spacing_mm,
+            ignore=self.ignore_label,
             max_slices=SWEEP_SLICES,
         )
 

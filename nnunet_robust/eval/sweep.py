@@ -21,8 +21,10 @@ from nnunet_robust.errors import UserError
 from nnunet_robust.eval import pictures
 from nnunet_robust.eval.cases import CaseFiles, check_stored
 from nnunet_robust.eval.engine import Engine, Progress
+from nnunet_robust.eval.ensembles import make_ensembles
 from nnunet_robust.eval.failures import Failure, combine_failures, record, recorded
 from nnunet_robust.eval.manifest import describe
+from nnunet_robust.eval.members import members_by
 from nnunet_robust.eval.models import Model, quiet
 from nnunet_robust.eval.parameters import (
     Series,
@@ -37,13 +39,14 @@ from nnunet_robust.eval.parameters import (
 )
 from nnunet_robust.eval.results import (
     INPUT_COLUMNS,
+    RELIABILITY_COLUMNS,
     RESULT_COLUMNS,
     Condition,
     combine,
     is_disk_full,
     open_manifest,
 )
-from nnunet_robust.eval.run import Run, work_on
+from nnunet_robust.eval.run import Arm, Run, work_on
 from nnunet_robust.eval.series import new_sets
 from nnunet_robust.eval.sliding_window import SlidingWindow
 from nnunet_robust.eval.units import Claims, Unit, folder_lock, shard
@@ -92,6 +95,7 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
     device = device_of(parameters.device)
     workers = workers_of(parameters.workers, device)
     shard((), parameters.shard)
+    by = members_by(parameters.uncertainty)
     use_nnunets_threads(device)
     name = None if parameters.dataset is None else dataset_name(parameters.dataset)
     models = models_of(parameters, name, device)
@@ -105,13 +109,19 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
         "checkpoint": parameters.checkpoint,
         "tolerance_mm": parameters.tolerance_mm,
         "precision": parameters.precision,
+        "members_by": list(by),
+        "reference": cases[0].reference if cases[0].experts else None,
         "cases": {case.name: _digest(case) for case in cases},
     }
+    ensembles = make_ensembles(
+        models, parameters.ensemble, parameters.weights, parameters.weights_from, identity["cases"]
+    )
+    arms: list[Arm] = [*models, *ensembles]
     manifest_file = parameters.output / "manifest.json"
 
     def known() -> dict[str, Any]:
         manifest = open_manifest(manifest_file, identity)
-        _refuse_retrained(parameters.output, manifest, models)
+        _refuse_retrained(parameters.output, manifest, arms)
         return manifest
 
     manifest = known()
@@ -129,7 +139,7 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
     identity["cases"].update(dict.fromkeys(broken))  # not None to be mended later
     settings = {
         "images": None if parameters.images is None else str(parameters.images),
-        "labels": None if parameters.labels is None else str(parameters.labels),
+        "labels": [str(folder) for folder in parameters.labels],
         "replicates": parameters.replicates,
         "tile_step_size": 0.5,
         "workers": workers,
@@ -145,7 +155,7 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
 
     parameters.output.mkdir(parents=True, exist_ok=True)
     manifest = change(
-        lambda before: describe(before, identity, settings, parameters.conditions, described, models, device)
+        lambda before: describe(before, identity, settings, parameters.conditions, described, arms, device)
     )
     for case in cases:
         failure = Failure(case.name, "", "", "", broken[case.name]) if case.name in broken else None
@@ -154,10 +164,13 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
         parameters.output,
         identity["dataset"],
         models,
+        ensembles,
         windows,
+        by,
         parameters.seed,
         parameters.tolerance_mm,
         parameters.save_predictions,
+        parameters.save_uncertainty,
         set(manifest["pictures"]["cases"].values()),
     )
     units = _units([case for case in cases if case.name not in broken], conditions, series)
@@ -219,8 +232,8 @@ def _units(cases: Sequence[CaseFiles], conditions: Sequence[Condition], series: 
 
 
 def sha256_of_case(case: CaseFiles) -> str:
-    """One digest for a case's images and label."""
-    return "-".join(sha256(path)[:16] for path in (*case.images, case.label))
+    """One digest for a case's images and labels."""
+    return "-".join(sha256(path)[:16] for path in (*case.images, *case.labels))
 
 
 def _digest(case: CaseFiles) -> str | None:
@@ -264,24 +277,25 @@ def _earlier_choices(manifest: Mapping[str, Any], model: Model, device: torch.de
     return {name: choices[name] for name in _KEPT_CHOICES} if choices.get("device") == device.type else {}
 
 
-def _refuse_retrained(output: Path, manifest: Mapping[str, Any], models: list[Model]) -> None:
-    for model in models:
-        before = manifest.get("models", {}).get(model.key)
-        if before is not None and before["checkpoints"] != model.checkpoints:
+def _refuse_retrained(output: Path, manifest: Mapping[str, Any], arms: Sequence[Arm]) -> None:
+    for arm in arms:
+        before = manifest.get("models", {}).get(arm.key)
+        if before is not None and before["checkpoints"] != arm.checkpoints:
             raise UserError(
-                f"{output} holds results of another checkpoint of {model.key} (it was trained again): "
-                f"take a new folder for -o, or delete {output / 'parts' / model.key} and its entry in manifest.json"
+                f"{output} holds results of another checkpoint of {arm.key} (it was trained again, or its weights "
+                f"were): take a new folder for -o, or delete {output / 'parts' / arm.key} and its entry in "
+                f"manifest.json"
             )
 
 
 def _clean_scores(run: Run, units: Sequence[Unit], sharded: bool) -> dict[str, float]:
-    """Mean Dice of each case's clean image, over models and labels; nothing while other shards have some to predict."""
+    """Mean Dice of each case's clean image, over arms and labels; nothing while other shards have some to predict."""
     clean = Condition.clean()
     scores: dict[str, float] = {}
     for unit in units:
         if unit.perturbation != clean.perturbation:
             continue
-        rows = [run.results(model.key, unit.perturbation, unit.case).rows.get(clean) for model in run.models]
+        rows = [run.results(arm.key, unit.perturbation, unit.case).rows.get(clean) for arm in run.arms]
         if all(rows):
             scores[unit.case] = float(np.mean([float(row["dice"]) for of_model in rows for row in of_model or ()]))
         elif sharded and not recorded(run.output, unit.case, unit.perturbation):
@@ -301,5 +315,16 @@ def _combine(run: Run, manifest: Mapping[str, Any], cases: Sequence[CaseFiles]) 
         table,
     )
     combine((run.inputs(p, name) for name in names for p in perturbations), INPUT_COLUMNS, run.output / "inputs.csv")
-    keys = {"", *(model.key for model in run.models)}
+    if (run.output / "parts" / "reliability").is_dir():
+        combine(
+            (
+                run.reliability(key, p, name)
+                for key in sorted(manifest["models"])
+                for name in names
+                for p in perturbations
+            ),
+            RELIABILITY_COLUMNS,
+            run.output / "reliability.csv",
+        )
+    keys = {"", *(arm.key for arm in run.arms)}
     return SweepResult(table, tuple(failure for failure in combine_failures(run.output) if failure.model in keys))

@@ -103,7 +103,7 @@ def test_3d_level_zero_is_what_the_stock_command_predicts(
     run_sweep(
         SweepParameters(
             output=out, conditions={"gaussian_blur": (1.0,)}, configuration="3d_fullres", folds=["0"], device="cpu",
-            images=images, labels=images.parent / "labelsTs", save_predictions=True, mirroring=not by_name, **chosen,
+            images=images, labels=[images.parent / "labelsTs"], save_predictions=True, mirroring=not by_name, **chosen,
         ),
         Silent(),
     )  # fmt: skip
@@ -361,7 +361,7 @@ def test_a_bad_case_is_recorded_and_the_rest_computed(
     good = [(path, path.read_bytes()) for folder in (images, labels) for path in folder.iterdir()]
     spoil(images, labels)
     sweep = replace(
-        parameters, images=images, labels=labels, trainers=parameters.trainers[:1], conditions={"contrast": (0.5,)}
+        parameters, images=images, labels=[labels], trainers=parameters.trainers[:1], conditions={"contrast": (0.5,)}
     )
     if spoil is spoil_no_images:
         with pytest.raises(UserError, match=says):
@@ -394,7 +394,7 @@ def test_if_every_case_is_bad_nothing_is_written(
     for path in images.iterdir():
         path.write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"texture_test_0000.*cannot be read") as error:
-        run_sweep(replace(parameters, images=images, labels=labels), Silent())
+        run_sweep(replace(parameters, images=images, labels=[labels]), Silent())
     assert "\n" not in str(error.value) and not parameters.output.exists()
 
 
@@ -416,7 +416,7 @@ def test_a_bad_nifti(fault: str, volumes: str, volume_model: str, nnunet: Path, 
         sitk.WriteImage(spoiled, str(file))
     sweep = SweepParameters(
         output=tmp_path / "out", conditions={"contrast": (0.5,)}, dataset=volumes, configuration="3d_fullres",
-        trainers=[volume_model], images=tmp_path / "imagesTs", labels=tmp_path / "labelsTs", device="cpu",
+        trainers=[volume_model], images=tmp_path / "imagesTs", labels=[tmp_path / "labelsTs"], device="cpu",
     )  # fmt: skip
     (failure,) = run_sweep(sweep, Silent()).failures
     says = f"'test_1': 3 voxels of {file.name} are NaN" if fault == "nan" else f"'test_1' cannot be read: .*{file.name}"

@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval.confidence.heads import Heads, blocks
+from nnunet_robust.eval.results import N_BINS
 from nnunet_robust.eval.statistics import CONFIDENCE, N_RESAMPLES
 from nnunet_robust.eval.statistics.patient_bootstrap import Estimate, estimate
-
-N_BINS = 15
 
 CONFIDENCE_ROW = "(confidence)"
 """The row that is binned by confidence: the probability of the label that is called, and how often that is right."""

@@ -1,4 +1,4 @@
-"""Weighted means bit for bit, weights in closed form, and the curve of competence against what it was made from."""
+"""Weights in closed form, and the curve of competence against what it was made from."""
 
 from __future__ import annotations
 
@@ -6,87 +6,16 @@ import math
 
 import numpy as np
 import pytest
-import torch
-from scipy.special import softmax
 
 from nnunet_robust.errors import UserError
-from nnunet_robust.eval.confidence.ensemble import (
+from nnunet_robust.eval.confidence.weights import (
     LEAST_ERROR,
     CompetenceCurve,
     confidence_weights,
     mean_entropy_bits,
     uniform_weights,
-    weighted_mean,
 )
 from tests.eval.confidence.test_heads import LABELS, probabilities
-
-WEIGHTS = ([1.0], [0.3, 0.7], [1 / 3, 1 / 3, 1 / 3], [0.1, 0.2, 0.0, 0.7])
-
-
-def _logits(seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(0, 8, (3, 4, 5, 6)).astype(np.float32)
-
-
-@pytest.mark.parametrize("weights", WEIGHTS)
-@pytest.mark.parametrize("kind", ["numpy", "torch", "half"])
-def test_an_ensemble_of_one_model_is_that_model_bit_for_bit(weights: list[float], kind: str) -> None:
-    member = _logits() if kind == "numpy" else torch.from_numpy(_logits())
-    member = member.half() if kind == "half" else member
-    before = member + 0
-    mean = weighted_mean(iter([member] * len(weights)), weights)
-    assert type(mean) is type(member)
-    assert mean.dtype == member.dtype
-    assert (mean == member).all()
-    assert mean is not member
-    assert (member == before).all()
-
-
-@pytest.mark.parametrize("weights", [*WEIGHTS[1:], [2.0, 5.0]])
-def test_the_weighted_mean_is_numpys_average(weights: list[float]) -> None:
-    members = [_logits(i) for i in range(len(weights))]
-    copies = [member.copy() for member in members]
-    expected = np.average(np.stack(members).astype(float), axis=0, weights=weights)
-    np.testing.assert_allclose(weighted_mean(members, weights), expected, atol=1e-5)
-    in_torch = weighted_mean(map(torch.from_numpy, members), weights)
-    assert (in_torch.numpy() == weighted_mean(members, weights)).all()
-    assert all((member == copy).all() for member, copy in zip(members, copies, strict=True))
-
-
-def test_the_mean_of_probabilities_is_one_of_probabilities() -> None:
-    members = [softmax(_logits(i), axis=0) for i in range(5)]
-    mean = weighted_mean(members, [0.1, 0.15, 0.3, 0.05, 0.4])
-    np.testing.assert_allclose(mean.sum(axis=0), 1, atol=1e-6)
-    assert mean.min() >= 0
-
-
-def test_a_member_without_weight_has_no_influence() -> None:
-    broken = np.full_like(_logits(), np.nan)
-    for members, weights in (([broken, _logits()], [0, 1]), ([_logits(), broken], [3, 0])):
-        assert (weighted_mean(members, weights) == _logits()).all()
-
-
-@pytest.mark.parametrize(
-    ("n_members", "weights", "message"),
-    [
-        (1, [], "all 0"),
-        (2, [0.0, 0.0], "all 0"),
-        (2, [1.0, -0.5], "-0.5"),
-        (2, [1.0, math.nan], "nan"),
-        (1, [0.5, 0.5], "2 weights and 1 members"),
-        (3, [0.5, 0.5], "2 weights and more members"),
-    ],
-)
-def test_weights_that_do_not_fit_are_refused(n_members: int, weights: list[float], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        weighted_mean([_logits()] * n_members, weights)
-
-
-def test_members_on_different_grids_are_refused() -> None:
-    with pytest.raises(UserError, match=r"one shape, got \(3, 4, 5, 6\) and \(3, 4, 5, 1\)"):
-        weighted_mean([_logits(), _logits()[..., :1]], [1, 1])
-
-
-# ---- weights ----
 
 
 def test_all_weights_sum_to_one() -> None:

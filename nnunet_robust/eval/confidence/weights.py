@@ -1,4 +1,4 @@
-"""Ensembles of architectures: the weighted mean of what several models say of a case, and where weights come from.
+"""Ensembles of architectures: how much each model's probabilities count in the mean of a case.
 
 Equal weights need nothing. Weights by confidence go by how sure each model is of this case. Weights by complexity go by
 how hard its texture is, and by how each model did on calibration cases that were as hard.
@@ -7,9 +7,8 @@ how hard its texture is, and by how each model did on calibration cases that wer
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,49 +20,6 @@ LEAST_ERROR = 0.01
 """An expected error, 1 - Dice, below this counts as this: nobody knows it better, and no model gets all the weight."""
 
 _WIDTHS = (math.inf, 0.4, 0.2, 0.1, 0.05)  # of the kernel, as a share of the range of divergences; the widest first
-
-
-def weighted_mean(members: Iterable[Any], weights: Sequence[float]) -> Any:
-    """The weighted mean of members' logits or probabilities.
-
-    It is a running mean, so that members that are all the same, a single one included, give that member bit for bit,
-    whatever the weights.
-
-    Args:
-        members: floating-point arrays of one shape, type and grid, NumPy's or torch's; taken one at a time, not
-            modified.
-        weights: one for each, >= 0; divided by their sum.
-
-    Returns:
-        An array like the members.
-
-    Raises:
-        UserError: no members, another number of weights, weights that are negative or all 0, or different shapes.
-    """
-    shares = _normalised(weights)
-    mean: Any = None
-    total, count = 0.0, 0
-    for member in members:
-        if count == len(shares):
-            raise UserError(f"There are {len(shares)} weights and more members than that: give a weight for each")
-        share = float(shares[count])
-        count += 1
-        if mean is not None and member.shape != mean.shape:
-            raise UserError(f"Members must have one shape, got {tuple(mean.shape)} and {tuple(member.shape)}")
-        if share > 0:  # one that counts for nothing does so even where it is infinite
-            total += share
-            mean = member * 1.0 if mean is None else _moved(mean, member, share / total)
-        del member  # before the next one is made
-    if count != len(shares):
-        raise UserError(f"There are {len(shares)} weights and {count} members: give a weight for each")
-    return mean
-
-
-def _moved(mean: Any, member: Any, share: float) -> Any:
-    step = member - mean
-    step *= share
-    mean += step
-    return mean
 
 
 def uniform_weights(n_members: int) -> NDArray[np.float64]:

@@ -1,0 +1,67 @@
+"""What a sweep stores of a prediction beside its metrics: how sure it is, and how far experts agree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nnunet_robust.eval.confidence.expert_variability import expert_agreement
+from nnunet_robust.eval.confidence.heads import Heads
+from nnunet_robust.eval.confidence.reliability import reliability_bins
+from nnunet_robust.eval.confidence.uncertainty import BAND_MM, neighbourhood, structure_scores
+from nnunet_robust.eval.members import Prediction
+from nnunet_robust.eval.results import SCORES, cell
+from nnunet_robust.eval.scene import Scene
+
+
+def scores_of(prediction: Prediction, scene: Scene, heads: Heads) -> dict[str, dict[str, Any]]:
+    """Structure -> the columns `results.SCORES`, empty where there is nothing to say.
+
+    Args:
+        prediction: of an image of the scene.
+        scene: the case.
+        heads: what the prediction's probabilities stand for.
+    """
+    rows: dict[str, dict[str, Any]] = {name: dict.fromkeys(SCORES, "") for name in heads.structures}
+    if (found := prediction.found) is not None:
+        for name, scores in structure_scores(found, heads, scene.spacing_mm).items():
+            several = found.n_members > 1
+            rows[name] |= {
+                "n_members": found.n_members,
+                "entropy_bits": scores.entropy_bits,
+                "mutual_information_bits": scores.mutual_information_bits if several else "",
+                "predicted_dice": cell(scores.overlap.predicted_dice),
+                "pairwise_dice": cell(scores.overlap.pairwise_dice),
+                "soft_dice": scores.overlap.soft_dice,
+            }
+    if prediction.weights:
+        weights = " ".join(f"{weight:.6g}" for weight in prediction.weights)
+        for row in rows.values():
+            row |= {"predicted_divergence_bits": cell(prediction.divergence_bits), "weights": weights}
+    if scene.experts:
+        for name, agreement in expert_agreement(scene.experts, dict(heads.labels), prediction.labels).items():
+            rows[name] |= {
+                "expert_agreement": agreement.mean_pairwise,
+                "model_expert_dice": agreement.model_mean,
+            }
+    return rows
+
+
+def reliability_rows(prediction: Prediction, scene: Scene, heads: Heads) -> list[dict[str, Any]]:
+    """The rows of `reliability.csv`: voxels within `BAND_MM` of the reference or of the prediction, in bins.
+
+    Args:
+        prediction: with its members.
+        scene: the case.
+        heads: what the prediction's probabilities stand for.
+    """
+    assert prediction.found is not None
+    near = neighbourhood(scene.foreground | (prediction.labels > 0), scene.spacing_mm, BAND_MM)
+    bins = reliability_bins(prediction.found.mean, scene.label, heads, near, scene.ignore_label)
+    counted = {"n": bins.counts, "p": bins.probabilities, "hits": bins.hits}
+    columns = [f"{what}_{number}" for what, of_row in counted.items() for number in range(of_row.shape[1])]
+    values = np.concatenate([of_row.astype(object) for of_row in counted.values()], axis=1)
+    return [
+        {"label": name, **dict(zip(columns, row, strict=True))} for name, row in zip(bins.names, values, strict=True)
+    ]
