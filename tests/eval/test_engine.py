@@ -210,17 +210,17 @@ def test_a_model_that_fails_does_not_stop_the_others(
     parameters: SweepParameters, whole: dict[str, bytes], monkeypatch
 ) -> None:
     first, second = parameters.trainers
-    logits_many = SlidingWindow.logits_many
+    members_many = SlidingWindow.members_many
     networks: list[int] = []
 
-    def failing(self, images):
+    def failing(self, images, by):
         if id(self) not in networks:
             networks.append(id(self))
         if id(self) == networks[-1] and len(networks) == 2 and any(image.std() > 1.001 for image in images):
             raise UserError("a single tile of 64x64 voxels does not fit into the memory of cpu")
-        return logits_many(self, images)
+        return members_many(self, images, by)
 
-    monkeypatch.setattr(SlidingWindow, "logits_many", failing)
+    monkeypatch.setattr(SlidingWindow, "members_many", failing)
     monkeypatch.setattr(models_module.Model, "export", export_but_once(models_module.Model.export))
     result = run_sweep(parameters, Silent())
     assert {failure.model.split("__")[0] for failure in result.failures} <= {first, second}

@@ -180,17 +180,17 @@ def test_the_same_command_gives_the_same_bytes_and_another_seed_other_noise(para
 def test_every_model_sees_the_same_image_preprocessed_once(parameters: SweepParameters, monkeypatch) -> None:
     seen: dict[int, list[bytes]] = {}
     preprocessed: list[bytes] = []
-    logits_many, preprocess = SlidingWindow.logits_many, models_module.Model.preprocess
+    members_many, preprocess = SlidingWindow.members_many, models_module.Model.preprocess
 
-    def spy(self, images):
+    def spy(self, images, by):
         seen.setdefault(id(self), []).extend(image.numpy().tobytes() for image in images)
-        return logits_many(self, images)
+        return members_many(self, images, by)
 
     def counted(self, image, properties):
         preprocessed.append(image.tobytes())
         return preprocess(self, image, properties)
 
-    monkeypatch.setattr(SlidingWindow, "logits_many", spy)
+    monkeypatch.setattr(SlidingWindow, "members_many", spy)
     monkeypatch.setattr(models_module.Model, "preprocess", counted)
     run_sweep(parameters, Silent())
     first, second = seen.values()
