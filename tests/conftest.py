@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -44,6 +47,32 @@ def run_ok(command: str, *arguments: str | Path, **environment: str) -> str:
     return done.stdout
 
 
+def here(entry: Callable[[], None], *arguments: str | Path) -> None:
+    """Run a stock command in this process, with threads where it would start processes of its own.
+
+    Every process takes seconds to import torch and nnU-Net, longer than these cases take. What it computes is the same.
+
+    Args:
+        entry: the function of nnU-Net's that the command calls.
+        arguments: of the command.
+    """
+    import torch
+
+    threads = torch.get_num_threads()  # the stock commands change that
+    with pytest.MonkeyPatch.context() as patch:
+        pools_of_threads(patch)
+        patch.setattr(sys, "argv", [entry.__name__, *map(str, arguments)])
+        try:
+            entry()
+        finally:
+            torch.set_num_threads(threads)
+
+
+def pools_of_threads(patch: pytest.MonkeyPatch) -> None:
+    """nnU-Net's pools of processes become pools of threads."""
+    patch.setattr(multiprocessing, "get_context", lambda method=None: SimpleNamespace(Pool=ThreadPool))
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """For what is so small that it spends its time waiting for torch's threads."""
@@ -76,6 +105,14 @@ def nnunet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield root
 
 
+def preprocess(dataset: int, *configurations: str) -> None:
+    """nnU-Net's fingerprint, plans and preprocessed cases of a dataset."""
+    from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import plan_and_preprocess_entry
+
+    each = ["1"] * len(configurations)
+    here(plan_and_preprocess_entry, "-d", str(dataset), "-c", *configurations, "-np", *each, "-npfp", "1")
+
+
 @pytest.fixture(scope="session")
 def textures(nnunet: Path) -> str:
     """Dataset 901: 2d, PNG, 64 x 64, one channel, 8 training and 3 test cases."""
@@ -83,7 +120,7 @@ def textures(nnunet: Path) -> str:
 
     parameters = TextureParameters(cases=8, test_cases=3, size=64)
     name = synthesize_textures(nnunet / "nnUNet_raw", 901, parameters, "Textures").name
-    run_ok("nnUNetv2_plan_and_preprocess", "-d", "901", "-c", "2d", "-np", "1", "-npfp", "1")
+    preprocess(901, "2d")
     return name
 
 
@@ -114,28 +151,30 @@ def volumes(nnunet: Path) -> str:
         file_ending=".nii.gz",
         provenance={"source": "tests"},
     ).name
-    run_ok("nnUNetv2_plan_and_preprocess", "-d", "902", "-c", "3d_fullres", "2d", "-np", "1", "1", "-npfp", "1")
+    preprocess(902, "3d_fullres", "2d")
     return name
 
 
 def train(
     dataset: str, configuration: str, trainer: str, fold: str = "0", *, resume: bool = False, validate: bool = True
 ) -> Path:
-    """Train through nnU-Net's own entry in this process, unless that is done.
-
-    The validation starts a process of its own, which takes longer than the training: `validate=False` leaves it out.
+    """Train through nnU-Net's own entry in this process, unless that is done; `validate=False`: without its validation.
 
     Returns:
         The model's folder.
     """
     import torch
     from nnunetv2.run.run_training import run_training
+    from nnunetv2.training.logging.nnunet_logger import MetaLogger
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     folder = Path(os.environ["nnUNet_results"]) / dataset / f"{trainer}__nnUNetPlans__{configuration}"
     if resume or not (folder / f"fold_{fold}" / "validation" / "summary.json").is_file():
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("nnUNet_n_proc_DA", "0")
+            pools_of_threads(patch)
+            # Its picture of the losses takes longer than such an epoch.
+            patch.setattr(MetaLogger, "plot_progress_png", lambda *_, **__: None)
             if not validate:
                 patch.setattr(nnUNetTrainer, "perform_actual_validation", lambda *_, **__: None)
             run_training(dataset, configuration, fold, trainer, continue_training=resume, device=torch.device("cpu"))
@@ -216,16 +255,18 @@ def regions(nnunet: Path) -> str:
     dataset_json["labels"]["whole"] = [1, 2]
     dataset_json["regions_class_order"] = [1, 2]
     file.write_text(json.dumps(dataset_json))
-    run_ok("nnUNetv2_plan_and_preprocess", "-d", "905", "-c", "2d", "-np", "1", "-npfp", "1")
+    preprocess(905, "2d")
     return name
 
 
 @pytest.fixture(scope="session")
 def resenc_plans(volumes: str) -> dict[str, dict[str, Any]]:
     """The plans of nnU-Net's residual-encoder planners for the volumes, by name."""
+    from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import plan_experiment_entry
+
     found = {}
     for size in "ML":
-        run_ok("nnUNetv2_plan_experiment", "-d", volumes[7:10], "-pl", f"nnUNetPlannerResEnc{size}")
+        here(plan_experiment_entry, "-d", volumes[7:10], "-pl", f"nnUNetPlannerResEnc{size}")
         name = f"nnUNetResEncUNet{size}Plans"
         found[name] = json.loads((Path(os.environ["nnUNet_preprocessed"]) / volumes / f"{name}.json").read_text())
     return found

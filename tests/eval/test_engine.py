@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -25,6 +22,7 @@ from nnunet_robust.eval import pictures, precision, scene
 from nnunet_robust.eval.results import Part
 from nnunet_robust.eval.sliding_window import SlidingWindow
 from nnunet_robust.eval.sweep import SweepParameters, run_sweep
+from tests.eval.noted_sweep import start
 from tests.eval.test_results import full_disk
 from tests.eval.test_sweep import Silent, rows
 
@@ -36,17 +34,23 @@ def parameters(
     textures: str, texture_models: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> SweepParameters:
     monkeypatch.setattr(precision, "_SECONDS_PER_TRIAL", 0.01)
+    return sweep_of(texture_models, tmp_path / "out")
+
+
+def sweep_of(trainers: tuple[str, str], output: Path) -> SweepParameters:
     return SweepParameters(
-        output=tmp_path / "out", conditions=CONDITIONS, dataset="901", trainers=texture_models, folds=["0"],
-        device="cpu", save_predictions=True, mirroring=False,
+        output=output, conditions=CONDITIONS, dataset="901", trainers=trainers, folds=["0"], device="cpu",
+        save_predictions=True, mirroring=False,
     )  # fmt: skip
 
 
-@pytest.fixture
-def whole(parameters: SweepParameters) -> dict[str, bytes]:
+@pytest.fixture(scope="module")
+def whole(textures: str, texture_models: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of an undisturbed run."""
-    output = parameters.output.with_name("whole")
-    run_sweep(replace(parameters, output=output, workers=0), Silent())
+    output = tmp_path_factory.mktemp("undisturbed") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precision, "_SECONDS_PER_TRIAL", 0.01)
+        run_sweep(replace(sweep_of(texture_models, output), workers=0), Silent())
     return files(output)
 
 
@@ -121,11 +125,10 @@ def test_shards_make_a_whole(parameters: SweepParameters, whole: dict[str, bytes
 
 def test_two_processes_share_a_folder(parameters: SweepParameters, whole: dict[str, bytes], tmp_path: Path) -> None:
     """Equal files, and no prediction is made twice: both note what they make."""
-    script = tmp_path / "process.py"
-    script.write_text(PROCESS)
-    processes = [start(script, parameters, tmp_path / f"log{number}", beside=2) for number in range(2)]
+    processes = [start(parameters, tmp_path / f"log{number}", beside=2) for number in range(2)]
     for process in processes:
-        assert process.wait(300) == 0, process.stderr.read()
+        process.join(300)
+        assert process.exitcode == 0
     assert files(parameters.output) == whole
     logs = [(tmp_path / f"log{number}").read_text().splitlines() for number in range(2)]
     made = Counter(logs[0] + logs[1])
@@ -134,73 +137,30 @@ def test_two_processes_share_a_folder(parameters: SweepParameters, whole: dict[s
     assert {line: count for line, count in made.items() if count > 1 + ("clean" in line)} == {}
 
 
-PROCESS = """
-import json, sys, time
-from pathlib import Path
-from nnunet_robust.eval import precision
-from nnunet_robust.eval.results import Part
-from nnunet_robust.eval.sweep import SweepParameters, run_sweep
-
-precision._SECONDS_PER_TRIAL = 0.01
-add = Part.add
-
-def noted(self, condition, rows):
-    time.sleep(0.05)
-    if "inputs" not in self.path.parts:
-        with open(sys.argv[1], "a") as file:
-            print(self.path.parts[-3:], condition.name, file=file)
-    add(self, condition, rows)
-
-class Silent:
-    def start(self, predictions): pass
-    def step(self, case, cases, condition): pass
-
-Part.add = noted
-log = Path(sys.argv[1])
-log.with_suffix(".ready").touch()
-while len(list(log.parent.glob("*.ready"))) < int(sys.argv[3]):
-    time.sleep(0.01)
-given = json.loads(sys.argv[2])
-run_sweep(SweepParameters(**{**given, "output": Path(given["output"])}), Silent())
-"""
-
-
-def start(script: Path, parameters: SweepParameters, log: Path, beside: int = 1) -> subprocess.Popen:
-    """A process that notes its predictions in a log; it waits until so many of them are loaded."""
-    given = {name: value for name, value in vars(parameters).items() if value is not None}
-    given["output"] = str(parameters.output)
-    return subprocess.Popen(
-        [sys.executable, str(script), str(log), json.dumps(given), str(beside)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_it_goes_on_to_the_same_files(
     kills: int, parameters: SweepParameters, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
-    script = tmp_path / "process.py"
-    script.write_text(PROCESS)
     log = tmp_path / "log"
     moments = random.Random(kills)
     killed = 0
     while killed < kills:
         # Slow processes are killed after so many more predictions, so that every kill meets a run at work.
-        process = start(script, parameters, log)
+        process = start(parameters, log)
         seen = log.read_text().count("\n") if log.exists() else 0
         wanted = seen + moments.randint(0, max(1, 60 // kills))
         deadline = time.monotonic() + 120
-        while (log.read_text().count("\n") if log.exists() else 0) <= wanted and process.poll() is None:
+        while (log.read_text().count("\n") if log.exists() else 0) <= wanted and process.is_alive():
             assert time.monotonic() < deadline
             time.sleep(0.002)
         time.sleep(moments.random() * 0.02)
-        if process.poll() is not None:  # it was finished: begin a new one
-            assert process.returncode == 0, process.stderr.read()
+        if not process.is_alive():  # it was finished: begin a new one
+            assert process.exitcode == 0
             assert files(parameters.output) == whole
             parameters = replace(parameters, output=tmp_path / f"again{killed}")
             continue
         os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.join()
         killed += 1
     run_sweep(parameters, Silent())
     assert files(parameters.output) == whole

@@ -18,8 +18,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from nnunetv2.inference.predict_from_raw_data import predict_entry_point
 from PIL import Image
 
+from nnunet_robust.cli import main
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval import models as models_module
 from nnunet_robust.eval import precision
@@ -27,7 +29,7 @@ from nnunet_robust.eval.complexity import ComplexityMeter
 from nnunet_robust.eval.image_quality import image_quality
 from nnunet_robust.eval.sliding_window import SlidingWindow
 from nnunet_robust.eval.sweep import SweepParameters, run_sweep
-from tests.conftest import run, run_ok, train
+from tests.conftest import here, run, run_ok, train
 
 
 class Silent:
@@ -75,12 +77,15 @@ def test_2d_level_zero_is_what_the_stock_command_predicts(
 ) -> None:
     sweep = replace(parameters, conditions={"contrast": (0.5,)}, mirroring=mirroring, save_predictions=True)
     run_sweep(sweep, Silent())
-    flags = [] if mirroring else ["--disable_tta"]
+    images = nnunet / "nnUNet_raw" / textures / "imagesTs"
     for trainer in texture_models:
         stock = sweep.output.parent / trainer
-        images = nnunet / "nnUNet_raw" / textures / "imagesTs"
-        run_ok("nnUNetv2_predict", "-d", "901", "-i", images, "-o", stock, "-c", "2d", "-f", "0", "-tr", trainer,
-               "-device", "cpu", "-npp", "1", "-nps", "1", *flags)  # fmt: skip
+        arguments = ["-d", "901", "-i", images, "-o", stock, "-c", "2d", "-f", "0", "-tr", trainer, "-device", "cpu"]
+        if mirroring and trainer == texture_models[0]:  # once as a user would
+            run_ok("nnUNetv2_predict", *arguments, "-npp", "1", "-nps", "1")
+        else:
+            flags = [] if mirroring else ["--disable_tta"]
+            here(predict_entry_point, *arguments, "-npp", "0", "-nps", "0", *flags)
         ours = sweep.output / "predictions" / f"{trainer}__nnUNetPlans__2d__fold0" / "clean"
         files = sorted(path.name for path in ours.iterdir())
         assert files == sorted(path.name for path in stock.glob("*.png")) and len(files) == 3
@@ -108,8 +113,12 @@ def test_3d_level_zero_is_what_the_stock_command_predicts(
         Silent(),
     )  # fmt: skip
     stock = tmp_path / "stock"
-    run_ok("nnUNetv2_predict_from_modelfolder", "-m", folder, "-i", images, "-o", stock, "-f", "0", "-device", "cpu",
-           "-npp", "1", "-nps", "1", *(["--disable_tta"] if by_name else []))  # fmt: skip
+    arguments = ["-i", images, "-o", stock, "-f", "0", "-device", "cpu"]
+    if by_name:
+        here(predict_entry_point, "-d", "902", "-c", "3d_fullres", "-tr", volume_model, *arguments, "-npp", "0", "-nps",
+             "0", "--disable_tta")  # fmt: skip
+    else:
+        run_ok("nnUNetv2_predict_from_modelfolder", "-m", folder, *arguments, "-npp", "1", "-nps", "1")
     ours = out / "predictions" / f"{volume_model}__nnUNetPlans__3d_fullres__fold0"
     for case in ("test_0", "test_1"):
         mine, theirs = (sitk.ReadImage(str(f / f"{case}.nii.gz")) for f in (ours / "clean", stock))
@@ -256,7 +265,7 @@ def test_killed_and_resumed_gives_the_same_results(
         ]  # fmt: skip
 
     whole, killed = parameters.output.with_name("whole"), parameters.output.with_name("killed")
-    subprocess.run(command(whole), check=True, capture_output=True)
+    assert main(command(whole)[1:]) == 0
     process = subprocess.Popen(command(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while len(list(killed.glob("predictions/*/gaussian_noise*/*.png"))) < 5:
@@ -282,8 +291,8 @@ def test_several_folds_are_averaged_as_nnunet_does(parameters: SweepParameters, 
     assert {row["fold"] for row in rows(sweep.output / "results.csv")} == {"0+1"}
     stock = sweep.output.parent / "stock"
     images = nnunet / "nnUNet_raw" / textures / "imagesTs"
-    run_ok("nnUNetv2_predict", "-d", "901", "-i", images, "-o", stock, "-c", "2d", "-f", "0", "1", "-tr", trainer,
-           "-device", "cpu", "-npp", "1", "-nps", "1")  # fmt: skip
+    here(predict_entry_point, "-d", "901", "-i", images, "-o", stock, "-c", "2d", "-f", "0", "1", "-tr", trainer,
+         "-device", "cpu", "-npp", "0", "-nps", "0")  # fmt: skip
     ours = sweep.output / "predictions" / f"{trainer}__nnUNetPlans__2d__fold0+1" / "clean"
     for path in ours.iterdir():
         assert np.array_equal(read(path), read(stock / path.name))

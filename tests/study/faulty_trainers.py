@@ -1,17 +1,23 @@
 """Trainers that meet what happens on clusters, in a folder that nnU-Net is told of (`nnUNet_extTrainer`).
 
-The folder `STUDY_TEST_GATES` says when; without that variable nothing stalls.
+The folder `STUDY_TEST_GATES` says when; without that variable nothing stalls. What imports this has threads where
+nnU-Net would start processes: each takes seconds to import torch. Trainings with those are in test_run.py.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from types import SimpleNamespace
 
 from nnunet_robust.trainers import trainer_class
 
 GATES = os.environ.get("STUDY_TEST_GATES")
+
+multiprocessing.get_context = lambda method=None: SimpleNamespace(Pool=ThreadPool)  # type: ignore[assignment]
 
 
 class StallingTrainer(trainer_class("nnUNetTrainer_st3_bs2_2epochs_4iters_seed1")):

@@ -26,12 +26,11 @@ from nnunet_robust.study.run import dry_run, plan_of, run_study
 from nnunet_robust.study.status import read_status
 
 EPOCHS = 3
+SYNTHESIZED = "{ id: 901, synthesize: textures, parameters: { cases: 8, test_cases: 3, size: 64 } }"
 TEXT = f"""\
 study: faults
 datasets:
-  - id: 901
-    synthesize: textures
-    parameters: {{ cases: 8, test_cases: 3, size: 64 }}
+  - {SYNTHESIZED}
 trainers:
   - nnUNetTrainer
   - nnUNetTrainerNoSkip
@@ -146,6 +145,11 @@ def test_a_study_under_faults_ends_as_an_undisturbed_one(tmp_path: Path, breakin
     assert (calm / "sweeps" / "noise-901-2d" / "report.html").is_file()
     assert f"failed   {BROKEN}" in out and "2 jobs failed" in out
 
+    # Faults are for trainings and the sweep: the dataset is there already, planned and preprocessed.
+    text = TEXT.replace(SYNTHESIZED, "{ id: 901, existing: true }")
+    for name in ("raw", "preprocessed"):
+        text = text.replace(f": {name}\n", f": {calm / name}\n")
+    (tmp_path / "study.yaml").write_text(text)
     folder = StudyFolder(root)
     driver = start(root)
     wait_for(lambda: begun(folder, STANDARD, 1))

@@ -113,8 +113,8 @@ def story(slurm: Slurm, textures: str, tmp_path_factory: pytest.TempPathFactory)
             first = drive("first.log", "slurm", environment, *asked)
             processes.append(first)
             _wait(root, first, (root / "gates" / "stalled").exists)
-            # The least that Slurm knows is a minute; it looks every half.
-            slurm("scontrol", "update", f"JobId={stalling()[0]['id']}", "TimeLimit=1")
+            # It meets its limit now; Slurm looks every half minute.
+            slurm("scontrol", "update", f"JobId={stalling()[0]['id']}", "EndTime=now+1")
             # Meanwhile there is nothing to do.
             undisturbed = drive("local.log", "local", {**os.environ, **common})
             processes.append(undisturbed)

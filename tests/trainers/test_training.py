@@ -19,7 +19,7 @@ from nnunetv2.inference.predict_from_raw_data import predict_entry_point
 from nnunet_robust.errors import UserError
 from nnunet_robust.trainers import TRAINERS, trainer_class
 from nnunet_robust.trainers.base import _start_worker
-from tests.conftest import train, train_until_killed, weights
+from tests.conftest import here, train, train_until_killed, weights
 
 pytestmark = pytest.mark.usefixtures("small_unetr")
 
@@ -44,7 +44,7 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.parametrize("trainer", TRAINERS)
 @pytest.mark.parametrize(("configuration", "patch"), [("2d", "32"), ("3d_fullres", "12x24x24")])
 def test_options_reach_the_model_folder_and_prediction(
-    trainer: str, configuration: str, patch: str, volumes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trainer: str, configuration: str, patch: str, volumes: str, tmp_path: Path
 ) -> None:
     from nnunet_robust.eval.models import load_model
 
@@ -52,7 +52,7 @@ def test_options_reach_the_model_folder_and_prediction(
     if not has_stages:
         patch = patch.replace("12x24x24", "16x32x32")  # multiples of 16
     name = f"{trainer}_ps{patch}{'_st3' if has_stages else ''}_bs3_1epochs_2iters_seed1"
-    folder = train(volumes, configuration, name)
+    folder = train(volumes, configuration, name, validate=False)  # the prediction goes the same way
     saved = json.loads((folder / "plans.json").read_text())["configurations"][configuration]
     axes = {"2d": 2, "3d_fullres": 3}[configuration]
     expected = [int(n) for n in patch.split("x")] * (axes if "x" not in patch else 1)
@@ -65,12 +65,8 @@ def test_options_reach_the_model_folder_and_prediction(
     if has_stages:
         assert len(model.predictor.network.encoder.stages) == 3
     images = Path(os.environ["nnUNet_raw"]) / volumes / "imagesTs"
-    command = (
-        f"nnUNetv2_predict -d {volumes} -c {configuration} -f 0 -tr {name} -i {images} -o {tmp_path} -device cpu "
-        f"-npp 0 -nps 0 --disable_tta --disable_progress_bar"
-    )
-    monkeypatch.setattr(sys, "argv", command.split())
-    predict_entry_point()  # the stock command, in this process
+    here(predict_entry_point, "-d", volumes, "-c", configuration, "-f", "0", "-tr", name, "-i", images, "-o", tmp_path,
+         "-device", "cpu", "-npp", "0", "-nps", "0", "--disable_tta", "--disable_progress_bar")  # fmt: skip
     for case in ("test_0", "test_1"):
         predicted = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / f"{case}.nii.gz")))
         assert predicted.shape == (14, 40, 44) and set(np.unique(predicted)) <= {0, 1, 2}
@@ -81,7 +77,8 @@ def test_options_reach_the_model_folder_and_prediction(
 
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_seeded_runs_are_bit_equal_and_resume_exactly(trainer: str, textures: str, monkeypatch) -> None:
-    name = f"{trainer}_bs2_2epochs_2iters_seed5"
+    stages = "" if trainer == "nnUNetTrainerUNETR" else "_st3"
+    name = f"{trainer}{stages}_bs2_2epochs_2iters_seed5"
     folder = train(textures, "2d", name, validate=False)
     first = weights(folder)
 
@@ -92,7 +89,7 @@ def test_seeded_runs_are_bit_equal_and_resume_exactly(trainer: str, textures: st
 
 
 def test_another_seed_is_another_training(textures: str) -> None:
-    names = [f"nnUNetTrainer_bs2_1epochs_2iters_seed{seed}" for seed in (5, 6)]
+    names = [f"nnUNetTrainer_st3_bs2_1epochs_2iters_seed{seed}" for seed in (5, 6)]
     first, other = (weights(train(textures, "2d", name, validate=False)) for name in names)
     assert not equal(first, other)
 
@@ -102,32 +99,40 @@ import json, multiprocessing, os, sys, torch
 from pathlib import Path
 from nnunet_robust.trainers import trainer_class
 
-folder = Path(os.environ["nnUNet_preprocessed"], sys.argv[1])
-plans = json.loads((folder / "nnUNetPlans.json").read_text())
-trainer = trainer_class(sys.argv[2])(
-    plans={**plans, "continue_training": False}, configuration="2d", fold=0,
-    dataset_json=json.loads((folder / "dataset.json").read_text()), device=torch.device("cpu"),
-)
-trainer.on_train_start()
-sums = [next(trainer.dataloader_train)["data"].double().sum().item().hex() for _ in range(4)]
-print("SUMS", *sums, flush=True)
-for worker in multiprocessing.active_children():  # batchgenerators does not always end them in peace
-    worker.kill()
-os._exit(0)
+def show(name):
+    folder = Path(os.environ["nnUNet_preprocessed"], sys.argv[1])
+    plans = json.loads((folder / "nnUNetPlans.json").read_text())
+    trainer = trainer_class(name)(
+        plans={**plans, "continue_training": False}, configuration="2d", fold=0,
+        dataset_json=json.loads((folder / "dataset.json").read_text()), device=torch.device("cpu"),
+    )
+    trainer.on_train_start()
+    sums = [next(trainer.dataloader_train)["data"].double().sum().item().hex() for _ in range(4)]
+    print("SUMS", *sums, flush=True)
+    for worker in multiprocessing.active_children():  # batchgenerators does not always end them in peace
+        worker.kill()
+
+trainer_class(sys.argv[2])  # imported once, before there are threads
+for name in sys.argv[2:]:
+    if os.fork() == 0:
+        try:
+            show(name)
+        finally:
+            os._exit(0)
+    os.wait()
 """
 
 
 @pytest.mark.slow
 def test_seeded_workers_draw_the_same_batches(textures: str) -> None:
     """In processes of their own, as a training is: forked workers and this one's threads do not go together."""
-
-    def batches(seed: int) -> list[str]:
-        command = [sys.executable, "-c", WORKERS, textures, f"nnUNetTrainer_bs2_1epochs_2iters_seed{seed}"]
-        environment = {**os.environ, "nnUNet_n_proc_DA": "2"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
-        return next(line for line in done.stdout.splitlines() if line.startswith("SUMS")).split()[1:]
-
-    first, again, other = batches(1), batches(1), batches(2)
+    names = [f"nnUNetTrainer_bs2_1epochs_2iters_seed{seed}" for seed in (1, 1, 2)]
+    environment = {**os.environ, "nnUNet_n_proc_DA": "2"}
+    command = [sys.executable, "-c", WORKERS, textures, *names]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=True)
+    shown = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("SUMS")]
+    assert len(shown) == 3, done.stderr
+    first, again, other = shown
     assert first == again
     assert len(set(first)) == 4 and not set(first) & set(other)  # the two workers differ, and so do seeds
 
