@@ -38,6 +38,7 @@ _VARIADIC = (
     "--ensemble",
     "--uncertainty",
     "--members",
+    "--calibration",
     "--perturb",
     "--levels",
     "--tile-size",

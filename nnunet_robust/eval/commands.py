@@ -76,6 +76,9 @@ def sweep(
         list[str] | None,
         typer.Option("--uncertainty", help="Scores of uncertainty, from members by: folds, mirroring, or both."),
     ] = None,
+    calibration: Annotated[
+        list[Path] | None, typer.Option("--calibration", help="Of the models: what becomes of their promises.")
+    ] = None,
     save_uncertainty: Annotated[
         bool, typer.Option("--save-uncertainty", help="Keep the maps: entropy, mutual information.")
     ] = False,
@@ -128,6 +131,7 @@ def sweep(
         weights=weights,
         weights_from=weights_from,
         uncertainty=uncertainty or [],
+        calibrations=calibration or [],
         save_uncertainty=save_uncertainty,
         series=series,
         tile_sizes=tile_size or [],

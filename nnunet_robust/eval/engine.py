@@ -17,6 +17,7 @@ import torch
 
 from nnunet_robust.eval import pictures
 from nnunet_robust.eval.cases import CaseFiles
+from nnunet_robust.eval.confidence.uncertainty import structure_scores
 from nnunet_robust.eval.ensembles import Ensemble
 from nnunet_robust.eval.failures import Failure, reason, record
 from nnunet_robust.eval.maps import write_map
@@ -280,23 +281,27 @@ class Engine:
         else:
             prediction = predict(arm, outputs[0].logits, outputs[0].properties)
         metrics = scene.reference.compare(prediction.labels)
-        scores = scores_of(prediction, scene, arm.heads)
+        found = prediction.found
+        sure = {} if found is None else structure_scores(found, scene.heads, scene.spacing_mm)
+        scores = scores_of(prediction, sure, scene)
         self._claims.check(unit)
         if run.save_predictions:
             path = run.prediction_file(arm.key, unit.case, condition)
             _save_prediction(path, run.models[0], scene, prediction.labels)
-        if run.save_maps and prediction.found is not None:
+        if run.save_maps and found is not None:
             for name in MAPS:
-                write_map(
-                    run.map_file(arm.key, unit.case, condition, name), getattr(prediction.found, name), scene.properties
-                )
+                write_map(run.map_file(arm.key, unit.case, condition, name), getattr(found, name), scene.properties)
         if run.pictured(unit.case, condition):
             picture = run.picture(unit.case, arm.key, condition.name + ".png")
             pictures.write_labels(picture, prediction.labels, scene.slice)
         fixed = {"dataset": run.dataset, **arm.arm, "patient": scene.files.patient, "case": unit.case}
-        if prediction.found is not None:
-            binned = reliability_rows(prediction, scene, arm.heads)
+        if found is not None:
+            binned = reliability_rows(prediction, scene)
             run.reliability(arm.key, unit.perturbation, unit.case).add(condition, [{**fixed, **row} for row in binned])
+        if arm.key in run.promises:
+            kept = run.promises[arm.key].rows(prediction, sure, scene)
+            rows = [{**fixed, **row, "dice": metrics[row["label"]].dice} for row in kept]
+            run.bounds(arm.key, unit.perturbation, unit.case).add(condition, rows)
         rows = [{**fixed, "label": label, **asdict(values), **scores[label]} for label, values in metrics.items()]
         job.work.results[arm.key].add(condition, rows)
 

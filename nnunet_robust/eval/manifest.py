@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from nnunet_robust.eval.bounds.kept import Promises
 from nnunet_robust.eval.confidence.uncertainty import BAND_MM
 from nnunet_robust.eval.ensembles import Ensemble
 from nnunet_robust.eval.models import Model
@@ -52,6 +53,7 @@ def describe(
     conditions: Mapping[str, Sequence[float]],
     series: Iterable[tuple[SeriesSet, Mapping[str, str]]],
     arms: Iterable[Model | Ensemble],
+    promises: Mapping[str, Promises],
     device: torch.device,
 ) -> dict[str, Any]:
     """A manifest, with this run's models and perturbations added to those of earlier runs.
@@ -63,6 +65,7 @@ def describe(
         conditions: perturbation -> levels of this run.
         series: this run's test sets, each with the digests of its cases' files.
         arms: this run's models and their ensembles.
+        promises: model key -> its calibration.
         device: where they predict.
 
     Returns:
@@ -75,6 +78,7 @@ def describe(
             **described.get(arm.key, {}),  # with what was chosen for it
             **arm.arm,
             **_made_of(arm),
+            **({"calibration": promises[arm.key].described()} if arm.key in promises else {}),
             "checkpoints": arm.checkpoints,
             "images": {
                 "file_ending": model.predictor.dataset_json["file_ending"],

@@ -43,6 +43,7 @@ class SweepParameters:
         weights: of its members: uniform, confidence or complexity.
         weights_from: for weights by complexity, the folder of a sweep over calibration cases.
         uncertainty: what tells a model's members apart, folds or mirroring or both; none: no scores of uncertainty.
+        calibrations: of the models, from `nnunet-robust calibrate`: what becomes of their promises is stored, too.
         save_uncertainty: keep the maps of uncertainty.
         series: a `series.csv`: test sets that are conditions of their own, see `nnunet_robust.eval.series`.
         tile_sizes: sliding windows to predict with, as in "64" or "32x64x64", each an arm of its own for every model;
@@ -75,6 +76,7 @@ class SweepParameters:
     weights_from: Path | None = None
     uncertainty: Sequence[str] = ()
     save_uncertainty: bool = False
+    calibrations: Sequence[Path] = ()
     series: Path | None = None
     tile_sizes: Sequence[str] = ()
     replicates: int = 1

@@ -4,7 +4,8 @@ manifest.json                             what was run, with what, on what
 parts/<model>/<perturbation>/<case>.csv   a row per condition and label
 parts/inputs/<perturbation>/<case>.csv    a row per condition
 parts/reliability/<model>/...             a row per condition and label, where members were told apart
-results.csv, inputs.csv, reliability.csv  the parts put together, sorted
+parts/bounds/<model>/...                  the same, where the model was calibrated
+results.csv, inputs.csv, reliability.csv, bounds.csv   the parts put together, sorted
 """
 
 from __future__ import annotations
@@ -67,6 +68,18 @@ INPUT_COLUMNS = (
     "boundary_contrast",
     "noise_sigma",
     "blur",
+)
+BOUND_COLUMNS = (
+    *IDENTITY,
+    *CONDITION,
+    "label",
+    "outer_threshold",
+    "inner_threshold",
+    "outer_margin_mm",
+    "inner_margin_mm",
+    "dice",
+    "dice_low",
+    "dice_high",
 )
 
 

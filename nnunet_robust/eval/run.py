@@ -7,10 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+from nnunet_robust.eval.bounds.kept import Promises
 from nnunet_robust.eval.ensembles import Ensemble
 from nnunet_robust.eval.failures import Failure
 from nnunet_robust.eval.models import Model
-from nnunet_robust.eval.results import INPUT_COLUMNS, RELIABILITY_COLUMNS, RESULT_COLUMNS, Condition, Part
+from nnunet_robust.eval.results import (
+    BOUND_COLUMNS,
+    INPUT_COLUMNS,
+    RELIABILITY_COLUMNS,
+    RESULT_COLUMNS,
+    Condition,
+    Part,
+)
 from nnunet_robust.eval.sliding_window import SlidingWindow
 from nnunet_robust.eval.units import Unit
 
@@ -37,6 +45,7 @@ class Run:
         models: all of them.
         ensembles: of these models.
         windows: model key -> its sliding window.
+        promises: model key -> its calibration, where it has one.
         members_by: how a model's members are told apart, see `sliding_window.MEMBERS_BY`; empty: not at all.
         seed: of the perturbations.
         tolerance_mm: of the normalised surface distance.
@@ -50,6 +59,7 @@ class Run:
     models: Sequence[Model]
     ensembles: Sequence[Ensemble]
     windows: Mapping[str, SlidingWindow]
+    promises: Mapping[str, Promises]
     members_by: Sequence[str]
     seed: int
     tolerance_mm: float
@@ -73,6 +83,10 @@ class Run:
     def reliability(self, key: str, perturbation: str, case: str) -> Part:
         """The rows of `reliability.csv` of a unit and an arm."""
         return Part(self.output / "parts" / "reliability" / key / perturbation / f"{case}.csv", RELIABILITY_COLUMNS)
+
+    def bounds(self, key: str, perturbation: str, case: str) -> Part:
+        """The rows of `bounds.csv` of a unit and a model."""
+        return Part(self.output / "parts" / "bounds" / key / perturbation / f"{case}.csv", BOUND_COLUMNS)
 
     def prediction_file(self, key: str, case: str, condition: Condition) -> Path:
         """Where a segmentation is kept."""
@@ -120,6 +134,8 @@ def work_on(run: Run, unit: Unit) -> Work:
     inputs = run.inputs(unit.perturbation, unit.case)
     results = {arm.key: run.results(arm.key, unit.perturbation, unit.case) for arm in run.arms}
 
+    bounds = {key: run.bounds(key, unit.perturbation, unit.case) for key in run.promises}
+
     def finished(arm: Arm, condition: Condition) -> bool:
         files = []
         if run.save_predictions:
@@ -129,7 +145,8 @@ def work_on(run: Run, unit: Unit) -> Work:
         if run.pictured(unit.case, condition):
             name = condition.name + ".png"
             files += [run.picture(unit.case, name), run.picture(unit.case, arm.key, name)]
-        done = condition in results[arm.key].rows and condition in inputs.rows
+        parts = [inputs, results[arm.key], *([bounds[arm.key]] if arm.key in bounds else [])]
+        done = all(condition in part.rows for part in parts)
         return done and all(file.is_file() for file in files)
 
     todo = {c: arms for c, _ in unit.images if (arms := [arm for arm in run.arms if not finished(arm, c)])}

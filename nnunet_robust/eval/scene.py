@@ -34,6 +34,7 @@ class Scene:
         properties: what nnU-Net's reader gave beside the image.
         label: the reference segmentation (*spatial).
         reference: the same, ready to be compared with predictions.
+        heads: what the models' outputs stand for.
         spacing_mm: the voxel's size along each axis.
         experts: where several have drawn the case, each one's labels.
         foreground: bool (*spatial), where the reference has any structure.
@@ -51,6 +52,7 @@ class Scene:
         self._clean, self.spacing_mm = torch.from_numpy(loaded.image), loaded.spacing_mm
         self.ignore_label = model.ignore_label
         self._values = [value for value in model.label_names if value not in (0, self.ignore_label)]
+        self.heads = model.heads
         self.foreground = (self.label > 0) & (True if self.ignore_label is None else self.label != self.ignore_label)
         self.bounds = robust_range(self._clean)
         self.slice = pictures.display_slice(self.label)

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from nnunet_robust.eval.confidence.expert_variability import expert_agreement
-from nnunet_robust.eval.confidence.heads import Heads
 from nnunet_robust.eval.confidence.reliability import reliability_bins
-from nnunet_robust.eval.confidence.uncertainty import BAND_MM, neighbourhood, structure_scores
+from nnunet_robust.eval.confidence.uncertainty import BAND_MM, StructureScores, neighbourhood
 from nnunet_robust.eval.members import Prediction
 from nnunet_robust.eval.results import SCORES, cell
 from nnunet_robust.eval.scene import Scene
 
 
-def scores_of(prediction: Prediction, scene: Scene, heads: Heads) -> dict[str, dict[str, Any]]:
+def scores_of(prediction: Prediction, sure: Mapping[str, StructureScores], scene: Scene) -> dict[str, dict[str, Any]]:
     """Structure -> the columns `results.SCORES`, empty where there is nothing to say.
 
     Args:
         prediction: of an image of the scene.
+        sure: structure -> its scores; empty where members were not told apart.
         scene: the case.
-        heads: what the prediction's probabilities stand for.
     """
+    heads = scene.heads
     rows: dict[str, dict[str, Any]] = {name: dict.fromkeys(SCORES, "") for name in heads.structures}
-    if (found := prediction.found) is not None:
-        for name, scores in structure_scores(found, heads, scene.spacing_mm).items():
-            several = found.n_members > 1
+    if prediction.found is not None:
+        for name, scores in sure.items():
+            several = prediction.found.n_members > 1
             rows[name] |= {
-                "n_members": found.n_members,
+                "n_members": prediction.found.n_members,
                 "entropy_bits": scores.entropy_bits,
                 "mutual_information_bits": scores.mutual_information_bits if several else "",
                 "predicted_dice": cell(scores.overlap.predicted_dice),
@@ -48,17 +49,16 @@ def scores_of(prediction: Prediction, scene: Scene, heads: Heads) -> dict[str, d
     return rows
 
 
-def reliability_rows(prediction: Prediction, scene: Scene, heads: Heads) -> list[dict[str, Any]]:
+def reliability_rows(prediction: Prediction, scene: Scene) -> list[dict[str, Any]]:
     """The rows of `reliability.csv`: voxels within `BAND_MM` of the reference or of the prediction, in bins.
 
     Args:
         prediction: with its members.
         scene: the case.
-        heads: what the prediction's probabilities stand for.
     """
     assert prediction.found is not None
     near = neighbourhood(scene.foreground | (prediction.labels > 0), scene.spacing_mm, BAND_MM)
-    bins = reliability_bins(prediction.found.mean, scene.label, heads, near, scene.ignore_label)
+    bins = reliability_bins(prediction.found.mean, scene.label, scene.heads, near, scene.ignore_label)
     counted = {"n": bins.counts, "p": bins.probabilities, "hits": bins.hits}
     columns = [f"{what}_{number}" for what, of_row in counted.items() for number in range(of_row.shape[1])]
     values = np.concatenate([of_row.astype(object) for of_row in counted.values()], axis=1)

@@ -19,6 +19,7 @@ import torch
 from nnunet_robust.digest import sha256
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval import pictures
+from nnunet_robust.eval.bounds.kept import Promises, members_calibrated, read_promises
 from nnunet_robust.eval.cases import CaseFiles, check_stored
 from nnunet_robust.eval.engine import Engine, Progress
 from nnunet_robust.eval.ensembles import make_ensembles
@@ -38,6 +39,7 @@ from nnunet_robust.eval.parameters import (
     workers_of,
 )
 from nnunet_robust.eval.results import (
+    BOUND_COLUMNS,
     INPUT_COLUMNS,
     RELIABILITY_COLUMNS,
     RESULT_COLUMNS,
@@ -95,7 +97,7 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
     device = device_of(parameters.device)
     workers = workers_of(parameters.workers, device)
     shard((), parameters.shard)
-    by = members_by(parameters.uncertainty)
+    by = members_by(parameters.uncertainty or members_calibrated(parameters.calibrations))
     use_nnunets_threads(device)
     name = None if parameters.dataset is None else dataset_name(parameters.dataset)
     models = models_of(parameters, name, device)
@@ -117,11 +119,13 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
         models, parameters.ensemble, parameters.weights, parameters.weights_from, identity["cases"]
     )
     arms: list[Arm] = [*models, *ensembles]
+    promises = read_promises(parameters.calibrations, models, by, parameters.precision, identity["cases"])
     manifest_file = parameters.output / "manifest.json"
 
     def known() -> dict[str, Any]:
         manifest = open_manifest(manifest_file, identity)
         _refuse_retrained(parameters.output, manifest, arms)
+        _refuse_recalibrated(parameters.output, manifest, promises)
         return manifest
 
     manifest = known()
@@ -155,7 +159,7 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
 
     parameters.output.mkdir(parents=True, exist_ok=True)
     manifest = change(
-        lambda before: describe(before, identity, settings, parameters.conditions, described, arms, device)
+        lambda before: describe(before, identity, settings, parameters.conditions, described, arms, promises, device)
     )
     for case in cases:
         failure = Failure(case.name, "", "", "", broken[case.name]) if case.name in broken else None
@@ -166,6 +170,7 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
         models,
         ensembles,
         windows,
+        promises,
         by,
         parameters.seed,
         parameters.tolerance_mm,
@@ -288,6 +293,16 @@ def _refuse_retrained(output: Path, manifest: Mapping[str, Any], arms: Sequence[
             )
 
 
+def _refuse_recalibrated(output: Path, manifest: Mapping[str, Any], promises: Mapping[str, Promises]) -> None:
+    for key, promise in promises.items():
+        before = manifest.get("models", {}).get(key, {}).get("calibration")
+        if before is not None and before["sha256"] != promise.digest:
+            raise UserError(
+                f"{output} holds what became of another calibration of {key}: take a new folder for -o, or delete "
+                f"{output / 'parts' / 'bounds' / key} and the calibration of that model in manifest.json"
+            )
+
+
 def _clean_scores(run: Run, units: Sequence[Unit], sharded: bool) -> dict[str, float]:
     """Mean Dice of each case's clean image, over arms and labels; nothing while other shards have some to predict."""
     clean = Condition.clean()
@@ -315,16 +330,14 @@ def _combine(run: Run, manifest: Mapping[str, Any], cases: Sequence[CaseFiles]) 
         table,
     )
     combine((run.inputs(p, name) for name in names for p in perturbations), INPUT_COLUMNS, run.output / "inputs.csv")
-    if (run.output / "parts" / "reliability").is_dir():
-        combine(
-            (
-                run.reliability(key, p, name)
-                for key in sorted(manifest["models"])
-                for name in names
-                for p in perturbations
-            ),
-            RELIABILITY_COLUMNS,
-            run.output / "reliability.csv",
-        )
+    for part_of, columns, name_of in (
+        (run.reliability, RELIABILITY_COLUMNS, "reliability"),
+        (run.bounds, BOUND_COLUMNS, "bounds"),
+    ):
+        if (run.output / "parts" / name_of).is_dir():
+            every = (
+                part_of(key, p, name) for key in sorted(manifest["models"]) for name in names for p in perturbations
+            )
+            combine(every, columns, run.output / f"{name_of}.csv")
     keys = {"", *(arm.key for arm in run.arms)}
     return SweepResult(table, tuple(failure for failure in combine_failures(run.output) if failure.model in keys))
