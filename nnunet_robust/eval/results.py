@@ -30,6 +30,18 @@ ARM = ("model", "plans", "configuration", "fold", "patch_size", "tile_size")
 IDENTITY = ("dataset", *ARM, "patient", "case")
 CONDITION = ("perturbation", "level", "replicate")
 RESULT_COLUMNS = (*IDENTITY, *CONDITION, "label", *METRICS, "n_ref", "n_pred", "outcome")
+SCORES = (
+    "n_members",
+    "entropy_bits",
+    "mutual_information_bits",
+    "predicted_dice",
+    "pairwise_dice",
+    "soft_dice",
+    "predicted_divergence_bits",
+    "weights",
+    "expert_agreement",
+    "model_expert_dice",
+)
 INPUT_COLUMNS = (
     "dataset",
     "patient",
