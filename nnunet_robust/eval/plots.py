@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _LINES = ("-", "--", "-.", ":")
+_RULES = ("--", ":", "-.")
 INK = "#010203"
 """Stands for the page's own text colour, see `svg_text`; as good as black elsewhere."""
 
@@ -29,6 +30,11 @@ class LineStyle(NamedTuple):
     colour: str
     marker: str
     line: str
+
+
+def rule_styles(names: Sequence[str]) -> dict[str, LineStyle]:
+    """Styles of lines that others are read by: no model's, in ink, without a mark."""
+    return {name: LineStyle(INK, "", _RULES[i % len(_RULES)]) for i, name in enumerate(names)}
 
 
 def line_styles(names: Sequence[str]) -> dict[str, LineStyle]:

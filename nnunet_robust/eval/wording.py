@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,28 @@ from nnunet_robust.eval.statistics import CLEAN, COMPARABLE
 def spoken(perturbation: str) -> str:
     """A perturbation's name in a sentence: "speckle noise"."""
     return perturbation.replace("_", " ")
+
+
+_ENSEMBLE = re.compile(r"ensemble([^()]*)\(([^()]*)\)(.*)")  # the sweep's name: weighting, members, and what is added
+
+
+def ensemble_names(names: Iterable[str]) -> dict[str, str]:
+    """Short names of ensembles: "ensemble of 2, uniform" for "ensemble_uniform(nnUNetTrainer+nnUNetTrainerNoSkip)".
+
+    Args:
+        names: of models, as in tables and plots.
+
+    Returns:
+        Name -> short name, of the ensembles alone, and of those alone whose short name no other has.
+    """
+    short = {}
+    for name in dict.fromkeys(names):
+        if found := _ENSEMBLE.fullmatch(name):
+            weighting, members, more = found.groups()
+            n = members.count("+") + 1
+            short[name] = f"ensemble of {n}, {weighting.strip('_') or 'uniform'}{more}"
+    given = list(short.values())
+    return {name: text for name, text in short.items() if given.count(text) == 1}
 
 
 def counted_cases(n_cases: int, n_patients: int) -> str:

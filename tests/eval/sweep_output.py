@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from tests.eval.confidence_output import add_scores, write_bounds, write_reliability
+
 LEVELS = {"speckle_noise": [0.1, 0.2, 0.3, 0.45], "gaussian_blur": [1.0, 2.0, 3.0, 4.0]}
 MODELS = ("nnUNetTrainer_2epochs_50iters_seed1", "nnUNetTrainerNoSkip_2epochs_50iters_seed1")
 SIZE = 96
@@ -23,8 +25,16 @@ def write_sweep_output(
     levels: dict[str, list[float]] = LEVELS,
     pictures: bool = True,
     dataset: str = "Dataset501_Textures",
+    uncertainty: bool = False,
+    single: tuple[str, ...] = (),
+    calibrated: tuple[str, ...] = (),
+    experts: bool = False,
 ) -> Path:
-    """Write `results.csv, inputs.csv, manifest.json, pictures/`: the first model falls steeply, the next gently."""
+    """Write `results.csv, inputs.csv, manifest.json, pictures/`: the first model falls steeply, the next gently.
+
+    With `uncertainty` there are scores (of one member for the models in `single`) and `reliability.csv`, with models in
+    `calibrated` there is `bounds.csv`, with `experts` their agreement.
+    """
     rng = np.random.default_rng(7)
     conditions = [("clean", 0.0), *((name, level) for name in levels for level in levels[name])]
     results, inputs = [], []
@@ -68,6 +78,12 @@ def write_sweep_output(
         {"good": order[0], "median": order[len(order) // 2], "bad": order[-1]} if n_cases > 2 else {"good": order[0]}
     )
     (out / "manifest.json").write_text(json.dumps(_manifest(dataset, models, levels, chosen), indent=2))
+    if uncertainty or experts:
+        add_scores(out, rng, uncertainty, single, experts)
+    if uncertainty:
+        write_reliability(out, rng)
+    if calibrated:
+        write_bounds(out, rng, calibrated)
     if pictures:
         for case in chosen.values():
             _write_pictures(out / "pictures" / case, case, conditions, results, rng)

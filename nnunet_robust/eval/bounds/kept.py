@@ -112,7 +112,7 @@ def read_promises(
                 calibration.check_model(same[0])  # says in what they differ
             raise UserError(
                 f"--calibration {path}: it is of {calibration.model.get('trainer')}, fold "
-                f"{calibration.model.get('fold')}, with other checkpoints than those of this sweep's models: calibrate them"
+                f"{calibration.model.get('fold')}, and no model of this sweep has its checkpoints: calibrate those"
             )
         if fits[0] in found:
             raise UserError(f"--calibration {path}: {fits[0]} has one already: give one for each model")

@@ -1,9 +1,10 @@
 """Sweeps' output folders -> `report.html`, one self-contained page, and files for papers. Reads files only.
 
-`read` has the sweeps, `analysis` the statistics of them (`measured` those over what was measured of the inputs),
-`figures` and `kinds` (of tables) what is shown, as data. `page` makes the page of that, `export` the files; `panels`
-draws, `tables` writes numbers, `rendering` is what pages share. `viewer` has the pictures, `compare` compares two
-sweeps of one dataset.
+`read` has the sweeps, `analysis` the statistics of them (`measured` those over what was measured of the inputs;
+`ranking`, `calibration`, `promises` and `experts` those of confidence and bounds, which `confidence_figures`,
+`confidence_kinds` and `confidence_page` show), `figures` and `kinds` (of tables) what is shown, as data. `page` makes
+the page of that, `export` the files; `panels` draws, `tables` writes numbers, `rendering` is what pages share. `viewer`
+has the pictures, `compare` compares two sweeps of one dataset.
 """
 
 from __future__ import annotations

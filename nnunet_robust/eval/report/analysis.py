@@ -11,6 +11,7 @@ import pandas as pd
 
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval import statistics
+from nnunet_robust.eval.report import calibration, experts, promises, ranking
 from nnunet_robust.eval.report.measured import Divergence, Relation, over_divergence, over_ratio
 from nnunet_robust.eval.report.read import Sweep, read_sweeps
 from nnunet_robust.eval.statistics import CLEAN, MARGIN, MEAN_OF_LABELS
@@ -148,6 +149,46 @@ class Analysis:
     def ratio(self) -> list[Relation]:
         """`measured.over_ratio`."""
         return over_ratio(self.sweeps, METRIC)
+
+    @cached_property
+    def ranking(self) -> pd.DataFrame:
+        """`ranking.ranking`."""
+        return ranking.ranking(self.rows)
+
+    @cached_property
+    def risk_curves(self) -> pd.DataFrame:
+        """`ranking.risk_curves`."""
+        return ranking.risk_curves(self.rows, self.ranking)
+
+    @cached_property
+    def calibration(self) -> pd.DataFrame:
+        """`calibration.calibration`."""
+        return calibration.calibration(self.sweeps)
+
+    @cached_property
+    def diagrams(self) -> pd.DataFrame:
+        """`calibration.diagrams`."""
+        return calibration.diagrams(self.sweeps)
+
+    @cached_property
+    def promises(self) -> pd.DataFrame:
+        """`promises.observed`."""
+        return promises.observed(self.sweeps)
+
+    @cached_property
+    def breaks(self) -> pd.DataFrame:
+        """`promises.first_breaks`, along the perturbations."""
+        return promises.first_breaks(self.promises[self.promises["perturbation"] != CLEAN])
+
+    @cached_property
+    def experts(self) -> pd.DataFrame:
+        """`experts.agreement`."""
+        return experts.agreement(self.rows)
+
+    @cached_property
+    def difficulty(self) -> pd.DataFrame:
+        """`experts.difficulty`."""
+        return experts.difficulty(self.sweeps)
 
     def unit(self, dataset: str, perturbation: str) -> str:
         """What a perturbation's level is counted in."""

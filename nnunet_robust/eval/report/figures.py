@@ -3,57 +3,32 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from nnunet_robust.eval.plots import LineStyle, line_styles
 from nnunet_robust.eval.report import panels
 from nnunet_robust.eval.report.analysis import CURVES, METRIC, Analysis
+from nnunet_robust.eval.report.confidence_figures import confidence_figures
 from nnunet_robust.eval.report.measured import Relation
+from nnunet_robust.eval.report.report_figure import ReportFigure, by_panel, sample_of
 from nnunet_robust.eval.statistics import CLEAN, COMPARABLE
-from nnunet_robust.eval.wording import counted_cases, percent, spoken
+from nnunet_robust.eval.wording import percent, spoken
 
 _MOST_COLUMNS = 16  # of a heat map: as wide as the page
-
-
-@dataclass(frozen=True)
-class ReportFigure:
-    """One figure.
-
-    Attributes:
-        group: its part of the report, e.g. "dice" or "failures".
-        name: for files and ids: letters, digits, "-" and "_"; unique in a report.
-        dataset: whose; empty where it is of several.
-        title: what it shows, without the dataset.
-        sample: on how much, e.g. "12 cases (10 patients)".
-        data: the numbers in it.
-        alt: the same in words.
-        draw: makes it; call within `plots.plain_style`.
-        styles: what its legend explains; empty where it needs none.
-        series: whether its levels are test sets of their own, without clean images.
-    """
-
-    group: str
-    name: str
-    dataset: str
-    title: str
-    sample: str
-    data: pd.DataFrame
-    alt: str
-    draw: Callable[[], Figure]
-    styles: Mapping[str, LineStyle]
-    series: bool = False
 
 
 def report_figures(analysis: Analysis) -> list[ReportFigure]:
     """All figures of a report, in its order, without those that have nothing to show."""
     styles = line_styles(analysis.architectures)
     found = [figure for metric in CURVES for figure in _curves(analysis, styles, metric)]
-    found += [figure for make in (_divergence, _ratio, _ranks, _failures) for figure in make(analysis, styles)]
+    found += [
+        figure
+        for make in (_divergence, _ratio, _ranks, _failures, confidence_figures)
+        for figure in make(analysis, styles)
+    ]
     names: dict[str, int] = {}
     unique = []
     for figure in found:
@@ -66,7 +41,7 @@ def report_figures(analysis: Analysis) -> list[ReportFigure]:
 def _curves(analysis: Analysis, styles: Mapping[str, LineStyle], metric: str) -> Iterator[ReportFigure]:
     points = analysis.points[metric]
     label = COMPARABLE[metric].label
-    for (dataset, name), part in _panels(points[points["perturbation"] != CLEAN]):
+    for (dataset, name), part in by_panel(points[points["perturbation"] != CLEAN]):
         # Shares can be compared between datasets, distances cannot.
         beside = points if not COMPARABLE[metric].unit else points[points["dataset"] == dataset]
         lines = list(dict.fromkeys(part["line"]))
@@ -76,7 +51,7 @@ def _curves(analysis: Analysis, styles: Mapping[str, LineStyle], metric: str) ->
             name=f"{dataset}_{name}",
             dataset=dataset,
             title=spoken(name),
-            sample=_sample(part),
+            sample=sample_of(part),
             data=part,
             alt=f"Mean {label} over the level of {spoken(name)}. {told}.",
             draw=partial(
@@ -198,7 +173,7 @@ def _chunks(ranks: pd.DataFrame) -> list[list[str]]:
 def _failures(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[ReportFigure]:
     counts = analysis.failure_counts
     perturbed = counts[(counts["perturbation"] != CLEAN) & (counts["of"] > 0)]
-    for (dataset, name), of_panel in _panels(perturbed):
+    for (dataset, name), of_panel in by_panel(perturbed):
         for what, part in of_panel.groupby("what", sort=False):
             if not part["count"].any():
                 continue
@@ -218,18 +193,6 @@ def _failures(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[R
                 styles={line: styles[line] for line in dict.fromkeys(part["line"])},
                 series=analysis.in_series(dataset, name),
             )
-
-
-def _panels(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
-    for (dataset, name), part in table.groupby(["dataset", "perturbation"], sort=False):
-        yield (str(dataset), str(name)), part
-
-
-def _sample(points: pd.DataFrame) -> str:
-    """The size of the sample behind a panel; the levels of a series may differ in it."""
-    most = counted_cases(int(points["n_cases"].max()), int(points["n_patients"].max()))
-    fewest = int(points["n_cases"].min())
-    return most if fewest == points["n_cases"].max() else f"{fewest} to {most} at a level"
 
 
 def _patients(analysis: Analysis, dataset: str) -> str:

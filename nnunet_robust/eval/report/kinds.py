@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import pandas as pd
 
 from nnunet_robust.eval.report.analysis import Analysis
-from nnunet_robust.eval.report.tables import Column, ReportTable, report_table
+from nnunet_robust.eval.report.confidence_kinds import CONFIDENCE_KINDS
+from nnunet_robust.eval.report.tables import Column, Kind, ReportTable, report_table
 from nnunet_robust.eval.statistics import MEAN_OF_LABELS
 
 _DATASET = Column("dataset", "dataset")
@@ -48,18 +46,10 @@ def _each_label(analysis: Analysis) -> pd.DataFrame:
     return table[table.groupby("dataset")["label"].transform("nunique") > 1]
 
 
-class _Kind(NamedTuple):
-    name: str
-    title: str
-    note: str
-    columns: tuple[Column, ...]
-    data: Callable[[Analysis], pd.DataFrame]
-
-
 _KINDS = (
-    _Kind("summary", "What was lost", _SUMMARY_NOTE, _SUMMARY, _over_labels),
-    _Kind("summary_labels", "What was lost, for each label", _SUMMARY_NOTE, _SUMMARY, _each_label),
-    _Kind(
+    Kind("summary", "What was lost", _SUMMARY_NOTE, _SUMMARY, _over_labels),
+    Kind("summary_labels", "What was lost, for each label", _SUMMARY_NOTE, _SUMMARY, _each_label),
+    Kind(
         "crossings",
         "Where two mean curves cross",
         "The level at which the mean Dice of two architectures is the same, linear between levels, with its 95 % "
@@ -70,7 +60,7 @@ _KINDS = (
         ),
         lambda analysis: analysis.crossings,
     ),
-    _Kind(
+    Kind(
         "friedman",
         "Do the architectures differ at all? Friedman's test",
         "Over patients' mean Dice, all architectures at once, at each condition. Kendall's W is the agreement of the "
@@ -82,7 +72,7 @@ _KINDS = (
         ),
         lambda analysis: analysis.friedman,
     ),
-    _Kind(
+    Kind(
         "pairwise",
         "Which differ, and by how much? Paired by patient",
         "Hodges-Lehmann shift of Dice (first minus second) with its 95 % interval, Wilcoxon's signed-rank test, "
@@ -98,7 +88,7 @@ _KINDS = (
         ),
         lambda analysis: analysis.pairwise,
     ),
-    _Kind(
+    Kind(
         "mcnemar",
         "Do they fail on different objects? McNemar's exact test",
         "An object (a label of a patient) counts as failed where an architecture missed or hallucinated it in more "
@@ -112,7 +102,7 @@ _KINDS = (
         ),
         lambda analysis: analysis.mcnemar,
     ),
-    _Kind(
+    Kind(
         "mixed",
         "Mixed models of Dice",
         "Dice = intercept and slope of the architecture over the level (scaled to 0 to 1) + patient + trained model + "
@@ -126,7 +116,7 @@ _KINDS = (
         ),
         lambda analysis: analysis.mixed,
     ),
-    _Kind(
+    Kind(
         "ranks",
         "How stable is the order?",
         "The rank of the mean Dice at each condition; its mean and 95 % interval over resamples of patients; and the "
@@ -219,5 +209,9 @@ def inputs_table(analysis: Analysis) -> ReportTable | None:
 
 def report_tables(analysis: Analysis) -> list[ReportTable]:
     """The tables of statistics that have any rows, in the report's order."""
-    found = [(kind, kind.data(analysis)) for kind in _KINDS]
-    return [report_table(kind.name, kind.title, kind.note, kind.columns, data) for kind, data in found if len(data)]
+    found = [(kind, kind.data(analysis)) for kind in (*_KINDS, *CONFIDENCE_KINDS)]
+    return [
+        report_table(kind.name, kind.title, kind.note, kind.columns, data, kind.section)
+        for kind, data in found
+        if len(data)
+    ]

@@ -12,7 +12,9 @@ from markupsafe import Markup
 
 from nnunet_robust import __version__
 from nnunet_robust.eval import plots
-from nnunet_robust.eval.report.analysis import CURVES, Analysis
+from nnunet_robust.eval.report import promises
+from nnunet_robust.eval.report.analysis import CURVES, METRIC, Analysis
+from nnunet_robust.eval.report.confidence_page import confidence_sections, group_title
 from nnunet_robust.eval.report.figures import ReportFigure, report_figures
 from nnunet_robust.eval.report.kinds import inputs_table, recipe_tables, report_tables
 from nnunet_robust.eval.report.rendering import csv_link, environment, table_data
@@ -64,15 +66,16 @@ def _page(analysis: Analysis) -> dict[str, Any]:
     groups = {figure.group: [other for other in figures if other.group == figure.group] for figure in figures}
     with plots.plain_style():
         drawn = {key: _group(key, members) for key, members in groups.items()}
+    confidence = confidence_sections(analysis, drawn, tables)
     curves = [drawn[metric] for metric in CURVES if metric in drawn]
     dice = analysis.points["dice"]
     sections = [
         ("summary", "Summary"), ("recipe", "Which to take"), ("curves", "Curves"),
         *[("texture", "Texture divergence")] * ("divergence" in drawn),
         *[("context", "Foreground ratio")] * ("ratio" in drawn), *[("ranks", "Ranks")] * ("ranks" in drawn),
-        ("failures", "Failures"), ("pictures", "Pictures"), ("statistics", "Statistics"),
-        ("limits", "Assumptions and limits"), ("left-out", "Left out"), ("measured", "Measured inputs"),
-        ("manifest", "Manifest"),
+        ("failures", "Failures"), *((section["id"], section["short"]) for section in confidence),
+        ("pictures", "Pictures"), ("statistics", "Statistics"), ("limits", "Assumptions and limits"),
+        ("left-out", "Left out"), ("measured", "Measured inputs"), ("manifest", "Manifest"),
     ]  # fmt: skip
     inputs, counts = inputs_table(analysis), analysis.failure_counts
     return {
@@ -99,8 +102,9 @@ def _page(analysis: Analysis) -> dict[str, Any]:
             for dataset, part in counts[analysis.once(counts)].groupby("dataset", sort=False)
             for sentence in failure_sentences(part, str(dataset) if len(analysis.datasets) > 1 else "")
         ],
+        "confidence_sections": confidence,
         "viewer": viewer_data(analysis.sweeps),
-        "tables": [table_data(table) for table in tables],
+        "tables": [table_data(table) for table in tables if table.section == "statistics"],
         "inputs": None if inputs is None else table_data(inputs),
         "assumptions": list(
             dict.fromkeys(a for sweep in analysis.sweeps for a in sweep.manifest.get("assumptions", []))
@@ -109,6 +113,7 @@ def _page(analysis: Analysis) -> dict[str, Any]:
         "left_out": [
             *(sentence for sweep in analysis.sweeps for sentence in sweep.left_out),
             *filter(None, [analysis.divergence.left_out]),
+            *promises.left_out(analysis.sweeps),
         ],
         "manifests": [
             (", ".join(sweep.datasets), json.dumps(sweep.manifest, indent=2, ensure_ascii=False))
@@ -134,6 +139,9 @@ def _facts(analysis: Analysis) -> list[tuple[str, str]]:
         ("Cases", "; ".join(cases)),
         ("Perturbations", ", ".join(map(spoken, perturbations)) or "none"),
     ]
+    ensembles = {short: name for sweep in analysis.sweeps for short, name in sweep.ensembles.items()}
+    if ensembles:
+        facts.append(("Ensembles", "; ".join(f"{short}: {name}" for short, name in ensembles.items())))
     for key, title in (("device", "Device"), ("seed", "Seed")):
         found = dict.fromkeys(str(sweep.manifest[key]) for sweep in analysis.sweeps if key in sweep.manifest)
         if found:
@@ -156,7 +164,7 @@ def _group(key: str, figures: Sequence[ReportFigure]) -> dict[str, Any]:
     """Panels that stand together: drawn, with one legend and one CSV for all of them."""
     info = COMPARABLE.get(key)
     title = key if info is None else f"{info.label} in {info.unit}" if info.unit else info.label
-    title = {"divergence": "Dice over divergence", "ratio": "Dice over ratio"}.get(key, title)
+    title = {"divergence": "Dice over divergence", "ratio": "Dice over ratio"}.get(key, group_title(title))
     styles = {name: style for figure in figures for name, style in figure.styles.items()}
     data = pd.concat([_labelled(figure) for figure in figures], ignore_index=True)
     return {
@@ -185,20 +193,29 @@ def _labelled(figure: ReportFigure) -> pd.DataFrame:
     return figure.data.assign(panel=figure.title)[["panel", *figure.data]]
 
 
+# Columns of a figure's data that has no levels, as its table shows them; the mean's heading is the figure's own.
+_POINT = {
+    "x": "x", "lowest": "from", "highest": "to", "mean": "", "optimal": "least possible", "n_voxels": "voxels",
+    "n_patients": "patients", "n_points": "points",
+}  # fmt: skip
+
+
 def _numbers(figure: ReportFigure) -> dict[str, Any]:
     """A panel as a table: levels down, architectures across; or, without levels, its points."""
     data = figure.data
     if "x" in data:
-        headings = ["line", "x", "from", "to", "Dice", "patients", "points"]
+        shown = [key for key in _POINT if key in data]
+        headings = ["line", *(_POINT[key] or figure.value for key in shown)]
         rows = [
             (
                 row["line"],
-                [*(f"{row[key]:.4g}" for key in ("x", "lowest", "highest")),
-                 with_interval(row["mean"], row["low"], row["high"]), row["n_patients"], row["n_points"]],
+                [with_interval(row["mean"], row["low"], row["high"]) if key == "mean" else f"{row[key]:.4g}"
+                 if key in ("x", "lowest", "highest") else number(row[key]) if key == "optimal" else row[key]
+                 for key in shown],
             )
             for row in data.to_dict("records")
         ]  # fmt: skip
-        return {"what": "means of bins", "headings": headings, "rows": rows}
+        return {"what": "points and means", "headings": headings, "rows": rows}
     cells = _cells(figure)
     lines = list(dict.fromkeys(data["line"]))
     zero = "0" if figure.series else "0 (clean)"
@@ -214,9 +231,10 @@ def _cells(figure: ReportFigure) -> Mapping[tuple[float, str], str]:
     rows = figure.data.to_dict("records")
     if "count" in figure.data:
         return {(row["level"], row["line"]): f"{row['count']} of {row['of']}" for row in rows}
+    metric = figure.group if figure.group in COMPARABLE else METRIC
     return {
-        (row["level"], row["line"]): with_interval(row["mean"], row["low"], row["high"], figure.group)
-        + (f" ({number(row['trained_low'], figure.group)} to {number(row['trained_high'], figure.group)})"
-           if row["n_trained"] > 1 else "")
+        (row["level"], row["line"]): with_interval(row["mean"], row["low"], row["high"], metric)
+        + (f" ({number(row['trained_low'], metric)} to {number(row['trained_high'], metric)})"
+           if "trained_low" in row and row["n_trained"] > 1 else "")
         for row in rows
     }  # fmt: skip

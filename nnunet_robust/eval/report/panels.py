@@ -52,19 +52,43 @@ def curve_panel(
         styles: of `line_styles`, for each line.
         limits: of the y axis.
     """
-    figure, axes = _panel()
+    return level_panel(points, _score_label(metric), unit, styles, limits)
+
+
+def level_panel(
+    points: pd.DataFrame,
+    label: str,
+    unit: str,
+    styles: Mapping[str, LineStyle],
+    limits: tuple[float, float],
+    rules: Mapping[float, LineStyle] | None = None,
+) -> Figure:
+    """Anything over level: a line and a shaded interval for each architecture; a gap where it is not defined.
+
+    Args:
+        points: columns line, level, mean, low, high, and of several trained models n_trained, trained_low,
+            trained_high.
+        label: of the y axis.
+        unit: what the level is counted in, for the axis.
+        styles: of `line_styles`, for each line.
+        limits: of the y axis.
+        rules: value -> its style: horizontal lines to read the others by.
+    """
+    figure, axes = panel()
+    for value, style in (rules or {}).items():
+        axes.axhline(value, color=style.colour, ls=style.line, lw=1.2, zorder=1)
     for line, of_line in points.groupby("line", sort=False):
         style = styles[str(line)]
         x = of_line["level"].to_numpy(float)
         if of_line["low"].notna().any():
             axes.fill_between(x, of_line["low"], of_line["high"], color=style.colour, alpha=0.16, lw=0)
-        if "n_trained" in of_line and of_line["n_trained"].max() > 1:
+        if "trained_low" in of_line and of_line["n_trained"].max() > 1:
             for edge in ("trained_low", "trained_high"):
                 axes.plot(x, of_line[edge], color=style.colour, ls=style.line, lw=0.7)
         _line(axes, x, of_line["mean"], style)
     _level_ticks(axes, points["level"], unit)
     axes.set_ylim(*limits)
-    _score_axis(axes, metric)
+    axes.set_ylabel(label, color=INK)
     return figure
 
 
@@ -77,7 +101,7 @@ def failure_panel(counts: pd.DataFrame, unit: str, styles: Mapping[str, LineStyl
         unit: what the level is counted in.
         styles: for each line.
     """
-    figure, axes = _panel()
+    figure, axes = panel()
     for line, of_line in counts.groupby("line", sort=False):
         _line(axes, of_line["level"], of_line["count"] / of_line["of"], styles[str(line)])
     _level_ticks(axes, counts["level"], unit)
@@ -109,7 +133,7 @@ def relation_panel(
         x_limits: of the x axis; logarithmic where its ends are far apart.
         cloud: columns x and metric, drawn as dots in the colour of the first line.
     """
-    figure, axes = _panel()
+    figure, axes = panel()
     if cloud is not None:
         colour = styles[str(means["line"].iloc[0])].colour
         alpha = float(np.clip(100 / len(cloud), 0.1, 0.5))
@@ -132,7 +156,7 @@ def relation_panel(
     axes.set_xlim(*ends)
     axes.set_ylim(*limits)
     axes.set_xlabel(_wrapped(x_label), color=INK)
-    _score_axis(axes, metric)
+    axes.set_ylabel(_score_label(metric), color=INK)
     return figure
 
 
@@ -232,7 +256,8 @@ def with_legend(figure: Figure, styles: Mapping[str, LineStyle]) -> Figure:
     return figure
 
 
-def _panel() -> tuple[Figure, Any]:
+def panel() -> tuple[Figure, Any]:
+    """An empty panel of the size that all have."""
     left, right, bottom, top = _MARGINS
     width, height = _SIZE
     figure = Figure(figsize=_SIZE)
@@ -249,9 +274,9 @@ def _line(axes: Any, x: Any, y: Any, style: LineStyle) -> None:
     axes.plot(x, y, color=style.colour, ls=style.line, marker=style.marker, ms=5, lw=1.8)
 
 
-def _score_axis(axes: Any, metric: str) -> None:
+def _score_label(metric: str) -> str:
     info = COMPARABLE[metric]
-    axes.set_ylabel(f"mean {info.label} ({info.unit})" if info.unit else f"mean {info.label}", color=INK)
+    return f"mean {info.label} ({info.unit})" if info.unit else f"mean {info.label}"
 
 
 def _wrapped(text: str) -> str:
@@ -274,7 +299,7 @@ def _apart(levels: np.ndarray) -> list[float]:
     return kept[::-1]
 
 
-def told(points: pd.DataFrame, metric: str) -> str:
+def told(points: pd.DataFrame, metric: str = "dice") -> str:
     """A panel in words: "A: 0.93 at 0, 0.50 at 0.3; B: ..."."""
     parts = []
     for line, of_line in points.groupby("line", sort=False):

@@ -11,7 +11,9 @@ import pandas as pd
 
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval.failures import MISSING, read_failures
-from nnunet_robust.eval.statistics import comparable, load_results
+from nnunet_robust.eval.results import ARM
+from nnunet_robust.eval.statistics import CLEAN, comparable, load_results
+from nnunet_robust.eval.wording import ensemble_names
 
 _FAILURES_SHOWN = 20
 
@@ -26,6 +28,9 @@ class Sweep(NamedTuple):
         rows: the rows that can be compared, see `statistics.comparable`.
         left_out: a sentence for everything that cannot, that failed, or that is missing.
         inputs: the rows of `inputs.csv`; None where there is no such file.
+        reliability: those of `reliability.csv`, for what can be compared, see `beside`; likewise.
+        bounds: those of `bounds.csv`; likewise.
+        ensembles: the short names of ensembles in `results` and `rows` -> the sweep's own.
     """
 
     folder: Path
@@ -34,6 +39,9 @@ class Sweep(NamedTuple):
     rows: pd.DataFrame
     left_out: list[str]
     inputs: pd.DataFrame | None
+    reliability: pd.DataFrame | None = None
+    bounds: pd.DataFrame | None = None
+    ensembles: dict[str, str] = {}  # noqa: RUF012 - never modified
 
     @property
     def datasets(self) -> list[str]:
@@ -76,13 +84,42 @@ def _sweep(folder: Path, results: pd.DataFrame) -> Sweep:
         raise UserError(
             f"Nothing in {folder} can be compared yet: no case is complete for every model; go on with the sweep."
         )
-    text = dict.fromkeys(["dataset", "patient", "case", "perturbation"], str)
-    path = folder / "inputs.csv"
+    inputs, reliability, bounds = (_table(folder / f"{name}.csv") for name in ("inputs", "reliability", "bounds"))
+    return sweep._replace(
+        rows=rows,
+        left_out=[*_holes(folder, sweep.datasets), *left_out],
+        inputs=inputs,
+        reliability=None if reliability is None else beside(rows, reliability),
+        bounds=None if bounds is None else beside(rows, bounds),
+    )
+
+
+def _table(path: Path) -> pd.DataFrame | None:
+    if not path.is_file():
+        return None
+    text = dict.fromkeys(["dataset", *ARM, "patient", "case", "perturbation", "label"], str)
     try:
-        inputs = pd.read_csv(path, dtype=text) if path.is_file() else None
+        return pd.read_csv(path, dtype=text)
     except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise UserError(f"{path} is not a table of inputs ({str(error).strip()}): run the sweep again.") from error
-    return sweep._replace(rows=rows, left_out=[*_holes(folder, sweep.datasets), *left_out], inputs=inputs)
+        raise UserError(f"{path} is not a table of {path.stem} ({str(error).strip()}): run the sweep again.") from error
+
+
+def beside(rows: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """What another table of a sweep has of the images that can be compared.
+
+    Args:
+        rows: what `comparable` returns.
+        table: the columns `results.IDENTITY` and `results.CONDITION`, the clean images once.
+
+    Returns:
+        The table's rows, with `line` and `architecture`; those of the clean images again as level 0 of each
+        perturbation, as in `rows`.
+    """
+    stored = ["dataset", *ARM, "patient", "case", "stored", "level", "replicate"]
+    named = rows.assign(stored=rows["perturbation"].where(rows["series"] | (rows["level"] != 0), CLEAN))
+    images = named[[*stored, "perturbation", "line", "architecture", "series"]].drop_duplicates()
+    numbers = {"level": float, "replicate": float}
+    return images.merge(table.rename(columns={"perturbation": "stored"}).astype(numbers), on=stored)
 
 
 def _holes(folder: Path, datasets: Sequence[str]) -> list[str]:
@@ -120,7 +157,21 @@ def read_sweeps(folders: Sequence[Path]) -> list[Sweep]:
                 )
             holder[dataset] = folder
     results = load_results(*tables)
-    return [
+    lines, architectures = (ensemble_names(results[column].unique()) for column in ("line", "architecture"))
+    results = results.assign(
+        line=results["line"].replace(lines), architecture=results["architecture"].replace(architectures)
+    )
+    sweeps = [
         _sweep(folder, results[results["dataset"].isin(of_folder)].reset_index(drop=True))
         for folder, of_folder in zip(folders, datasets, strict=True)
+    ]
+    return [
+        sweep._replace(
+            ensembles={
+                short: name
+                for name, short in {**lines, **architectures}.items()
+                if short in set(sweep.results["architecture"])
+            }
+        )
+        for sweep in sweeps
     ]

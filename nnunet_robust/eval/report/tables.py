@@ -54,6 +54,7 @@ class ReportTable:
         note: what its numbers are, and what they are conditioned on.
         columns: those that the data have.
         data: a row per row, as computed.
+        section: of the page that it stands in, by its id.
     """
 
     name: str
@@ -61,6 +62,7 @@ class ReportTable:
     note: str
     columns: tuple[Column, ...]
     data: pd.DataFrame
+    section: str = "statistics"
 
     def cells(self) -> Iterator[list[Cell]]:
         """The rows as they are written."""
@@ -105,11 +107,29 @@ def _cell(row: dict[Any, Any], column: Column) -> Cell:
     return Cell(text, beside, "" if pd.isna(value) else f"{value:.6g}")
 
 
-def report_table(name: str, title: str, note: str, columns: tuple[Column, ...], data: pd.DataFrame) -> ReportTable:
+class Kind(NamedTuple):
+    """A kind of table: what is shown of an analysis, and what is said of it.
+
+    Attributes:
+        name, title, note, columns, section: as of `ReportTable`.
+        data: an `Analysis` -> its rows, none where there is nothing to show.
+    """
+
+    name: str
+    title: str
+    note: str
+    columns: tuple[Column, ...]
+    data: Callable[[Any], pd.DataFrame]
+    section: str = "statistics"
+
+
+def report_table(
+    name: str, title: str, note: str, columns: tuple[Column, ...], data: pd.DataFrame, section: str = "statistics"
+) -> ReportTable:
     """A table without the columns that the data lack, and without that of the dataset where there is one."""
     one = data["dataset"].nunique() == 1
     shown = tuple(column for column in columns if column.key in data and not (one and column.key == "dataset"))
-    return ReportTable(name, title, note, shown, data)
+    return ReportTable(name, title, note, shown, data, section)
 
 
 def csv_text(data: pd.DataFrame) -> str:

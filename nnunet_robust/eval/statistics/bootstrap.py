@@ -119,19 +119,42 @@ def _bca(
     squares = np.where(constant, 1.0, (deviations**2).sum(axis=0))
     acceleration = (deviations**3).sum(axis=0) / (6 * squares**1.5)
     means = resampled_means(values, n_resamples, seed)
-    below = (means < (mean - equal)[:, None]).sum(axis=1) + (means <= (mean + equal)[:, None]).sum(axis=1)
-    # never infinite, even where no resample lies on one side
-    z0 = ndtri(np.clip(below / (2 * n_resamples), 0.5 / n_resamples, 1 - 0.5 / n_resamples))
     means.sort(axis=1)
+    low, high = bca_ends(mean, means, acceleration, confidence, equal)
+    return np.where(constant, values[0], low), np.where(constant, values[0], high)
+
+
+def bca_ends(
+    value: NDArray[np.float64],
+    resampled: NDArray[np.float64],
+    acceleration: NDArray[np.float64],
+    confidence: float,
+    equal: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The ends of BCa intervals, see `bca_intervals`.
+
+    Args:
+        value: (columns,), of the sample.
+        resampled: (columns, resamples), sorted along the second axis, finite.
+        acceleration: (columns,), a = sum d^3 / (6 (sum d^2)^1.5) of the jackknife's deviations.
+        confidence: nominal coverage, in (0, 1).
+        equal: (columns,), numbers that differ by less are the same.
+
+    Returns:
+        low and high, (columns,) each.
+    """
+    n = resampled.shape[1]
+    below = (resampled < (value - equal)[:, None]).sum(axis=1) + (resampled <= (value + equal)[:, None]).sum(axis=1)
+    # never infinite, even where no resample lies on one side
+    z0 = ndtri(np.clip(below / (2 * n), 0.5 / n, 1 - 0.5 / n))
+    columns = np.arange(len(resampled))
     ends = []
     for share in ((1 - confidence) / 2, (1 + confidence) / 2):
         z = z0 + ndtri(share)
-        at = ndtr(z0 + z / np.maximum(1 - acceleration * z, 1e-9)) * (n_resamples - 1)
+        at = ndtr(z0 + z / np.maximum(1 - acceleration * z, 1e-9)) * (n - 1)
         lower = np.floor(at).astype(int)
-        upper = np.minimum(lower + 1, n_resamples - 1)
-        columns = np.arange(len(means))
-        quantile = means[columns, lower] + (at - lower) * (means[columns, upper] - means[columns, lower])
-        ends.append(np.where(constant, values[0], quantile))
+        upper = np.minimum(lower + 1, n - 1)
+        ends.append(resampled[columns, lower] + (at - lower) * (resampled[columns, upper] - resampled[columns, lower]))
     return ends[0], ends[1]
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval.metrics import METRIC_INFO
-from nnunet_robust.eval.results import ARM
+from nnunet_robust.eval.results import ARM, SCORES
 
 CLEAN = "clean"  # the perturbation's name in the rows of unperturbed images
 
@@ -27,9 +27,11 @@ By = Literal["architecture", "line"]
 
 _MODEL = list(ARM)
 _TEXT = ["dataset", *_MODEL, "patient", "case", "perturbation", "label", "outcome"]
+_SCORES = [name for name in SCORES if name != "weights"]  # numbers; older tables lack them
 _NUMBERS = ["level", "replicate", *COMPARABLE, "volume_ratio", "n_ref", "n_pred"]
 _OUTCOMES = {"ok", "both_empty", "missed", "hallucinated"}
-_SEED = re.compile(r"_seed(?:0|[1-9][0-9]*)(?=$|@)")  # at the end of a trainer's name, before `@<dataset>`
+# At the end of a trainer's name: before `@<dataset>`, and before the next member of an ensemble.
+_SEED = re.compile(r"_seed(?:0|[1-9][0-9]*)(?=$|[@+),])")
 
 
 def load_results(path: Path, *more: Path) -> pd.DataFrame:
@@ -76,7 +78,7 @@ def load_results(path: Path, *more: Path) -> pd.DataFrame:
 def _read(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise UserError(f"No results at {path}: give the output folder of `nnunet-robust sweep`.")
-    not_a_number = {name: ["", "nan", "NaN", "NA"] for name in _NUMBERS}
+    not_a_number = {name: ["", "nan", "NaN", "NA"] for name in (*_NUMBERS, *_SCORES)}
     try:
         results = pd.read_csv(path, dtype=dict.fromkeys(_TEXT, str), keep_default_na=False, na_values=not_a_number)
     except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
@@ -85,8 +87,9 @@ def _read(path: Path) -> pd.DataFrame:
         raise UserError(f"{path} lacks the columns {', '.join(missing)}: it is not a sweep's results.csv.")
     if results.empty:
         raise UserError(f"{path} has no rows: the sweep has not finished its first case, run it again to go on.")
+    numbers = [*_NUMBERS, *(name for name in _SCORES if name in results)]
     try:
-        results[_NUMBERS] = results[_NUMBERS].astype(float)
+        results[numbers] = results[numbers].astype(float)
     except ValueError as error:
         raise UserError(f"{path} has text where a number belongs ({error}): run the sweep again.") from error
     if unknown := set(results["outcome"]) - _OUTCOMES:

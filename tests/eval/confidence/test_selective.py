@@ -6,12 +6,25 @@ import math
 from itertools import permutations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from nnunet_robust.errors import UserError
-from nnunet_robust.eval.confidence.selective import _aurc, _auroc, _Groups, _spearman, rank_quality, risk_coverage
+from nnunet_robust.eval.confidence.selective import (
+    _aurc,
+    _auroc,
+    _Drawn,
+    _Groups,
+    _spearman,
+    rank_correlation,
+    rank_qualities,
+    rank_quality,
+    risk_coverage,
+    risk_curve,
+)
+from nnunet_robust.eval.statistics import bootstrap_interval
 from nnunet_robust.seeding import numpy_generator
 
 
@@ -59,11 +72,11 @@ def test_weights_are_repetitions(ties: int) -> None:
     scores, errors = rng.integers(0, ties, 40) / ties, rng.integers(0, ties, 40) / ties
     failed = errors > 0.6
     weights = rng.integers(0, 4, (5, 40))
-    ranks, best = _Groups(scores), _Groups(errors)
+    drawn, by_error = (_Drawn(weights.T.astype(float), _Groups(values)) for values in (scores, errors))
     found = {
-        "aurc": _aurc(weights, ranks, errors),
-        "spearman": _spearman(weights.astype(float), ranks, best),
-        "auroc": _auroc(weights.astype(float), ranks, failed),
+        "aurc": _aurc(drawn, errors),
+        "spearman": _spearman(drawn, by_error),
+        "auroc": _auroc(drawn, failed),
     }
     for i, times in enumerate(weights):
         s, e, f = (np.repeat(values, times) for values in (scores, errors, failed))
@@ -88,6 +101,53 @@ def test_rank_quality_is_scipys_and_sklearns() -> None:
         assert each.low < each.value < each.high
     assert found.failure_auroc.high <= 1
     assert rank_quality(uncertainty, dice, patients, failure_below=0.6) == found  # the same bytes again
+
+
+def test_several_scores_and_trained_models_at_once() -> None:
+    rng = np.random.default_rng(3)
+    dice = rng.beta(4, 2, (2, 30))
+    scores = {name: 1 - dice + rng.normal(0, spread, (2, 30)) for name, spread in (("good", 0.1), ("poor", 0.5))}
+    patients = [f"p{i}" for i in range(30)]
+    found = rank_qualities(scores, dice, patients)
+    for name, score in scores.items():
+        assert rank_quality(score, dice, patients) == found[name]  # the same resamples, whatever is beside it
+        alone = [rank_quality(score[model], dice[model], patients) for model in range(2)]
+        for number in ("spearman", "failure_auroc", "aurc", "excess_aurc"):
+            expected = np.mean([getattr(of_one, number).value for of_one in alone])
+            assert getattr(found[name], number).value == pytest.approx(expected)
+        assert found[name].optimal_aurc == pytest.approx(np.mean([of_one.optimal_aurc for of_one in alone]))
+        assert found[name].n_failures == sum(of_one.n_failures for of_one in alone)
+    both = np.stack([dice[0], np.full(30, 0.9)])  # the second model never fails: there is no AUROC of both
+    assert math.isnan(rank_quality(scores["good"], both, patients).failure_auroc.value)
+
+
+@pytest.mark.parametrize("ties", [3, 1000])
+def test_a_curve_at_even_coverages_is_the_curve(ties: int) -> None:
+    rng = np.random.default_rng(4)
+    uncertainty, dice = rng.integers(0, ties, 40) / ties, rng.beta(5, 2, 40)
+    whole = risk_coverage(uncertainty, 1 - dice)
+    patients = [f"p{i // 2}" for i in range(40)]
+    found = risk_curve(uncertainty, dice, patients, n_points=10)
+    assert found["coverage"].to_numpy() == pytest.approx(whole.coverage[3::4])
+    assert found["mean"].to_numpy() == pytest.approx(whole.risk[3::4])
+    assert found["optimal"].to_numpy() == pytest.approx(risk_coverage(1 - dice, 1 - dice).risk[3::4])
+    assert (found["low"] < found["mean"]).all() and (found["mean"] < found["high"]).all()
+    # At full coverage the risk is the mean error, whose interval is known.
+    errors = pd.Series(1 - dice, index=patients)
+    last = found.iloc[-1]
+    assert (last["low"], last["high"]) == pytest.approx(bootstrap_interval(errors), rel=1e-9)
+
+
+def test_a_rank_correlation_is_scipys() -> None:
+    rng = np.random.default_rng(5)
+    first, second = rng.integers(0, 6, 25).astype(float), rng.random((2, 25))
+    patients = [f"p{i}" for i in range(25)]
+    found = rank_correlation(first, second, patients)
+    assert found.value == pytest.approx(np.mean([stats.spearmanr(first, other).statistic for other in second]))
+    assert found.low < found.value < found.high
+    assert math.isnan(rank_correlation([1.0, 1.0], [0.2, 0.3], ["a", "b"]).value)
+    with pytest.raises(UserError, match="one score and one error"):
+        rank_correlation([1.0], [0.2, 0.3], ["a"])
 
 
 def test_rankings_that_are_not_defined() -> None:

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from nnunet_robust.eval.statistics import bootstrap_interval, patient_bootstrap
-from nnunet_robust.eval.statistics.patient_bootstrap import Statistic, estimate
+from nnunet_robust.eval.statistics.patient_bootstrap import Statistic, estimate, estimates
 
 
 def mean_of(values: np.ndarray) -> Statistic:
@@ -34,6 +34,16 @@ def test_patients_are_drawn_with_all_their_cases(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(patient_bootstrap, "_AT_ONCE", 40)  # a few resamples at a time
     in_blocks = estimate(mean_of(twice.to_numpy()), list(twice.index))
     assert (in_blocks.low, in_blocks.high) == pytest.approx((found.low, found.high), rel=1e-12)
+
+
+def test_several_statistics_have_the_same_resamples_as_each_for_itself() -> None:
+    rng = np.random.default_rng(4)
+    first, second = rng.random((2, 12))
+    names = [f"p{i % 8}" for i in range(12)]
+    both = estimates(lambda w: np.stack([mean_of(first)(w), mean_of(second)(w)]), names)
+    assert both == [estimate(mean_of(values), names) for values in (first, second)]
+    none = estimates(lambda w: np.stack([mean_of(first)(w), np.full(len(w), np.nan)]), names)
+    assert none[0] == both[0] and math.isnan(none[1].value)
 
 
 def test_of_another_statistic_it_is_scipys() -> None:

@@ -1,0 +1,112 @@
+"""The model beside experts: is it as near to them as they are to each other, and are cases hard on which they differ?
+
+Numbers are means over structures and replicates, then a patient's cases, then an architecture's trained models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from nnunet_robust.eval.confidence.selective import rank_correlation
+from nnunet_robust.eval.report.measured import DIVERGENCE
+from nnunet_robust.eval.report.read import Sweep
+from nnunet_robust.eval.statistics import CLEAN, bca_intervals
+
+MODEL, EXPERTS = "model_expert_dice", "expert_agreement"
+EXPERTS_LINE = "the experts with each other"
+_NUMBERS = ("model", "experts", "difference")
+_PLACE = ["dataset", "perturbation", "level"]
+_AGREEMENT = [
+    *_PLACE, "line", *(name + end for name in _NUMBERS for end in ("", "_low", "_high")), "n_cases", "n_patients",
+    "n_trained",
+]  # fmt: skip
+_DIFFICULTY = ["dataset", "line", "measure", "spearman", "low", "high", "n_cases", "n_patients", "note"]
+MEASURES = {EXPERTS: "the experts' agreement", DIVERGENCE: "texture divergence"}
+
+
+def agreement(rows: pd.DataFrame) -> pd.DataFrame:
+    """The model's mean Dice with the experts, and theirs with each other, under each condition.
+
+    Args:
+        rows: what `comparable` returns.
+
+    Returns:
+        Columns dataset, perturbation, level, line (the architecture), model, experts, difference (model less experts,
+        paired by patient) with their BCa intervals over patients (`model_low`, ...), n_cases, n_patients, n_trained.
+        Empty where no experts were given.
+
+    Reference: see `expert_variability.model_minus_experts`.
+    """
+    if EXPERTS not in rows or rows[EXPERTS].isna().all():
+        return pd.DataFrame(columns=_AGREEMENT)
+    drawn = rows.dropna(subset=[EXPERTS, MODEL])
+    found = []
+    for (*place, line), part in drawn.groupby([*_PLACE, "architecture"], sort=False):
+        means = part.groupby(["line", "patient", "case"])[[MODEL, EXPERTS]].mean()
+        by_patient = means.groupby(["line", "patient"]).mean().groupby("patient").mean()
+        values = np.column_stack([by_patient[MODEL], by_patient[EXPERTS], by_patient[MODEL] - by_patient[EXPERTS]])
+        low, high = bca_intervals(values)
+        numbers = {
+            name + end: of_end[at]
+            for at, name in enumerate(_NUMBERS)
+            for end, of_end in (("", values.mean(axis=0)), ("_low", low), ("_high", high))
+        }
+        counts = {"n_cases": part["case"].nunique(), "n_patients": len(values), "n_trained": part["line"].nunique()}
+        found.append({**dict(zip(_PLACE, place, strict=True)), "line": line, **numbers, **counts})
+    return pd.DataFrame(found, columns=_AGREEMENT)
+
+
+def as_curves(table: pd.DataFrame) -> pd.DataFrame:
+    """`agreement` as lines over the level, the experts' own among them.
+
+    Returns:
+        Columns dataset, perturbation, line, level, mean, low, high, n_cases, n_patients, n_trained.
+    """
+    keys = [*_PLACE, "line", "n_cases", "n_patients", "n_trained"]
+    model, experts = (
+        table[keys].assign(mean=table[name], low=table[f"{name}_low"], high=table[f"{name}_high"])
+        for name in ("model", "experts")
+    )
+    once = experts.drop_duplicates(_PLACE).assign(line=EXPERTS_LINE, n_trained=1)
+    return pd.concat([model, once], ignore_index=True)
+
+
+def difficulty(sweeps: Sequence[Sweep]) -> pd.DataFrame:
+    """How a case's Dice on the clean images goes with how far experts agree on it, and with its texture divergence.
+
+    Both are asked of the same cases: those of which both are known, where the divergence was measured at all.
+
+    Returns:
+        Columns dataset, line (the architecture), measure (a key of `MEASURES`), spearman, low, high (bootstrap
+        interval over patients), n_cases, n_patients, note: why it is not defined. Empty where no experts were given.
+    """
+    found = []
+    for sweep in sweeps:
+        rows = sweep.rows[sweep.rows["perturbation"] == CLEAN]
+        if EXPERTS not in rows or rows[EXPERTS].isna().all():
+            continue
+        case = ["dataset", "patient", "case"]
+        known = rows.groupby(case)[[EXPERTS]].mean()
+        if sweep.inputs is not None and DIVERGENCE in sweep.inputs:
+            clean = sweep.inputs[sweep.inputs["perturbation"] == CLEAN]
+            known = known.join(clean.groupby(case)[DIVERGENCE].mean())
+        known = known[np.isfinite(known).all(axis=1)]
+        for (dataset, line), part in rows.groupby(["dataset", "architecture"], sort=False):
+            dice = part.groupby([*case, "line"])["dice"].mean().unstack()
+            both = dice.join(known, how="inner")
+            patients = list(both.index.get_level_values("patient"))
+            for measure in known:
+                values = both[measure].to_numpy(float)
+                row = {"dataset": dataset, "line": line, "measure": measure, "n_cases": len(both)}
+                numbers: dict[str, object] = {"n_patients": len(set(patients)), "note": ""}
+                if len(both):
+                    result = rank_correlation(values, both[list(dice)].to_numpy(float).T, patients)
+                    numbers |= {"spearman": result.value, "low": result.low, "high": result.high}
+                    if np.isnan(result.value):
+                        equal = float(np.ptp(values)) == 0
+                        numbers["note"] = f"all cases have the same {MEASURES[measure] if equal else 'Dice'}"
+                found.append({**row, **numbers})
+    return pd.DataFrame(found, columns=_DIFFICULTY)
