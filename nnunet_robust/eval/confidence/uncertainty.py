@@ -62,7 +62,7 @@ class Uncertainty:
         n_members: how many.
         mean: float32 (heads, *spatial), their mean probabilities; those of the member, bit for bit, where there is one
             or where all are the same.
-        segmentation: (*spatial), the label map of `mean`: the ensemble's.
+        segmentation: (*spatial), the label map that was given, or that of `mean`: the ensemble's.
         entropy: float32 (*spatial), of the mean probabilities.
         expected_entropy: float32 (*spatial), mean of the members' entropies.
         mutual_information: float32 (*spatial), their difference, >= 0; 0 where members agree, as a single one does.
@@ -98,7 +98,12 @@ class StructureScores:
     overlap: PredictedDice
 
 
-def uncertainty(members: Iterable[NDArray[np.floating]], heads: Heads) -> Uncertainty:
+def uncertainty(
+    members: Iterable[NDArray[np.floating]],
+    heads: Heads,
+    weights: Sequence[float] | None = None,
+    segmentation: NDArray[np.integer] | None = None,
+) -> Uncertainty:
     """The uncertainty of an ensemble.
 
     Members are taken one at a time and worked through in blocks. Beside the member at hand, 4 (heads + 3) bytes a voxel
@@ -108,15 +113,22 @@ def uncertainty(members: Iterable[NDArray[np.floating]], heads: Heads) -> Uncert
         members: arrays (heads, *spatial) of probabilities, after softmax or sigmoid, on one grid; arrays that lie in
             files (`np.load(..., mmap_mode="r")`) are read a block at a time.
         heads: what they stand for.
+        weights: how much each member counts in all means over members, >= 0; None: all alike.
+        segmentation: the label map whose overlap with the members' is asked for; None: that of their mean.
 
     Raises:
-        UserError: no members, members of different shapes, or numbers that are no probabilities.
+        UserError: no members, another number of weights, members of different shapes, or numbers that are no
+            probabilities.
     """
-    count = 0
+    count, total = 0, 0.0
     shape: tuple[int, ...] = ()
     segmentations = []
     for member in members:
-        count += 1
+        if weights is not None and count == len(weights):
+            raise UserError(f"There are {len(weights)} weights and more members than that: give a weight for each")
+        weight = 1.0 if weights is None else float(weights[count])
+        count, total = count + 1, total + weight
+        share = np.float32(weight / total if weight else 0)
         if count == 1:
             shape = member.shape[1:]
             mean: NDArray[np.float32] = np.zeros((heads.count, *shape), np.float32)
@@ -127,22 +139,25 @@ def uncertainty(members: Iterable[NDArray[np.floating]], heads: Heads) -> Uncert
         for block in blocks(shape):
             p = heads.checked(member[:, block])
             # Running means: of equal members they are that member, bit for bit.
-            mean[:, block] += (p - mean[:, block]) / np.float32(count)
-            expected[block] += (heads.entropy_bits(p) - expected[block]) / np.float32(count)
+            mean[:, block] += (p - mean[:, block]) * share
+            expected[block] += (heads.entropy_bits(p) - expected[block]) * share
             labels[block] = heads.segment(p)
         segmentations.append(labels)
         del member, p  # before the next one is made
     if count == 0:
         raise UserError("An ensemble needs at least one member, got none")
+    if weights is not None and (count != len(weights) or not total > 0 or min(weights) < 0):
+        raise UserError(f"Weights must be one for each of {count} members, >= 0 and not all 0, got {list(weights)}")
 
     entropy: NDArray[np.float32] = np.empty(shape, np.float32)
     information: NDArray[np.float32] = np.empty(shape, np.float32)
-    segmentation: NDArray[np.integer] = np.empty(shape, heads.label_type)
+    of_mean: NDArray[np.integer] = np.empty(shape, heads.label_type)
     for block in blocks(shape):
         entropy[block] = heads.entropy_bits(mean[:, block])
         information[block] = np.maximum(entropy[block] - expected[block], 0)  # negative by rounding alone
-        segmentation[block] = heads.segment(mean[:, block])
-    overlap = _overlap(mean, segmentation, segmentations, heads)
+        of_mean[block] = heads.segment(mean[:, block])
+    segmentation = of_mean if segmentation is None else segmentation
+    overlap = _overlap(mean, segmentation, segmentations, weights, heads)
     return Uncertainty(count, mean, segmentation, entropy, expected, information, overlap)
 
 
@@ -150,6 +165,7 @@ def _overlap(
     mean: NDArray[np.float32],
     segmentation: NDArray[np.integer],
     members: Sequence[NDArray[np.integer]],
+    weights: Sequence[float] | None,
     heads: Heads,
 ) -> dict[str, PredictedDice]:
     found = {}
@@ -164,7 +180,7 @@ def _overlap(
             everywhere += float(p.sum(dtype=np.float64))
             n_foreground += int(np.count_nonzero(mask))
         found[name] = PredictedDice(
-            predicted_dice=float(dice[0, 1:].mean()) if len(members) > 1 else math.nan,
+            predicted_dice=float(np.average(dice[0, 1:], weights=weights)) if len(members) > 1 else math.nan,
             pairwise_dice=mean_of_pairs(dice[1:, 1:]),
             soft_dice=2 * inside / (n_foreground + everywhere) if n_foreground + everywhere > 0 else 1.0,
         )

@@ -58,6 +58,56 @@ def test_maps_are_those_of_a_direct_computation(heads: Heads, n_members: int, mo
 
 
 @pytest.mark.parametrize("heads", [LABELS, REGIONS], ids=["softmax", "sigmoid"])
+@pytest.mark.parametrize("weights", [[0.3, 0.7], [2.0, 5.0, 0.0], [0.1, 0.2, 0.3, 0.4]])
+def test_weights_weigh_every_mean(heads: Heads, weights: list[float]) -> None:
+    members = [probabilities(heads, SHAPE, seed=i) for i in range(len(weights))]
+    found = uncertainty(iter(members), heads, weights)
+    exact = np.stack(members).astype(float)
+    np.testing.assert_allclose(found.mean, np.average(exact, axis=0, weights=weights), atol=1e-6)
+    each = np.average([_entropy(m, heads) for m in exact], axis=0, weights=weights)
+    np.testing.assert_allclose(found.expected_entropy, each, atol=1e-5)
+    for name in heads.structures:
+        dice = [_dice(heads.mask(found.segmentation, name), heads.mask(heads.segment(m), name)) for m in members]
+        assert found.overlap[name].predicted_dice == pytest.approx(np.average(dice, weights=weights))
+
+
+def _dice(a: np.ndarray, b: np.ndarray) -> float:
+    return 2 * np.count_nonzero(a & b) / n if (n := np.count_nonzero(a) + np.count_nonzero(b)) else 1.0
+
+
+@pytest.mark.parametrize("weights", [None, [1.0], [0.3, 0.7], [1 / 3, 1 / 3, 1 / 3], [0.1, 0.2, 0.0, 0.7]])
+def test_an_ensemble_of_one_model_is_that_model_bit_for_bit(weights: list[float] | None) -> None:
+    member = probabilities(LABELS, SHAPE)
+    found = uncertainty([member] * len(weights or [1.0]), LABELS, weights)
+    assert (found.mean == member).all() and (found.segmentation == LABELS.segment(member)).all()
+
+
+def test_the_overlap_asked_for_is_that_with_the_segmentation_given() -> None:
+    members = [probabilities(LABELS, SHAPE, seed=i) for i in range(3)]
+    given = LABELS.segment(members[0])
+    found = uncertainty(members, LABELS, segmentation=given)
+    assert (found.segmentation == given).all()
+    for name in LABELS.structures:
+        dice = [_dice(LABELS.mask(given, name), LABELS.mask(LABELS.segment(m), name)) for m in members]
+        assert dice[0] == 1 and found.overlap[name].predicted_dice == pytest.approx(np.mean(dice))
+
+
+@pytest.mark.parametrize(
+    ("n_members", "weights", "message"),
+    [
+        (1, [0.0], "all 0"),
+        (2, [0.0, 0.0], "all 0"),
+        (2, [1.0, -0.5], "-0.5"),
+        (1, [0.5, 0.5], "each of 1 members"),
+        (3, [0.5, 0.5], "2 weights and more members"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(n_members: int, weights: list[float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        uncertainty([probabilities(LABELS, SHAPE)] * n_members, LABELS, weights)
+
+
+@pytest.mark.parametrize("heads", [LABELS, REGIONS], ids=["softmax", "sigmoid"])
 def test_predicted_dice_is_that_of_a_direct_computation(heads: Heads) -> None:
     members = [probabilities(heads, SHAPE, seed=i) for i in range(3)]
     found = uncertainty(members, heads)
