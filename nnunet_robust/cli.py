@@ -11,6 +11,7 @@ import typer
 from nnunet_robust import __version__
 from nnunet_robust.dataset_conversion.commands import convert, synthesize
 from nnunet_robust.errors import UserError
+from nnunet_robust.eval.care_commands import care
 from nnunet_robust.eval.commands import evaluation, print_table
 from nnunet_robust.study.commands import study
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 app.add_typer(synthesize, name="synthesize")
 app.add_typer(convert, name="convert")
 app.add_typer(evaluation)
+app.add_typer(care)
 app.add_typer(study, name="study")
 
 # The class of all usage errors: newer typers bring a copy of click, in which `click.ClickException` is another class.

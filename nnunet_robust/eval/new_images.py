@@ -62,7 +62,7 @@ def find_images(folder: Path, file_ending: str) -> dict[str, tuple[Path, ...]]:
         raise UserError(f"no folder {folder}: give the folder of the new images ({file_ending} files) with -i")
     files = sorted(path for path in folder.iterdir() if path.name.endswith(file_ending) and path.is_file())
     if not files:
-        raise UserError(f"no {file_ending} files in {folder}: the sweep's images are such files, convert the new ones")
+        raise UserError(f"no {file_ending} files in {folder}: the models take such files, convert the new images")
     pattern = re.compile(r"(.+)_\d{4}" + re.escape(file_ending))
     by_case: dict[str, list[Path]] = {}
     for path in files:

@@ -88,6 +88,7 @@ class Calibration:
         cases: the calibration set, by name.
         bounds: structure -> kind -> promise.
         intervals: structure -> interval; none for structures whose cases have no predicted Dice.
+        training: what is known of whether the model was trained on these cases, in words.
     """
 
     model: dict[str, Any]
@@ -98,6 +99,7 @@ class Calibration:
     cases: tuple[CalibrationCase, ...]
     bounds: dict[str, dict[Kind, Bound]]
     intervals: dict[str, DiceInterval]
+    training: str = ""
 
     def check_model(self, model: Mapping[str, Any]) -> None:
         """Make sure that a model is the one that was calibrated.
@@ -148,6 +150,7 @@ def calibrate(
     alpha: float,
     delta: float | None = None,
     interval_alpha: float = 0.1,
+    training: str = "",
 ) -> Calibration:
     """Make the promises that a calibration set allows.
 
@@ -158,6 +161,7 @@ def calibrate(
         alpha: the largest mean loss of a mask, in (0, 1).
         delta: 1 - the confidence of that, in (0, 1); None: in expectation.
         interval_alpha: the share of cases whose Dice may lie outside of its interval, in (0, 1).
+        training: what is known of whether the model was trained on these cases, in words.
 
     Raises:
         UserError: a case twice, cases that differ in what is known of them, a rate out of range, too few patients.
@@ -185,7 +189,7 @@ def calibrate(
                 patients,
                 interval_alpha,
             )
-    return Calibration(dict(model), condition, alpha, delta, interval_alpha, ordered, bounds, intervals)
+    return Calibration(dict(model), condition, alpha, delta, interval_alpha, ordered, bounds, intervals, training)
 
 
 def _bound(
@@ -228,6 +232,7 @@ def _promise(calibration: Calibration, label: str, kind: Kind, bound: Bound) -> 
     side, by = kind.split("_", 1)
     wrong = "of the object lies outside of the outer mask" if side == "outer" else "of the inner mask is not object"
     sure = "" if calibration.delta is None else f", with confidence {_percent(1 - calibration.delta)}"
+    average = "on average over patients" + (" and calibration sets" if calibration.delta is None else "")
     where = _on(bound.n_cases, bound.n_patients, calibration.condition)
     how = "probability threshold" if by == "threshold" else "margin"
     at_most = _percent(calibration.alpha)
@@ -237,7 +242,7 @@ def _promise(calibration: Calibration, label: str, kind: Kind, bound: Bound) -> 
         return f"{label}: no {how} can promise that at most {at_most} {wrong}, on average{sure} ({where}{why})."
     setting = f"{bound.setting:.4g}" + (" mm" if by == "margin_mm" else "")
     return (
-        f"{label}: with the {how} {setting}, at most {at_most} {wrong}, on average over patients{sure} "
+        f"{label}: with the {how} {setting}, at most {at_most} {wrong}, {average}{sure} "
         f"({where}; there it was {_percent(bound.mean_loss)})."
     )
 

@@ -21,7 +21,7 @@ from nnunet_robust.eval.bounds.loss_curves import SETTINGS, Kind, LossCurve
 from nnunet_robust.files import write_atomically
 
 FORMAT = 1
-_GIVEN = ("model", "condition", "alpha", "delta", "interval_alpha")
+_GIVEN = ("model", "condition", "alpha", "delta", "interval_alpha", "training")
 
 
 def write_calibration(path: Path, calibration: Calibration) -> None:
@@ -31,11 +31,11 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
         "version": __version__,
         **{name: getattr(calibration, name) for name in _GIVEN},
         **_promises(calibration),
-        "settings": _settings(),
+        "settings": settings(),
     }
     # A line for each: a file to look into.
     head = [f"{json.dumps(name)}: {_dumps(value)}" for name, value in content.items()]
-    cases = ",\n".join(_dumps(_case_to_json(case)) for case in calibration.cases)
+    cases = ",\n".join(_dumps(case_to_json(case)) for case in calibration.cases)
     write_atomically(path, "{\n" + ",\n".join(head) + ',\n"cases": [\n' + cases + "\n]\n}\n")
 
 
@@ -50,9 +50,9 @@ def read_calibration(path: Path) -> Calibration:
         raise UserError(f"no calibration {path}: make one with nnunet-robust calibrate")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT or content["settings"] != _settings():
+        if content["format"] != FORMAT or content["settings"] != settings():
             raise UserError(f"{path} is of another version of this package ({content['version']}): calibrate again")
-        cases = [_case_from_json(case) for case in content["cases"]]
+        cases = [case_from_json(case) for case in content["cases"]]
         calibration = calibrate(cases, **{name: content[name] for name in _GIVEN})
         promised = {name: content[name] for name in _promises(calibration)}
     except UserError:
@@ -75,7 +75,8 @@ def _promises(calibration: Calibration) -> dict[str, Any]:
     }
 
 
-def _settings() -> dict[str, list[float]]:
+def settings() -> dict[str, list[float]]:
+    """What curves have a number for, JSON-ready."""
     return {kind: settings.tolist() for kind, settings in SETTINGS.items()}
 
 
@@ -83,7 +84,8 @@ def _dumps(value: Any) -> str:
     return json.dumps(value, allow_nan=False, ensure_ascii=False)
 
 
-def _case_to_json(case: CalibrationCase) -> dict[str, Any]:
+def case_to_json(case: CalibrationCase) -> dict[str, Any]:
+    """A case, JSON-ready."""
     labels = {
         label: {
             "dice": scores.dice,
@@ -95,11 +97,16 @@ def _case_to_json(case: CalibrationCase) -> dict[str, Any]:
         }
         for label, scores in case.labels.items()
     }
-    image = [list(channel) for channel in case.image.percentiles]
-    return {"case": case.case, "patient": case.patient, "digest": case.digest, "image": image, "labels": labels}
+    who = {"case": case.case, "patient": case.patient, "digest": case.digest}
+    return {**who, "image": asdict(case.image), "labels": labels}
 
 
-def _case_from_json(case: Mapping[str, Any]) -> CalibrationCase:
+def case_from_json(case: Mapping[str, Any]) -> CalibrationCase:
+    """The case that `case_to_json` was given.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: it was given none.
+    """
     labels = {
         label: CaseScores(
             {kind: _curve(kind, curve) for kind, curve in scores["curves"].items()},
@@ -109,8 +116,10 @@ def _case_from_json(case: Mapping[str, Any]) -> CalibrationCase:
         )
         for label, scores in case["labels"].items()
     }
-    image = ImageStatistics(tuple((low, median, high) for low, median, high in case["image"]))
-    return CalibrationCase(case["case"], case["patient"], case["digest"], image, labels)
+    image = case["image"]
+    percentiles = tuple((low, median, high) for low, median, high in image["percentiles"])
+    statistics = ImageStatistics(percentiles, image["noise_sigma"], image["blur"])
+    return CalibrationCase(case["case"], case["patient"], case["digest"], statistics, labels)
 
 
 def _curve(kind: Kind, curve: Mapping[str, list[int]]) -> LossCurve:

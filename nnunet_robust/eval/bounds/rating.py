@@ -6,9 +6,10 @@ The thresholds stand in one table, `RULES`. A rule that does not hold gives a co
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from nnunet_robust.errors import UserError
 from nnunet_robust.eval.bounds.input_checks import Check, Verdict
 
 Colour = Literal["green", "amber", "red"]
@@ -72,6 +73,7 @@ class Rule:
     """A limit on one number.
 
     Attributes:
+        name: what is measured, in words.
         measure: the number; None where it is not known, which is amber.
         amber: the segmentation is amber where the number is beyond this.
         red: and red beyond this.
@@ -80,6 +82,7 @@ class Rule:
         unknown: what to say where it is not known.
     """
 
+    name: str
     measure: Callable[[Evidence], float | None]
     amber: float
     red: float
@@ -90,6 +93,7 @@ class Rule:
 
 RULES: tuple[Rule, ...] = (
     Rule(
+        "lower end of the interval of the Dice",
         lambda evidence: None if evidence.dice is None else evidence.dice[0],
         amber=0.8,
         red=0.5,
@@ -99,15 +103,33 @@ RULES: tuple[Rule, ...] = (
         unknown="no interval of its Dice was calibrated",
     ),
     Rule(
+        "share of the outer mask that is not in the inner one",
         lambda evidence: evidence.uncertain_share,
         amber=0.5,
         red=0.8,
         beyond="above",
-        reason="{percent:.0f} % of the outer mask ({evidence.outer:.3g} {evidence.unit}) is not in the inner one "
-        "({evidence.inner:.3g} {evidence.unit}), more than {limit_percent:.0f} %",
+        reason="{percent:.0f} % of the outer mask ({outer} {evidence.unit}) is not in the inner one "
+        "({inner} {evidence.unit}), more than {limit_percent:.0f} %",
         unknown="no inner and outer masks were calibrated",
     ),
 )
+
+
+def rules_with(dice: tuple[float, float], share: tuple[float, float]) -> tuple[Rule, ...]:
+    """The rules with other limits.
+
+    Args:
+        dice: below which lower end of the interval of the Dice it is amber, and red; in [0, 1].
+        share: above which share of the outer mask outside of the inner one it is amber, and red; in [0, 1].
+
+    Raises:
+        UserError: limits out of range, or the red one is the milder.
+    """
+    for name, (amber, red), milder in (("dice", dice, dice[0] < dice[1]), ("share", share, share[0] > share[1])):
+        if milder or not (0 <= amber <= 1 and 0 <= red <= 1):
+            raise UserError(f"--{name}-limits {amber:g} {red:g}: give two in [0, 1], to review and then to reject")
+    limits = (dice, share)
+    return tuple(replace(rule, amber=amber, red=red) for rule, (amber, red) in zip(RULES, limits, strict=True))
 
 
 def rate(evidence: Evidence, rules: Sequence[Rule] = RULES) -> Rating:
@@ -137,9 +159,8 @@ def rate(evidence: Evidence, rules: Sequence[Rule] = RULES) -> Rating:
             f"(as holds for {_percent(evidence):.4g} % of cases like those of the calibration)"
         )
     if evidence.inner is not None and evidence.outer is not None:
-        told.append(
-            f"the inner mask has {evidence.inner:.3g} {evidence.unit}, the outer {evidence.outer:.3g} {evidence.unit}"
-        )
+        unit = evidence.unit
+        told.append(f"the inner mask has {size(evidence.inner)} {unit}, the outer {size(evidence.outer)} {unit}")
     return Rating("green", tuple(told))
 
 
@@ -157,8 +178,15 @@ def _judge(rule: Rule, evidence: Evidence) -> tuple[Colour, str]:
                 limit_percent=100 * limit,
                 confidence=_percent(evidence),
                 evidence=evidence,
+                inner=size(evidence.inner or 0.0),
+                outer=size(evidence.outer or 0.0),
             )
     return "green", ""
+
+
+def size(value: float) -> str:
+    """Three digits, or all that stand before the point."""
+    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _percent(evidence: Evidence) -> float:

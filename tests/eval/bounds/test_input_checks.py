@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import torch
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunet_robust.errors import UserError
@@ -17,12 +19,15 @@ from nnunet_robust.eval.bounds.input_checks import (
     Check,
     ImageStatistics,
     Training,
+    check_content,
     check_file,
-    check_image,
+    check_form,
+    check_segmented,
     read_training,
     worst,
 )
-from nnunet_robust.eval.cases import CaseFiles
+from nnunet_robust.eval.perturbations import perturb
+from nnunet_robust.seeding import torch_generator
 
 SPACING = (3.0, 1.0, 1.0)
 
@@ -45,8 +50,16 @@ def training(fixed_units: bool = True, calibrated: bool = True) -> Training:
         np.array([SPACING] * 19 + [(4.0, 1.0, 1.0)]),
         np.array([(36.0, 30.0, 32.0)] * 20),
         ((70.0, 130.0),),
-        tuple(ImageStatistics.of(image) for image in seen) if calibrated else (),
+        tuple(ImageStatistics.of(image, SPACING) for image in seen) if calibrated else (),
     )
+
+
+def check_image(image: np.ndarray, spacing: tuple[float, ...], known: Training) -> tuple[Check, ...]:
+    """As `check_file` does with what it has read."""
+    form = check_form(image, known)
+    if any(check.verdict == "reject" for check in form):
+        return form
+    return (*form, *check_content(image, spacing, known, ImageStatistics.of(image, spacing)))
 
 
 def verdicts(checks: tuple[Check, ...]) -> dict[str, str]:
@@ -57,7 +70,7 @@ def test_an_image_as_in_training_is_accepted() -> None:
     image = volume(99)
     inside = np.zeros(image.shape[1:], bool)
     inside[4:8, 10:18, 10:20] = True
-    checks = check_image(image, SPACING, training(), inside)
+    checks = (*check_image(image, SPACING, training()), *check_segmented(image, inside, training()))
     assert [check.name for check in checks] == [
         "channels",
         "finite",
@@ -67,6 +80,8 @@ def test_an_image_as_in_training_is_accepted() -> None:
         "extent",
         "object's intensities",
         "intensity range",
+        "noise",
+        "blur",
         "segmented intensities",
     ]
     assert verdicts(checks) == {} and worst(check.verdict for check in checks) == "accept"
@@ -99,7 +114,7 @@ def test_extent_is_of_what_is_not_zero() -> None:
     image[:, :, 7:] = 0
     assert verdicts(check_image(image, SPACING, training(calibrated=False)))["extent"] == "reject"
     large = np.tile(volume(1), (1, 1, 2, 1))
-    assert verdicts(check_image(large, SPACING, training())) == {"extent": "review"}
+    assert verdicts(check_image(large, SPACING, training(calibrated=False))) == {"extent": "review"}
 
 
 def test_what_leaves_nothing_to_measure() -> None:
@@ -145,8 +160,48 @@ def test_the_segmentation_is_of_what_looks_like_the_object() -> None:
     image = volume(1)
     air = np.zeros(image.shape[1:], bool)
     air[:, :2, :2] = True
-    assert verdicts(check_image(image, SPACING, training(), air)) == {"segmented intensities": "review"}
-    assert verdicts(check_image(image, SPACING, training(), ~air & False)) == {}
+    assert verdicts(check_segmented(image, air, training())) == {"segmented intensities": "review"}
+    assert check_segmented(image, ~air & False, training()) == ()
+
+
+def quality(noise: float | None, blur: float | None) -> ImageStatistics:
+    return ImageStatistics(((-1000.0, 0.0, 100.0),), noise, blur)
+
+
+@pytest.mark.parametrize(
+    ("noise", "blur", "found"),
+    [
+        (0.03, 0.7, {}),
+        (0.047, 0.75, {}),
+        (0.049, 0.7, {"noise": "review"}),
+        (4.0, 0.7, {"noise": "review"}),  # rejects nothing
+        (0.0155, 0.7, {}),
+        (0.015, 0.7, {"noise": "review"}),  # smoother than any
+        (0.03, 0.83, {}),
+        (0.03, 0.84, {"blur": "review"}),
+        (0.03, 0.1, {}),  # sharper
+        (None, None, {}),
+    ],
+)
+def test_noise_and_blur_beyond_those_of_the_calibration(
+    noise: float | None, blur: float | None, found: dict[str, str]
+) -> None:
+    known = dataclasses.replace(training(), calibration=(quality(0.02, 0.6), quality(0.04, 0.8), quality(None, None)))
+    checks = check_content(volume(1), SPACING, known, quality(noise, blur))
+    assert {name: verdict for name, verdict in verdicts(checks).items() if name in ("noise", "blur")} == found
+    assert not noise or f"the noise is {noise:.3g} of the image's range, 0.02 to 0.04 in 2 calibration images" in [
+        check.reason for check in checks
+    ]
+
+
+def test_real_noise_and_blur_are_seen() -> None:
+    """The calibration's images have no noise to speak of in their borders: perturbed ones are told by the measures."""
+    clean = torch.from_numpy(volume(50))
+    known = training(fixed_units=False)
+    assert verdicts(check_image(volume(50), SPACING, known)) == {}
+    for name, level, which in (("gaussian_noise", 0.1, "noise"), ("gaussian_blur", 1.5, "blur")):
+        image = perturb(clean, name, level, torch_generator(0, name), None, SPACING).numpy()
+        assert verdicts(check_image(image, SPACING, known))[which] == "review"
 
 
 def test_the_strictest_verdict() -> None:
@@ -184,7 +239,7 @@ def test_a_mixed_folder(model_folder: Path, nnunet: Path, volumes: str, tmp_path
     reader = SimpleITKIO()
     seen = [
         ImageStatistics.of(
-            reader.read_images([str(source / "imagesTr" / f"train_{i}_000{c}.nii.gz") for c in (0, 1)])[0]
+            reader.read_images([str(source / "imagesTr" / f"train_{i}_000{c}.nii.gz") for c in (0, 1)])[0], SPACING
         )
         for i in range(6)
     ]
@@ -192,7 +247,11 @@ def test_a_mixed_folder(model_folder: Path, nnunet: Path, volumes: str, tmp_path
 
     def checked(name: str) -> dict[str, str]:
         images = tuple(tmp_path / f"{name}_000{channel}.nii.gz" for channel in (0, 1))
-        return verdicts(check_file(CaseFiles(name, name, images, tmp_path / "none"), reader, known))
+        found = check_file(images, reader, known)
+        fatal = {"readable", "channels", "finite", "not empty", "dimensions"}
+        assert found.predictable == (not fatal & set(verdicts(found.checks)))
+        assert (found.statistics is not None) == found.predictable
+        return verdicts(found.checks)
 
     def copied(name: str) -> list[Path]:
         paths = [tmp_path / f"{name}_000{channel}.nii.gz" for channel in (0, 1)]
@@ -224,7 +283,7 @@ def test_a_mixed_folder(model_folder: Path, nnunet: Path, volumes: str, tmp_path
     changed("nan", lambda data: np.where(data > 150, np.nan, data).astype(np.float32))
     assert checked("nan") == {"readable": "reject"}
     changed("noisy", lambda data: data + np.random.default_rng(0).normal(0, 300, data.shape).astype(np.float32))
-    assert checked("noisy") == {"intensity range": "reject"}
+    assert checked("noisy") == {"intensity range": "reject", "noise": "review"}
 
 
 def test_files_that_do_not_fit(model_folder: Path, tmp_path: Path) -> None:

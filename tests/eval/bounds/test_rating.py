@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from nnunet_robust.errors import UserError
 from nnunet_robust.eval.bounds.input_checks import Check
-from nnunet_robust.eval.bounds.rating import RULES, Evidence, rate
+from nnunet_robust.eval.bounds.rating import RULES, Evidence, rate, rules_with
 
 GOOD = Evidence((0.88, 0.97), 0.9, 40.0, 35.0, 45.0, "ml", (Check("spacing", "accept", "1 mm"),))
 
@@ -82,3 +83,13 @@ def test_other_limits_than_ours() -> None:
     stricter = [dataclasses.replace(RULES[0], amber=0.95)]
     assert rate(GOOD, stricter).colour == "amber"
     assert rate(but(inner=0.0, outer=9.0), stricter[:0]).colour == "green"
+
+
+def test_limits_of_the_user_s() -> None:
+    milder = rules_with((0.6, 0.4), (0.9, 0.95))
+    assert rate(but(dice=(0.65, 0.9), inner=15.0, outer=100.0), milder).colour == "green"
+    assert rate(but(dice=(0.45, 0.9)), milder).colour == "amber"
+    assert rate(but(inner=4.0, outer=100.0), milder).colour == "red"
+    for dice, share in (((0.5, 0.8), (0.5, 0.8)), ((0.8, 0.5), (0.8, 0.5)), ((1.2, 0.5), (0.5, 0.8))):
+        with pytest.raises(UserError, match=r"-limits .*: give two in"):
+            rules_with(dice, share)
