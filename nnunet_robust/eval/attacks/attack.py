@@ -1,0 +1,128 @@
+"""Attacks: a raw image, perturbed within a budget so that a model segments it as wrongly as it can be made to.
+
+One perturbation of the whole volume; the tiles of the sliding window see the same one. All but FGSM return the worst of
+the images that they came by: the lowest mean Dice on the grid of the logits and, of equals, the highest cross-entropy.
+PGD, CosPGD and the worst case go the same way whatever the number of steps, so that with the same generator more steps
+are never weaker; SegPGD's weights depend on that number, so that for it this is not promised.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+import torch
+
+from nnunet_robust.errors import UserError
+from nnunet_robust.eval.attacks.apgd import ascend
+from nnunet_robust.eval.attacks.best import Best
+from nnunet_robust.eval.attacks.budget import Ball, Budget
+from nnunet_robust.eval.attacks.losses import Weighting, cospgd, masked, plain, segpgd
+from nnunet_robust.eval.attacks.victim import Victim
+
+Attack = Callable[[Victim, Ball, int, torch.Generator], torch.Tensor]
+"""(victim, ball, steps, generator) -> a perturbation in the ball."""
+
+_STEP = 0.25  # of the radius: the 2/255 in 8/255 of Madry et al.
+
+
+def attack(
+    name: str,
+    victim: Victim,
+    image: torch.Tensor,
+    budget: Budget,
+    steps: int,
+    generator: torch.Generator,
+    bounds: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Attack one raw image.
+
+    Args:
+        name: of `ATTACKS`.
+        victim: the model and the reference of the image.
+        image: float (C, *spatial), raw, on the CPU; not modified.
+        budget: of the perturbation, in shares of the robust range; 0 gives the image, bit for bit.
+        steps: >= 1; of each of the attacks that the worst case is made of. FGSM has one, whatever is asked for.
+        generator: the source of randomness, freshly made: the worst case draws the noise of `random_control` from it,
+            and chooses from that very image too.
+        bounds: `robust_range(image)`, where it is at hand already.
+
+    Returns:
+        The perturbed raw image, with the shape and dtype of `image`; each channel within its own minimum and maximum.
+
+    Raises:
+        UserError: an unknown name, or steps < 1.
+    """
+    if name not in ATTACKS:
+        nearest = difflib.get_close_matches(name, ATTACKS, n=1)
+        hint = f"Did you mean '{nearest[0]}'? " if nearest else ""
+        raise UserError(f"There is no attack '{name}'. {hint}Choose from: {', '.join(ATTACKS)}")
+    if steps < 1:
+        raise UserError(f"An attack takes at least one step, got {steps}")
+    if budget.radius == 0:
+        return image.clone()
+    ball = Ball(image, budget, bounds)
+    return ball.image(ATTACKS[name](victim, ball, steps, generator))
+
+
+def fgsm(victim: Victim, ball: Ball, steps: int, generator: torch.Generator) -> torch.Tensor:
+    """One step of the whole budget from the clean image: linf along the gradient's signs, l2 along the gradient.
+
+    Reference: Goodfellow, Shlens and Szegedy, ICLR 2015, arXiv 1412.6572.
+    """
+    nothing = ball.nothing()
+    direction = ball.direction(victim.gradient(ball.image(nothing), plain, 0.0).gradient)
+    return ball.project(ball.radius * direction)
+
+
+def worst_case(victim: Victim, ball: Ball, steps: int, generator: torch.Generator) -> torch.Tensor:
+    """The worst of the random control, PGD, CosPGD, and APGD on three losses: `plain`, `masked` and `cospgd` weights.
+
+    With a generator in the same state it is never weaker than `random_control`, PGD or CosPGD of as many steps, because
+    it chooses from their images too. APGD starts where they do; its step sizes need more steps to settle than theirs,
+    which are fixed. The time is that of five attacks.
+
+    Reference: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
+    parameter-free attacks", ICML 2020, arXiv 2003.01690; the best of several losses for segmentation as in Croce, Singh
+    and Hein, ECCV 2024, arXiv 2306.12941 (with other losses than theirs, the masked one excepted).
+    """
+    best = Best()
+    state = generator.get_state()
+    control = ball.control(generator)
+    best.offer(control, victim.score(ball.image(control)))
+    generator.set_state(state)  # the start is then that of the other attacks
+    start = ball.start(generator)
+    for weighting in (plain, cospgd):
+        _project(victim, ball, weighting, steps, start, best)
+    for weighting in (plain, masked, cospgd):
+        ascend(victim, ball, weighting, steps, start, best)
+    return best.change
+
+
+def _project(victim: Victim, ball: Ball, weighting: Weighting, steps: int, change: torch.Tensor, best: Best) -> None:
+    """Projected gradient ascent in steps of a quarter of the radius."""
+    for step in range(steps):
+        answer = victim.gradient(ball.image(change), weighting, step / steps)
+        best.offer(change, answer.score)
+        change = ball.project(change + _STEP * ball.radius * ball.direction(answer.gradient))
+    best.offer(change, victim.score(ball.image(change)))
+
+
+def _projected(weighting: Weighting) -> Attack:
+    """`_project` from a random start; the best so far."""
+
+    def run(victim: Victim, ball: Ball, steps: int, generator: torch.Generator) -> torch.Tensor:
+        best = Best()
+        _project(victim, ball, weighting, steps, ball.start(generator), best)
+        return best.change
+
+    return run
+
+
+ATTACKS: dict[str, Attack] = {
+    "fgsm": fgsm,
+    "pgd": _projected(plain),  # Madry et al., ICLR 2018, arXiv 1706.06083
+    "segpgd": _projected(segpgd),  # Gu et al., ECCV 2022, arXiv 2207.12391
+    "cospgd": _projected(cospgd),  # Agnihotri, Jung and Keuper, ICML 2024, arXiv 2302.02213
+    "worst_case": worst_case,
+}

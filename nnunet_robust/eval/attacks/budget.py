@@ -1,0 +1,155 @@
+"""What an attack may change: a ball around the raw image, in shares of each channel's robust range."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from nnunet_robust.errors import UserError
+from nnunet_robust.eval.perturbations import robust_range
+
+NORMS = ("linf", "l2")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How large a perturbation d of the image may be, d in shares of each channel's robust range.
+
+    Attributes:
+        radius: the largest allowed |d|; >= 0, finite.
+        norm: linf: the largest |d| of any value. l2: the root of the mean of d**2 over all values of the image
+            (channels that are constant left out), so that one radius means the same at every image size, and Gaussian
+            noise of that standard deviation has just that norm. The usual l2 norm is this times the root of the number
+            of values. A linf ball lies within the l2 ball of the same radius.
+
+    Raises:
+        UserError: another norm, or a radius that is none.
+    """
+
+    radius: float
+    norm: str = "linf"
+
+    def __post_init__(self) -> None:
+        if self.norm not in NORMS:
+            raise UserError(f"There is no norm {self.norm!r} for attacks: take {' or '.join(NORMS)}")
+        if not (self.radius >= 0 and math.isfinite(self.radius)):
+            raise UserError(f"The budget of an attack must be finite and >= 0, got {self.radius}")
+
+
+class Ball:
+    """The perturbations of one raw image that a budget allows.
+
+    Beside the budget, every value stays within its channel's own minimum and maximum, as for all perturbations: the
+    image at d is clipped, and d with it, which only makes it smaller.
+
+    Args:
+        image: float (C, *spatial), raw.
+        budget: of the perturbation.
+        bounds: `robust_range(image)`, where it is at hand already.
+
+    Attributes:
+        norm: the budget's.
+        radius: the budget's or, where that is less, the largest norm that clipping leaves: a budget without bounds is
+            not to make steps without bounds.
+    """
+
+    def __init__(
+        self, image: torch.Tensor, budget: Budget, bounds: tuple[torch.Tensor, torch.Tensor] | None = None
+    ) -> None:
+        def per_channel(values: torch.Tensor) -> torch.Tensor:
+            return values.view(-1, *[1] * (image.ndim - 1))
+
+        low, high = (per_channel(values) for values in bounds or robust_range(image))
+        self.norm = budget.norm
+        self._clean = image
+        self._span = high - low
+        self._minimum, self._maximum = (per_channel(values) for values in image.flatten(1).aminmax(dim=1))
+        divisor = torch.where(self._span > 0, self._span, 1.0)
+        moves = self._span > 0
+        self._lowest = torch.where(moves, (self._minimum - image) / divisor, 0.0)
+        self._highest = torch.where(moves, (self._maximum - image) / divisor, 0.0)
+        self._count = max(1, int(moves.sum()) * image[0].numel())
+        self.radius = min(budget.radius, self.size(torch.maximum(-self._lowest, self._highest)))
+
+    def image(self, change: torch.Tensor) -> torch.Tensor:
+        """The raw image at a perturbation (C, *spatial); where that is 0, the image's own bits."""
+        return (self._clean + change * self._span).to(self._clean.dtype).clamp(self._minimum, self._maximum)
+
+    def nothing(self) -> torch.Tensor:
+        """The perturbation that is none."""
+        return torch.zeros(self._clean.shape)
+
+    def project(self, change: torch.Tensor) -> torch.Tensor:
+        """The perturbation, brought back into the budget, then to where the image is not clipped."""
+        if self.norm == "linf":
+            change = change.clamp(-self.radius, self.radius)
+        elif (size := self.size(change)) > self.radius:
+            change = change * (self.radius / size)
+        return change.clamp(self._lowest, self._highest)
+
+    def size(self, change: torch.Tensor) -> float:
+        """The norm of a perturbation, as the budget counts it."""
+        if self.norm == "linf":
+            return float(change.abs().max())
+        return math.sqrt(float(change.square().sum(dtype=torch.float64)) / self._count)
+
+    def direction(self, gradient: torch.Tensor) -> torch.Tensor:
+        """The perturbation of norm 1 that a gradient with respect to the raw image promises most of; 0 if that is 0."""
+        of_change = gradient * self._span
+        if self.norm == "linf":
+            return of_change.sign()
+        # in units of the largest: squares of small gradients would vanish
+        largest = of_change.abs().max()
+        if largest == 0:
+            return of_change
+        of_change = of_change / largest
+        return of_change / self.size(of_change)
+
+    def control(self, generator: torch.Generator) -> torch.Tensor:
+        """Random noise of the whole budget: its norm is the radius, before values are clipped to their channel's own.
+
+        For linf each value moves by the radius, up or down with equal chances: as far as an attack can move it. For l2
+        it is Gaussian.
+        """
+        noise = self._normal(generator)
+        return self.project((noise.sign() if self.norm == "linf" else self._unit(noise)) * self.radius)
+
+    def start(self, generator: torch.Generator) -> torch.Tensor:
+        """A random perturbation to begin with: linf uniform in the ball, l2 Gaussian of the whole radius.
+
+        Reference: Madry et al., ICLR 2018, section 4; for l2 AutoAttack's `autopgd_base.py`.
+        """
+        if self.norm == "linf":
+            uniform = torch.rand(self._clean.shape, generator=generator, device=generator.device)
+            return self.project((2 * uniform - 1).to(self._clean.device) * self.radius)
+        return self.project(self._unit(self._normal(generator)) * self.radius)
+
+    def _normal(self, generator: torch.Generator) -> torch.Tensor:
+        noise = torch.randn(self._clean.shape, generator=generator, device=generator.device)
+        return noise.to(self._clean.device) * (self._span > 0)
+
+    def _unit(self, change: torch.Tensor) -> torch.Tensor:
+        return change / max(self.size(change), torch.finfo(torch.float32).tiny)
+
+
+def random_control(
+    image: torch.Tensor,
+    budget: Budget,
+    generator: torch.Generator,
+    bounds: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """What every attack is to be compared with: random noise of the same budget; see `Ball.control`.
+
+    Args:
+        image: float (C, *spatial), raw; not modified.
+        budget: of the noise.
+        generator: the source of randomness, freshly made: a radius then only scales the noise.
+        bounds: `robust_range(image)`, where it is at hand already.
+
+    Returns:
+        The perturbed raw image, with the shape and dtype of `image`.
+    """
+    ball = Ball(image, budget, bounds)
+    return ball.image(ball.control(generator))
