@@ -297,11 +297,11 @@ class Engine:
         fixed = {"dataset": run.dataset, **arm.arm, "patient": scene.files.patient, "case": unit.case}
         if found is not None:
             binned = reliability_rows(prediction, scene)
-            run.reliability(arm.key, unit.perturbation, unit.case).add(condition, [{**fixed, **row} for row in binned])
+            job.work.reliability[arm.key].add(condition, [{**fixed, **row} for row in binned])
         if arm.key in run.promises:
             kept = run.promises[arm.key].rows(prediction, sure, scene)
             rows = [{**fixed, **row, "dice": metrics[row["label"]].dice} for row in kept]
-            run.bounds(arm.key, unit.perturbation, unit.case).add(condition, rows)
+            job.work.bounds[arm.key].add(condition, rows)
         rows = [{**fixed, "label": label, **asdict(values), **scores[label]} for label, values in metrics.items()]
         job.work.results[arm.key].add(condition, rows)
 

@@ -88,9 +88,13 @@ def test_a_single_member_is_scored_as_by_hand(
 
 
 def test_scores_do_not_depend_on_threads_or_kills(parameters: SweepParameters) -> None:
-    scored = replace(parameters, uncertainty=["mirroring", "folds"], save_uncertainty=True, ensemble=["all"])
+    levels = {"gaussian_noise": (0.05, 0.1, 0.2, 0.3)}  # that threads store into one file
+    scored = replace(
+        parameters, conditions=levels, uncertainty=["mirroring", "folds"], save_uncertainty=True, ensemble=["all"]
+    )
     run_sweep(replace(scored, workers=0), Silent())
     before = {name: (parameters.output / name).read_bytes() for name in ("results.csv", "reliability.csv")}
+    assert len(pd.read_csv(parameters.output / "reliability.csv")) == 2 * 2 * 3 * 5  # arms, rows, cases, conditions
     assert json.loads((parameters.output / "manifest.json").read_text())["identity"]["members_by"] == [
         "folds", "mirroring"
     ]  # fmt: skip
