@@ -175,10 +175,12 @@ def _learned(origin: Path, ensemble: Ensemble, cases: Mapping[str, str | None]) 
             f"would flatter the ensemble; take other cases"
         )
     rows = load_results(table)
-    arms = rows[list(ARM)].apply(lambda row: arm_key(**row), axis=1)
+    arms = rows[list(ARM)].drop_duplicates()
+    arms["key"] = [arm_key(**arm) for arm in arms.to_dict("records")]
+    of_arm = dict(list(rows.merge(arms, on=list(ARM)).groupby("key")))
     image = ["patient", "case", "perturbation", "level", "replicate"]
-    dice = {key: rows[arms == key].groupby(image)["dice"].mean() for key in wanted}
-    divergence = pd.to_numeric(rows.loc[arms == ensemble.key].groupby(image)["predicted_divergence_bits"].first())
+    dice = {key: of_arm[key].groupby(image)["dice"].mean() for key in wanted}
+    divergence = pd.to_numeric(of_arm[ensemble.key].groupby(image)["predicted_divergence_bits"].first())
     together = pd.DataFrame({**dice, "": divergence}).dropna(subset=list(wanted))
     curve = CompetenceCurve.fit(
         together[""].to_numpy(float),

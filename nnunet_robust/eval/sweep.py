@@ -98,6 +98,8 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
     workers = workers_of(parameters.workers, device)
     shard((), parameters.shard)
     by = members_by(parameters.uncertainty or members_calibrated(parameters.calibrations))
+    if parameters.save_uncertainty and not (by or parameters.ensemble):
+        raise UserError("--save-uncertainty keeps maps of members: tell them apart with --uncertainty, or --ensemble")
     use_nnunets_threads(device)
     name = None if parameters.dataset is None else dataset_name(parameters.dataset)
     models = models_of(parameters, name, device)

@@ -155,6 +155,8 @@ def test_bad_experts_are_one_line(drawn: SweepParameters, tmp_path: Path) -> Non
         ({"reference": "best"}, "--reference best: take one of first, majority, staple"),
         ({"labels": [*drawn.labels, tmp_path / "dora"]}, "no folder .*dora: give existing folders with -l"),
         ({"labels": [drawn.labels[0], drawn.labels[0]]}, "two folders of labels are called anna"),
+        ({"labels": drawn.labels[:1], "reference": "majority"}, "--reference majority is of several experts"),
+        ({"save_uncertainty": True}, "--save-uncertainty keeps maps of members"),
         ({"uncertainty": ["seeds"]}, "members by 'seeds': take folds or mirroring, or both"),
     ):
         with pytest.raises(UserError, match=says):
