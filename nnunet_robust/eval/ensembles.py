@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -112,7 +113,7 @@ def make_ensembles(
     names: Sequence[str],
     weighting: str,
     origin: Path | None,
-    cases: Mapping[str, str | None],
+    identity: Mapping[str, Any],
 ) -> list[Ensemble]:
     """The ensemble that a sweep was asked for, if any.
 
@@ -122,7 +123,7 @@ def make_ensembles(
         weighting: one of `WEIGHTINGS`.
         origin: for weights by complexity, the folder of an earlier sweep of the same models, with their uniform
             ensemble, over other cases.
-        cases: of this sweep, name -> digest.
+        identity: of this sweep, as the manifest has it.
 
     Raises:
         UserError: a name that is no model's, an unknown weighting, or an origin that is missing, not needed, of other
@@ -143,7 +144,10 @@ def make_ensembles(
     unknown = [name for name in names if name not in known and name != ALL]
     if unknown:
         raise UserError(f"--ensemble {unknown[0]}: not a model of this sweep, which has {', '.join(sorted(known))}")
-    chosen = tuple(model for model in models if ALL in names or model.trainer in names)
+    # In one order, however they were named: it is one ensemble.
+    chosen = tuple(sorted((m for m in models if ALL in names or m.trainer in names), key=lambda model: model.key))
+    if len({model.folder for model in chosen}) < len(chosen):
+        raise UserError("--ensemble with several --tile-size would mix them: sweep one tile size at a time")
     if any(model.heads != chosen[0].heads for model in chosen):
         raise UserError(
             "--ensemble: the models' outputs stand for different labels (regions_class_order): none is made"
@@ -151,24 +155,38 @@ def make_ensembles(
     ensemble = Ensemble(chosen)
     if origin is None:
         return [Ensemble(chosen, weighting)]
-    return [Ensemble(chosen, weighting, *_learned(origin, ensemble, cases))]
+    return [Ensemble(chosen, weighting, *_learned(origin, ensemble, identity))]
 
 
-def _learned(origin: Path, ensemble: Ensemble, cases: Mapping[str, str | None]) -> tuple[CompetenceCurve, str]:
+def _learned(origin: Path, ensemble: Ensemble, identity: Mapping[str, Any]) -> tuple[CompetenceCurve, str]:
     """The members' curve from an earlier sweep, and its results' digest."""
     manifest_file, table = origin / "manifest.json", origin / "results.csv"
     if not manifest_file.is_file() or not table.is_file():
         raise UserError(f"--weights-from {origin}: not the folder of a finished sweep")
-    manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
-    entries = manifest.get("models", {})
+    try:
+        manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
+        entries, before = manifest["models"], manifest["identity"]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise UserError(f"--weights-from {origin}: {manifest_file.name} is not a sweep's ({error!r})") from error
+    for name in ("mirroring", "precision", "checkpoint"):
+        if before.get(name) != identity[name]:
+            raise UserError(
+                f"--weights-from {origin}: its {name} was {before.get(name)!r}, here it is {identity[name]!r}: "
+                f"predict the calibration cases as these"
+            )
     wanted = {**{model.key: model.checkpoints for model in ensemble.models}, ensemble.key: ensemble.checkpoints}
     for key, checkpoints in wanted.items():
         if key not in entries:
             raise UserError(f"--weights-from {origin}: it has no {key}; sweep there with --ensemble of the same models")
         if entries[key]["checkpoints"] != checkpoints:
             raise UserError(f"--weights-from {origin}: {key} has other checkpoints there: sweep it again")
-    digests = set(cases.values()) - {None}
-    both = [name for name, digest in manifest["identity"]["cases"].items() if digest in digests]
+    channels = ensemble.models[0].channels
+
+    def of_images(digest: str) -> str:
+        return "-".join(digest.split("-")[:channels])  # the rest is its labels'
+
+    digests = {of_images(digest) for digest in identity["cases"].values() if digest}
+    both = [name for name, digest in before["cases"].items() if digest and of_images(digest) in digests]
     if both:
         raise UserError(
             f"--weights-from {origin}: case {both[0]!r} is of this sweep too: weights that have seen its reference "

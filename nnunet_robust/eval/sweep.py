@@ -117,9 +117,7 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
         "reference": cases[0].reference if cases[0].experts else None,
         "cases": {case.name: _digest(case) for case in cases},
     }
-    ensembles = make_ensembles(
-        models, parameters.ensemble, parameters.weights, parameters.weights_from, identity["cases"]
-    )
+    ensembles = make_ensembles(models, parameters.ensemble, parameters.weights, parameters.weights_from, identity)
     arms: list[Arm] = [*models, *ensembles]
     promises = read_promises(parameters.calibrations, models, by, parameters.precision, identity["cases"])
     manifest_file = parameters.output / "manifest.json"
@@ -221,7 +219,7 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
 
 def _only_pictures_missing(run: Run, unit: Unit) -> bool:
     work = work_on(run, unit)
-    parts = [work.inputs, *work.results.values()]
+    parts = [work.inputs, *work.results.values(), *work.bounds.values()]
     return work.left > 0 and all(condition in part.rows for condition, _ in unit.images for part in parts)
 
 

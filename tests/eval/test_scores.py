@@ -20,6 +20,7 @@ from nnunet_robust.eval import precision
 from nnunet_robust.eval.confidence.expert_variability import majority, staple
 from nnunet_robust.eval.results import SCORES
 from nnunet_robust.eval.sweep import SweepParameters, run_sweep
+from tests.conftest import train
 from tests.eval.test_ensembles import probabilities, table
 from tests.eval.test_sweep import Silent, read
 
@@ -120,7 +121,10 @@ def drawn(parameters: SweepParameters, textures: str, nnunet: Path, tmp_path: Pa
     }.items():
         (tmp_path / expert).mkdir()
         for path in (raw / "labelsTs").iterdir():
-            Image.fromarray(change(np.asarray(Image.open(path)))).save(tmp_path / expert / path.name)
+            stored = tmp_path / "store" / f"{expert}_{path.name}"  # behind links, as some stores have it
+            stored.parent.mkdir(exist_ok=True)
+            Image.fromarray(change(np.asarray(Image.open(path)))).save(stored)
+            (tmp_path / expert / path.name).symlink_to(stored)
     folders = [tmp_path / expert for expert in ("anna", "ben", "chris")]
     return replace(parameters, images=raw / "imagesTs", labels=folders, conditions={})
 
@@ -166,3 +170,42 @@ def test_bad_experts_are_one_line(drawn: SweepParameters, tmp_path: Path) -> Non
     assert failure.case == NAMES[1] and "ben" in failure.reason and "is missing" in failure.reason
     shutil.copy(drawn.labels[0] / f"{NAMES[1]}.png", drawn.labels[1])
     assert not run_sweep(drawn, Silent()).failures
+
+
+@pytest.mark.slow
+def test_regions_and_what_is_ignored(regions: str, nnunet: Path, tmp_path: Path) -> None:
+    """Sigmoid outputs, three channels, and a stripe that nobody has drawn: there nothing counts."""
+    trainer = "nnUNetTrainer_ps32_bs2_1epochs_4iters_seed1"
+    train(regions, "2d", trainer, validate=False)
+    raw = nnunet / "nnUNet_raw" / regions
+    (tmp_path / "second").mkdir()
+    for path in (raw / "labelsTs").iterdir():
+        label = np.array(Image.open(path))
+        label[:6] = 1  # this expert has, but the reference says nothing there
+        Image.fromarray(label).save(tmp_path / "second" / path.name)
+    sweep = SweepParameters(
+        output=tmp_path / "out", conditions={}, dataset=regions, trainers=[trainer], folds=["0"], device="cpu",
+        images=raw / "imagesTs", labels=[raw / "labelsTs", tmp_path / "second"], uncertainty=["mirroring"],
+        save_predictions=True,
+    )  # fmt: skip
+    run_sweep(sweep, Silent())
+    rows = table(sweep.output).set_index(["case", "label"])
+    bins = pd.read_csv(sweep.output / "reliability.csv").set_index(["case", "label"])
+    y, x = np.ogrid[-3:4, -3:4]
+    for name in ("test_0", "test_1"):
+        label, other = (read(folder / f"{name}.png") for folder in sweep.labels)
+        said = read(next((sweep.output / "predictions").glob(f"*/clean/{name}.png")))
+        counts = label != 3
+        near = binary_dilation(np.isin(label, (1, 2)) | (said > 0), y**2 + x**2 <= 9) & counts
+        for structure, values in (("whole", (1, 2)), ("core", (2,))):
+            a, b, c = (np.isin(m, values) & counts for m in (label, other, said))
+            row = rows.loc[(name, structure)]
+            assert row["expert_agreement"] == pytest.approx(_dice(a, b)) == 1
+            assert row["model_expert_dice"] == pytest.approx(_dice(a, c)) == row["dice"]
+            binned = bins.loc[(name, structure)]
+            assert binned.filter(regex="^n_").sum() == near.sum()
+            assert binned.filter(regex="^hits_").sum() == (a & near).sum()
+
+
+def _dice(a: np.ndarray, b: np.ndarray) -> float:
+    return 2 * np.count_nonzero(a & b) / n if (n := np.count_nonzero(a) + np.count_nonzero(b)) else 1.0
