@@ -18,7 +18,7 @@ from nnunet_robust.eval.bounds.control import (
     patient_losses,
     too_few_patients,
 )
-from nnunet_robust.eval.bounds.input_checks import ImageStatistics
+from nnunet_robust.eval.bounds.image_statistics import ImageStatistics
 from nnunet_robust.eval.bounds.loss_curves import SETTINGS, Kind, LossCurve
 
 

@@ -12,7 +12,7 @@ from nnunet_robust.errors import UserError
 from nnunet_robust.eval.bounds.calibration import Calibration, CalibrationCase, CaseScores, calibrate
 from nnunet_robust.eval.bounds.calibration_file import read_calibration, write_calibration
 from nnunet_robust.eval.bounds.control import calibrate_interval
-from nnunet_robust.eval.bounds.input_checks import ImageStatistics
+from nnunet_robust.eval.bounds.image_statistics import ImageStatistics
 from nnunet_robust.eval.bounds.loss_curves import SETTINGS, bound_mask, loss_curves
 
 MODEL = {"key": "nnUNetTrainer__nnUNetPlans__2d__fold0", "checkpoints": {"0": "ab12"}}
@@ -37,7 +37,7 @@ def case(index: int, patient: str | None = None, *, empty: bool = False, predict
         f"case_{index:03d}",
         patient or f"p{index}",
         f"{index:064d}",
-        ImageStatistics(((0.0, 1.5, 100.25 + index),)),
+        ImageStatistics(((0.0, 1.5, 100.25 + index),), None, 0.5, (0.25 - index, None)),
         {
             "disc": CaseScores(
                 loss_curves(reference, segmentation, SPACING, probability),
@@ -113,7 +113,7 @@ def test_files_that_are_not_what_they_were(made: Calibration, tmp_path: Path) ->
         (text[: len(text) // 2], "is not a calibration"),
         ("[]", "is not a calibration"),
         ("{}", "is not a calibration"),
-        (changed(format=2), "another version"),
+        (changed(format=1), "another version"),
         (changed(settings={}), "another version"),
         (changed(alpha=0.2), "are not those of its cases"),
         (changed(bounds=bounds), "are not those of its cases"),
@@ -164,7 +164,7 @@ def test_too_few_and_impossible() -> None:
     ) in scarce.sentences("disc")
     reference, empty, zero = np.ones((3, 3), bool), np.zeros((3, 3), bool), np.zeros((3, 3), np.float32)
     missed = CaseScores(loss_curves(reference, empty, (1.0, 1.0), zero), 0.0)
-    image = ImageStatistics(((0.0, 0.0, 1.0),))
+    image = ImageStatistics(((0.0, 0.0, 1.0),), None, None, (None,))
     nothing = calibrate(
         [CalibrationCase(f"c{i}", f"p{i}", str(i), image, {"x": missed}) for i in range(20)], {}, "", 0.1
     )
