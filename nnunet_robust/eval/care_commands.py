@@ -95,6 +95,8 @@ def calibrate(
 
     if output.suffix != ".json" or output.is_dir():
         raise UserError(f"-o {output}: name the file that the calibration goes into, such as calibration.json")
+    if labels and len(labels) > 1:
+        raise UserError(f"-l names {len(labels)} folders: a calibration is on one reference, name it alone")
     name = None if dataset is None else dataset_name(dataset)
     _check_one(models, trainers)
     parameters = SweepParameters(

@@ -173,6 +173,11 @@ def _patients(raw: Path) -> dict[str, str]:
     return json.loads(file.read_text()).get("nnunet_robust", {}).get("patients", {}) if file.is_file() else {}
 
 
+def digest_of_images(digest: str, channels: int) -> str:
+    """Of a case's digest (`sweep.sha256_of_case`) the part that is its images', whatever its labels."""
+    return "-".join(digest.split("-")[:channels])
+
+
 def _check_present(case: CaseFiles) -> None:
     for path in case.images:
         if not path.is_file():

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from nnunet_robust.digest import sha256
 from nnunet_robust.errors import UserError
+from nnunet_robust.eval.cases import digest_of_images
 from nnunet_robust.eval.complexity import SWEEP_SLICES, ComplexityMeter
 from nnunet_robust.eval.confidence.heads import Heads
 from nnunet_robust.eval.confidence.uncertainty import BAND_MM, Uncertainty, neighbourhood, uncertainty
@@ -114,6 +115,7 @@ def make_ensembles(
     weighting: str,
     origin: Path | None,
     identity: Mapping[str, Any],
+    digests: Sequence[Mapping[str, str | None]],
 ) -> list[Ensemble]:
     """The ensemble that a sweep was asked for, if any.
 
@@ -124,6 +126,7 @@ def make_ensembles(
         origin: for weights by complexity, the folder of an earlier sweep of the same models, with their uniform
             ensemble, over other cases.
         identity: of this sweep, as the manifest has it.
+        digests: of its cases, name -> digest, and those of each test set of a series.
 
     Raises:
         UserError: a name that is no model's, an unknown weighting, or an origin that is missing, not needed, of other
@@ -155,10 +158,12 @@ def make_ensembles(
     ensemble = Ensemble(chosen)
     if origin is None:
         return [Ensemble(chosen, weighting)]
-    return [Ensemble(chosen, weighting, *_learned(origin, ensemble, identity))]
+    return [Ensemble(chosen, weighting, *_learned(origin, ensemble, identity, digests))]
 
 
-def _learned(origin: Path, ensemble: Ensemble, identity: Mapping[str, Any]) -> tuple[CompetenceCurve, str]:
+def _learned(
+    origin: Path, ensemble: Ensemble, identity: Mapping[str, Any], digests: Sequence[Mapping[str, str | None]]
+) -> tuple[CompetenceCurve, str]:
     """The members' curve from an earlier sweep, and its results' digest."""
     manifest_file, table = origin / "manifest.json", origin / "results.csv"
     if not manifest_file.is_file() or not table.is_file():
@@ -181,12 +186,8 @@ def _learned(origin: Path, ensemble: Ensemble, identity: Mapping[str, Any]) -> t
         if entries[key]["checkpoints"] != checkpoints:
             raise UserError(f"--weights-from {origin}: {key} has other checkpoints there: sweep it again")
     channels = ensemble.models[0].channels
-
-    def of_images(digest: str) -> str:
-        return "-".join(digest.split("-")[:channels])  # the rest is its labels'
-
-    digests = {of_images(digest) for digest in identity["cases"].values() if digest}
-    both = [name for name, digest in before["cases"].items() if digest and of_images(digest) in digests]
+    images = {digest_of_images(d, channels) for of_set in digests for d in of_set.values() if d}
+    both = [name for name, digest in before["cases"].items() if digest and digest_of_images(digest, channels) in images]
     if both:
         raise UserError(
             f"--weights-from {origin}: case {both[0]!r} is of this sweep too: weights that have seen its reference "

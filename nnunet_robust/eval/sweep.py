@@ -117,9 +117,13 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
         "reference": cases[0].reference if cases[0].experts else None,
         "cases": {case.name: _digest(case) for case in cases},
     }
-    ensembles = make_ensembles(models, parameters.ensemble, parameters.weights, parameters.weights_from, identity)
+    every = [identity["cases"], *digests]
+    patients = {case.name: case.patient for of_set in (cases, *(of_set for _, of_set in series)) for case in of_set}
+    ensembles = make_ensembles(
+        models, parameters.ensemble, parameters.weights, parameters.weights_from, identity, every
+    )
     arms: list[Arm] = [*models, *ensembles]
-    promises = read_promises(parameters.calibrations, models, by, parameters.precision, identity["cases"])
+    promises = read_promises(parameters.calibrations, models, by, parameters.precision, every, patients)
     manifest_file = parameters.output / "manifest.json"
 
     def known() -> dict[str, Any]:

@@ -57,6 +57,7 @@ def apply_calibration(
         The assessments of images that could not be predicted.
     """
     output.mkdir(parents=True, exist_ok=True)
+    (output / "ratings.csv").unlink(missing_ok=True)  # of an earlier run: not to stand beside new masks
     rows: list[dict[str, Any]] = []
     failed = []
     for case in track(list(images)):

@@ -27,6 +27,7 @@ from nnunet_robust.eval.bounds.limits import Pair, rules_of
 from nnunet_robust.eval.bounds.loss_curves import Kind, Mask, bound_mask
 from nnunet_robust.eval.bounds.predictor import Predicted, Predictor
 from nnunet_robust.eval.bounds.rating import COLOUR_OF, Evidence, Rating, Rule, rate
+from nnunet_robust.eval.cases import digest_of_images
 from nnunet_robust.eval.models import load_model
 
 By = Literal["threshold", "margin"]
@@ -126,7 +127,7 @@ class Assessor:
         self.training: Training = read_training(model.folder, model.configuration, seen)
         # The last part of a case's digest is its label's.
         used = calibration.cases if calibration else ()
-        self._calibrated_on = {case.digest.rsplit("-", 1)[0]: case.case for case in used}
+        self._calibrated_on = {digest_of_images(case.digest, len(case.image.percentiles)): case.case for case in used}
 
     @property
     def structures(self) -> tuple[str, ...]:

@@ -133,9 +133,11 @@ def test_who_may_use_it(made: Calibration) -> None:
         UserError, match=r"of another model \(checkpoints is \{'0': 'ab12'\} there, \{'0': 'cd34'\} now\)"
     ):
         made.check_model({**MODEL, "checkpoints": {"0": "cd34"}})
-    made.check_unseen({"new": "f" * 64})
-    with pytest.raises(UserError, match=r"1 of 2 cases are of the calibration set .first 'renamed', there 'case_007'."):
-        made.check_unseen({"new": "f" * 64, "renamed": f"{7:064d}"})
+    made.check_unseen({"new": "f" * 64}, {"new": "somebody"})
+    with pytest.raises(UserError, match=r"1 of 1 cases .*of its patients .first 'new'"):
+        made.check_unseen({"new": "f" * 64}, {"new": made.cases[0].patient})
+    with pytest.raises(UserError, match=r"1 of 2 cases .*first 'renamed', there 'case_007'."):
+        made.check_unseen({"new": "f" * 64, "renamed": f"{7:064d}-{8:064d}"}, {})
 
 
 def test_cases_without_the_object_do_not_make_a_promise_cheap() -> None:
@@ -185,7 +187,7 @@ def test_sentences(made: Calibration) -> None:
     assert margin.setting is not None and margin.mean_loss is not None
     assert said[2] == (
         f"disc: with the margin {margin.setting:.4g} mm, at most 10 % of the object lies outside of the outer mask, on "
-        f"average over patients, with confidence 90 % (calibrated on 40 cases of 40 patients, clean images; there it "
+        f"average over patients who have it, with confidence 90 % (calibrated on 40 cases of 40 patients, clean images; there it "
         f"was {100 * margin.mean_loss:.3g} %)."
     )
     assert said[-1] == (
