@@ -187,8 +187,8 @@ def test_sentences(made: Calibration) -> None:
     assert margin.setting is not None and margin.mean_loss is not None
     assert said[2] == (
         f"disc: with the margin {margin.setting:.4g} mm, at most 10 % of the object lies outside of the outer mask, on "
-        f"average over patients who have it, with confidence 90 % (calibrated on 40 cases of 40 patients, clean images; there it "
-        f"was {100 * margin.mean_loss:.3g} %)."
+        f"average over patients who have it, with confidence 90 % (calibrated on 40 cases of 40 patients, clean "
+        f"images; there it was {100 * margin.mean_loss:.3g} %)."
     )
     assert said[-1] == (
         "disc: a Dice lies in its interval in 80 % of cases (calibrated on 40 cases of 40 patients, clean images)."
