@@ -96,17 +96,21 @@ def half_inside(raw: bytes) -> bytes:
 
 
 def markdown(rows: list[list[str]]) -> str:
-    head = ["in the folder", "images", *(f"{verdict}ed" for verdict in VERDICTS)]
+    head = ["in the folder", "images", "by checks", *(f"{verdict}ed" for verdict in VERDICTS), "by which checks"]
     lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def table(qa: Path, names: dict[str, list[str]]) -> str:
-    verdicts = pd.read_csv(qa).set_index("case")["verdict"]
+    """What became of each kind; "by checks": a check of the image alone said review or reject."""
+    found = pd.read_csv(qa).set_index("case")
+    checks = found.filter(like="check: ").isin(["review", "reject"])
     rows = []
     for what, of_kind in names.items():
-        found = verdicts.loc[of_kind]
-        rows.append([what, str(len(found)), *(str(int((found == verdict).sum())) for verdict in VERDICTS)])
+        verdicts, by = found.loc[of_kind, "verdict"], checks.loc[of_kind]
+        counted = [str(int((verdicts == verdict).sum())) for verdict in VERDICTS]
+        which = ", ".join(f"{name.removeprefix('check: ')} {n}" for name, n in by.sum().items() if n)
+        rows.append([what, str(len(of_kind)), str(int(by.any(axis=1).sum())), *counted, which])
     return markdown(rows)
 
 

@@ -3,9 +3,9 @@
     python benchmarks/uncertainty.py volume [--shape 300 512 512] [--members 3] [--heads 2 5]
     python benchmarks/uncertainty.py sweep -d DATASET -c CONFIGURATION -tr TRAINER TRAINER [...] [--cases N]
 
-`volume` makes up members (a ball whose border each sees elsewhere), one at a time, as a sweep makes them; the peak is
-the process's, less what it had before. `sweep` runs the real command, each in a process of its own, over the first N
-test cases at two levels of noise.
+`volume` predicts with networks of a single 1x1x1 convolution through the sliding window (tiles of 128^3, no mirroring),
+tells them apart, and makes maps and scores as a sweep does; the peak is the process's, less what it had with the image.
+`sweep` runs the real command, each in a process of its own, over the first N test cases at two levels of noise.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 COMMANDS = {
     "plain": [],
@@ -32,39 +33,44 @@ COMMANDS = {
 }
 
 
-def made_up(shape: tuple[int, int, int], n_members: int, n_heads: int) -> Iterator[np.ndarray]:
-    axes = np.ogrid[tuple(slice(-1, 1, complex(0, size)) for size in shape)]
-    away = np.sqrt(sum(axis.astype(np.float32) ** 2 for axis in axes)).astype(np.float32)
-    for number in range(n_members):
-        inside = 1 / (1 + np.exp((away - np.float32(0.5 + 0.05 * number)) * 40))
-        member = np.empty((n_heads, *shape), np.float32)
-        member[0] = 1 - inside
-        member[1:] = inside / (n_heads - 1)
-        del inside
-        yield member
+def probabilities(logits: Sequence[torch.Tensor]) -> Iterator[np.ndarray]:
+    """As `eval.members.Members` has them, but for nnU-Net's resampling, of which this image needs none."""
+    for member in logits:
+        yield torch.softmax(member.float(), 0).numpy()
 
 
 def volume(shape: tuple[int, int, int], n_members: int, n_heads: int) -> None:
     from nnunet_robust.eval.confidence.heads import Heads
     from nnunet_robust.eval.confidence.uncertainty import structure_scores, uncertainty
+    from nnunet_robust.eval.sliding_window import SlidingWindow
 
     heads = Heads({f"structure {label}": label for label in range(1, n_heads)})
+    torch.manual_seed(0)
+    networks = [torch.nn.Conv3d(1, n_heads, 1) for _ in range(n_members)]
+    axes = np.ogrid[tuple(slice(-1, 1, complex(0, size)) for size in shape)]
+    image = torch.from_numpy(sum(axis.astype(np.float32) ** 2 for axis in axes))[None]
+    window = SlidingWindow(networks, (128, 128, 128), None, n_heads, torch.device("cpu"), choices={"batch_size": 1})
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
-    found = uncertainty(made_up(shape, n_members, n_heads), heads)
-    maps = time.perf_counter()
-    structure_scores(found, heads, (1.0, 0.8, 0.8))
-    scores = time.perf_counter()
+    (found,) = window.members_many([image], ("folds",))
+    predicted = time.perf_counter()
+    peak_predicted = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+    maps = uncertainty(probabilities(found.members), heads)
+    mapped = time.perf_counter()
+    structure_scores(maps, heads, (1.0, 0.8, 0.8))
+    scored = time.perf_counter()
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
-    member = 4 * n_heads * np.prod(shape) / 2**30
+    held = sum(member.numel() * member.element_size() for member in (found.mean, *found.members)) / 2**30
     print(
-        f"| {'x'.join(map(str, shape))} | {n_members} | {n_heads} | {maps - start:.1f} s | {scores - maps:.1f} s "
-        f"| {member:.2f} GiB | {peak:.2f} GiB |"
+        f"| {'x'.join(map(str, shape))} | {n_members} | {n_heads} | {predicted - start:.0f} s "
+        f"| {mapped - predicted:.0f} s | {scored - mapped:.1f} s | {held:.2f} GiB | {peak_predicted:.2f} GiB "
+        f"| {peak:.2f} GiB |"
     )
 
 
 def volumes(arguments: argparse.Namespace) -> None:
-    print("| voxels | members | heads | maps | scores | one member | peak |\n|---|---|---|---|---|---|---|", flush=True)
+    print("| voxels | members | heads | window | maps | scores | logits held | peak, window | peak |", flush=True)
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
     for n_members in sorted({1, arguments.members}):
         for n_heads in arguments.heads:
             code = f"from uncertainty import volume; volume({tuple(arguments.shape)}, {n_members}, {n_heads})"

@@ -29,13 +29,22 @@ Device = Annotated[str | None, typer.Option("-device", help="cpu, cuda or mps; d
 Kind = Annotated[
     str, typer.Option("--kind", help="Inner and outer masks by a probability threshold, or by a margin in mm.")
 ]
+Calibrations = Annotated[  # `cli.expand_variadic` repeats the flag, as for a sweep: of one alone the last would count
+    list[Path] | None, typer.Option("--calibration", metavar="FILE", help="What nnunet-robust calibrate has written.")
+]
 DiceLimits = Annotated[
-    tuple[float, float],
-    typer.Option("--dice-limits", help="Review, and reject, where the Dice may be below."),
+    tuple[float, float] | None,
+    typer.Option(
+        "--dice-limits",
+        help="Review, and reject, where the Dice may be below; default: where it is lower than the calibration's.",
+    ),
 ]
 ShareLimits = Annotated[
-    tuple[float, float],
-    typer.Option("--share-limits", help="Review, and reject, where more of the outer mask is not in the inner one."),
+    tuple[float, float] | None,
+    typer.Option(
+        "--share-limits",
+        help="Review, and reject, where more of the outer mask is not in the inner one; default: not judged.",
+    ),
 ]
 
 _T = TypeVar("_T")
@@ -86,6 +95,8 @@ def calibrate(
 
     if output.suffix != ".json" or output.is_dir():
         raise UserError(f"-o {output}: name the file that the calibration goes into, such as calibration.json")
+    if labels and len(labels) > 1:
+        raise UserError(f"-l names {len(labels)} folders: a calibration is on one reference, name it alone")
     name = None if dataset is None else dataset_name(dataset)
     _check_one(models, trainers)
     parameters = SweepParameters(
@@ -120,8 +131,8 @@ def calibrate(
 @care.command()
 def apply(
     images: Images,
-    calibration: Annotated[Path, typer.Option("--calibration", help="What nnunet-robust calibrate has written.")],
     output: Annotated[Path, typer.Option("-o", help="Folder of the masks and ratings.")],
+    calibrations: Calibrations = None,
     models: Models = None,
     dataset: Dataset = None,
     configuration: Configuration = "2d",
@@ -129,8 +140,8 @@ def apply(
     plans: Plans = "nnUNetPlans",
     checkpoint: Checkpoint = "checkpoint_final.pth",
     kind: Kind = "threshold",
-    dice_limits: DiceLimits = (0.8, 0.5),
-    share_limits: ShareLimits = (0.5, 0.8),
+    dice_limits: DiceLimits = None,
+    share_limits: ShareLimits = None,
     maps: Annotated[bool, typer.Option("--maps", help="Entropy, mutual information and probabilities, too.")] = False,
     device: Device = None,
 ) -> None:
@@ -138,15 +149,19 @@ def apply(
     from nnunet_robust.eval.bounds.applying import apply_calibration
     from nnunet_robust.eval.bounds.assess import Assessor, load_calibrated
     from nnunet_robust.eval.bounds.calibration_file import read_calibration
-    from nnunet_robust.eval.bounds.rating import rules_with
+    from nnunet_robust.eval.bounds.limits import check_limits
     from nnunet_robust.eval.parameters import device_of, use_nnunets_threads
 
-    rules = rules_with(dice_limits, share_limits)
+    calibration = _one_calibration(calibrations)
+    if calibration is None:
+        raise UserError("no calibration: give --calibration FILE, which nnunet-robust calibrate has written")
+    check_limits(dice_limits, share_limits)
     known = read_calibration(calibration)
     where = device_of(device)
     use_nnunets_threads(where)
     folder = _model_folder(models, dataset, trainers, plans, configuration)
-    assessor = Assessor(load_calibrated(folder, checkpoint, where, known), known, kind, rules)  # type: ignore[arg-type]
+    predictor = load_calibrated(folder, checkpoint, where, known)
+    assessor = Assessor(predictor, known, kind, dice_limits, share_limits)  # type: ignore[arg-type]
     found, _ = _images(images, assessor)
     failed = apply_calibration(
         assessor, known, calibration, found, output, kind=kind, maps=maps, track=_bar("segmenting")
@@ -162,9 +177,7 @@ def apply(
 def qa(
     images: Images,
     output: Annotated[Path, typer.Option("-o", help="Folder of qa.csv and qa.html.")],
-    calibration: Annotated[
-        Path | None, typer.Option("--calibration", help="What calibrate has written; without it: checks alone.")
-    ] = None,
+    calibrations: Calibrations = None,
     models: Models = None,
     dataset: Dataset = None,
     configuration: Configuration = "2d",
@@ -172,21 +185,24 @@ def qa(
     plans: Plans = "nnUNetPlans",
     checkpoint: Checkpoint = "checkpoint_final.pth",
     kind: Kind = "threshold",
-    dice_limits: DiceLimits = (0.8, 0.5),
-    share_limits: ShareLimits = (0.5, 0.8),
+    dice_limits: DiceLimits = None,
+    share_limits: ShareLimits = None,
     device: Device = None,
 ) -> None:
     """Accept, review or reject each image of a folder, and why; exit code 3 unless all are accepted."""
     from nnunet_robust.eval.bounds.assess import Assessor, load_calibrated
     from nnunet_robust.eval.bounds.calibration_file import read_calibration
+    from nnunet_robust.eval.bounds.limits import check_limits
     from nnunet_robust.eval.bounds.predictor import Predictor
     from nnunet_robust.eval.bounds.qa import assess_folder, counts, write_csv
     from nnunet_robust.eval.bounds.qa_page import UNCALIBRATED, printed_table, write_page
-    from nnunet_robust.eval.bounds.rating import rules_with
     from nnunet_robust.eval.models import load_model
     from nnunet_robust.eval.parameters import device_of, use_nnunets_threads
 
-    rules = rules_with(dice_limits, share_limits)
+    calibration = _one_calibration(calibrations)
+    if calibration is None and (dice_limits or share_limits):
+        raise UserError("--dice-limits and --share-limits need a --calibration: without one there is no such number")
+    check_limits(dice_limits, share_limits)
     known = None if calibration is None else read_calibration(calibration)
     where = device_of(device)
     use_nnunets_threads(where)
@@ -196,7 +212,7 @@ def qa(
         predictor = Predictor(model, ("folds", "mirroring"), "exact")
     else:
         predictor = load_calibrated(folder, checkpoint, where, known)
-    assessor = Assessor(predictor, known, kind, rules)  # type: ignore[arg-type]
+    assessor = Assessor(predictor, known, kind, dice_limits, share_limits)  # type: ignore[arg-type]
     found, ignored = _images(images, assessor)
     rows = assess_folder(assessor, found, _bar("assessing"))
     write_csv(output / "qa.csv", rows)
@@ -215,6 +231,12 @@ def _check_one(models: Sequence[Path] | None, trainers: Sequence[str] | None) ->
     named = [*map(str, models or ()), *(trainers or ())]
     if len(named) > 1:
         raise UserError(f"{len(named)} models are named ({', '.join(named)}): a calibration is of one, name it alone")
+
+
+def _one_calibration(files: Sequence[Path] | None) -> Path | None:
+    if files and len(files) > 1:
+        raise UserError(f"{len(files)} calibrations are named ({', '.join(map(str, files))}): name the model's alone")
+    return files[0] if files else None
 
 
 def _model_folder(

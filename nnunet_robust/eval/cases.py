@@ -23,7 +23,7 @@ REFERENCES: dict[str, Callable[[Mapping[str, np.ndarray]], np.ndarray]] = {
     "majority": majority,
     "staple": staple,
 }
-"""What the metrics compare with where several experts have drawn a case."""
+"""What the metrics compare with where several experts have drawn a case; the ignore label votes as any other."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class CaseFiles:
         patient: the patient it is of; cases of one patient are not independent.
         images: a file per channel, in order.
         label: the reference segmentation.
-        experts: where several have drawn the case, a file of each, in order; the first is `label`.
+        experts: where several have drawn the case, the name and the file of each, in order; the first is `label`.
         reference: what is made of them, a key of `REFERENCES`.
     """
 
@@ -43,13 +43,13 @@ class CaseFiles:
     patient: str
     images: tuple[Path, ...]
     label: Path
-    experts: tuple[Path, ...] = ()
+    experts: tuple[tuple[str, Path], ...] = ()
     reference: str = "first"
 
     @property
     def labels(self) -> tuple[Path, ...]:
         """Every file that its reference is made of, or set against."""
-        return self.experts or (self.label,)
+        return tuple(path for _, path in self.experts) or (self.label,)
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,11 @@ def drawn_by_experts(cases: Sequence[CaseFiles], folders: Sequence[Path], refere
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"two folders of labels are called {twice[0]}: their names name the experts, give others")
     return [
-        replace(case, experts=tuple(folder / case.label.name for folder in folders), reference=reference)
+        replace(
+            case,
+            experts=tuple((name, folder / case.label.name) for name, folder in zip(names, folders, strict=True)),
+            reference=reference,
+        )
         for case in cases
     ]
 
@@ -169,6 +173,11 @@ def _patients(raw: Path) -> dict[str, str]:
     return json.loads(file.read_text()).get("nnunet_robust", {}).get("patients", {}) if file.is_file() else {}
 
 
+def digest_of_images(digest: str, channels: int) -> str:
+    """Of a case's digest (`sweep.sha256_of_case`) the part that is its images', whatever its labels."""
+    return "-".join(digest.split("-")[:channels])
+
+
 def _check_present(case: CaseFiles) -> None:
     for path in case.images:
         if not path.is_file():
@@ -203,12 +212,12 @@ def load_case(case: CaseFiles, reader: BaseReaderWriter, channels: int, labels: 
         raise UserError(f"case {case.name!r}: the image has voxels that are NaN or infinite: mend or remove it")
     for path, label in zip(case.labels, drawn, strict=True):
         _check_label(case, path, label, image.shape[1:], labels)
-    experts = {
-        path.resolve().parent.name: label[0].astype(np.int32) for path, label in zip(case.labels, drawn, strict=True)
-    }
+    found = [label[0].astype(np.int32) for label in drawn]
+    if not case.experts:
+        return LoadedCase(image.astype(np.float32, copy=False), found[0], properties, {})
+    experts = {name: label for (name, _), label in zip(case.experts, found, strict=True)}
     reference = REFERENCES[case.reference](experts)
-    several = experts if len(experts) > 1 else {}
-    return LoadedCase(image.astype(np.float32, copy=False), reference, properties, several)
+    return LoadedCase(image.astype(np.float32, copy=False), reference, properties, experts)
 
 
 def _check_label(

@@ -33,6 +33,7 @@ from nnunet_robust.files import clean_up
 
 _IMAGES_AT_ONCE = 16
 _VALUES_AT_ONCE = 1 << 22  # of preprocessed images that go through the network together
+_VALUES_WAITING = 1 << 28  # of logits that wait to be stored, for each of the networks' outputs
 _POLL_SECONDS = 1.0  # while other processes have all that is left
 
 
@@ -115,6 +116,7 @@ class Engine:
         self._expected: dict[Unit, int] = {}
         self._total = 0
         self._values: int | None = None
+        self._members = max(window.n_members(run.members_by) for window in run.windows.values())
 
     def __enter__(self) -> Engine:
         return self
@@ -163,7 +165,14 @@ class Engine:
         self._settle_all_but(0)
 
     def _at_once(self) -> int:
-        return min(_IMAGES_AT_ONCE, max(1, _VALUES_AT_ONCE // self._values)) if self._values else 1
+        return min(_IMAGES_AT_ONCE, max(1, _VALUES_AT_ONCE // (self._values * self._members))) if self._values else 1
+
+    def _waiting(self) -> int:
+        """How many predictions may wait to be stored: fewer where their members fill the memory."""
+        if not self._workers:
+            return 0
+        most = self._at_once() + self._workers
+        return max(1, min(most, _VALUES_WAITING // (self._values * self._members))) if self._values else most
 
     def _look_at_size(self, job: _Job) -> None:
         if job.prepared.exception() is None:
@@ -240,20 +249,22 @@ class Engine:
         kept: dict[tuple[_Job, str], _Output | Exception] = {}
         for model in self._run.models:
             wanted = [(job, *prepared.data[model.preprocessing]) for job, prepared in ready if model in job.networks]
-            outputs = self._logits(model, [data for _, data, _ in wanted]) if wanted else []
+            # An ensemble takes a model's mean: its members are told apart for its own rows only.
+            by = self._run.members_by if any(model in job.arms for job, _, _ in wanted) else ()
+            outputs = self._logits(model, [data for _, data, _ in wanted], by) if wanted else []
             for (job, _, properties), logits in zip(wanted, outputs, strict=True):
                 output = logits if isinstance(logits, Exception) else _Output(model, logits, properties)
                 if model in job.arms:
                     self._pass_on(job, model, [output], None)
                 if any(isinstance(arm, Ensemble) and model in arm.models for arm in job.arms):
-                    kept[job, model.key] = output
+                    kept[job, model.key] = _without_members(output)
             del outputs
-            self._settle_all_but(self._at_once() + self._workers if self._workers else 0)
+            self._settle_all_but(self._waiting())
         for ensemble in self._run.ensembles:
             for job, prepared in ready:
                 if ensemble in job.arms:
                     self._pass_on(job, ensemble, [kept[job, m.key] for m in ensemble.models], prepared.image)
-            self._settle_all_but(self._at_once() + self._workers if self._workers else 0)
+            self._settle_all_but(self._waiting())
 
     def _pass_on(self, job: _Job, arm: Arm, outputs: Sequence[_Output | Exception], image: torch.Tensor | None) -> None:
         """Have a prediction stored, or its failure."""
@@ -263,13 +274,13 @@ class Engine:
         else:
             self._behind.append((job, arm, self._pool.submit(self._finish, job, arm, made, image)))
 
-    def _logits(self, model: Model, images: list[torch.Tensor]) -> list[Logits | Exception]:
+    def _logits(self, model: Model, images: list[torch.Tensor], by: Sequence[str]) -> list[Logits | Exception]:
         try:
-            return list(self._run.windows[model.key].members_many(images, self._run.members_by))
+            return list(self._run.windows[model.key].members_many(images, by))
         except Exception as error:
             if len(images) == 1:
                 return [error]
-        return [logits for image in images for logits in self._logits(model, [image])]
+        return [logits for image in images for logits in self._logits(model, [image], by)]
 
     def _finish(self, job: _Job, arm: Arm, outputs: Sequence[_Output], image: torch.Tensor | None) -> None:
         """Store a prediction: files first, the rows that call it finished last."""
@@ -297,11 +308,11 @@ class Engine:
         fixed = {"dataset": run.dataset, **arm.arm, "patient": scene.files.patient, "case": unit.case}
         if found is not None:
             binned = reliability_rows(prediction, scene)
-            run.reliability(arm.key, unit.perturbation, unit.case).add(condition, [{**fixed, **row} for row in binned])
+            job.work.reliability[arm.key].add(condition, [{**fixed, **row} for row in binned])
         if arm.key in run.promises:
             kept = run.promises[arm.key].rows(prediction, sure, scene)
             rows = [{**fixed, **row, "dice": metrics[row["label"]].dice} for row in kept]
-            run.bounds(arm.key, unit.perturbation, unit.case).add(condition, rows)
+            job.work.bounds[arm.key].add(condition, rows)
         rows = [{**fixed, "label": label, **asdict(values), **scores[label]} for label, values in metrics.items()]
         job.work.results[arm.key].add(condition, rows)
 
@@ -346,6 +357,10 @@ class Engine:
             return
         record(self._run.output, work.unit.case, work.unit.perturbation, work.failures)
         self._claims.release(work.unit)
+
+
+def _without_members(output: _Output | Exception) -> _Output | Exception:
+    return output if isinstance(output, Exception) else output._replace(logits=Logits(output.logits.mean))
 
 
 def _save_prediction(path: Path, model: Model, scene: Scene, labels: np.ndarray) -> None:

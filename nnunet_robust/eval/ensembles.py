@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from nnunet_robust.digest import sha256
 from nnunet_robust.errors import UserError
+from nnunet_robust.eval.cases import digest_of_images
 from nnunet_robust.eval.complexity import SWEEP_SLICES, ComplexityMeter
 from nnunet_robust.eval.confidence.heads import Heads
 from nnunet_robust.eval.confidence.uncertainty import BAND_MM, Uncertainty, neighbourhood, uncertainty
@@ -112,7 +114,8 @@ def make_ensembles(
     names: Sequence[str],
     weighting: str,
     origin: Path | None,
-    cases: Mapping[str, str | None],
+    identity: Mapping[str, Any],
+    digests: Sequence[Mapping[str, str | None]],
 ) -> list[Ensemble]:
     """The ensemble that a sweep was asked for, if any.
 
@@ -122,7 +125,8 @@ def make_ensembles(
         weighting: one of `WEIGHTINGS`.
         origin: for weights by complexity, the folder of an earlier sweep of the same models, with their uniform
             ensemble, over other cases.
-        cases: of this sweep, name -> digest.
+        identity: of this sweep, as the manifest has it.
+        digests: of its cases, name -> digest, and those of each test set of a series.
 
     Raises:
         UserError: a name that is no model's, an unknown weighting, or an origin that is missing, not needed, of other
@@ -143,7 +147,10 @@ def make_ensembles(
     unknown = [name for name in names if name not in known and name != ALL]
     if unknown:
         raise UserError(f"--ensemble {unknown[0]}: not a model of this sweep, which has {', '.join(sorted(known))}")
-    chosen = tuple(model for model in models if ALL in names or model.trainer in names)
+    # In one order, however they were named: it is one ensemble.
+    chosen = tuple(sorted((m for m in models if ALL in names or m.trainer in names), key=lambda model: model.key))
+    if len({model.folder for model in chosen}) < len(chosen):
+        raise UserError("--ensemble with several --tile-size would mix them: sweep one tile size at a time")
     if any(model.heads != chosen[0].heads for model in chosen):
         raise UserError(
             "--ensemble: the models' outputs stand for different labels (regions_class_order): none is made"
@@ -151,34 +158,48 @@ def make_ensembles(
     ensemble = Ensemble(chosen)
     if origin is None:
         return [Ensemble(chosen, weighting)]
-    return [Ensemble(chosen, weighting, *_learned(origin, ensemble, cases))]
+    return [Ensemble(chosen, weighting, *_learned(origin, ensemble, identity, digests))]
 
 
-def _learned(origin: Path, ensemble: Ensemble, cases: Mapping[str, str | None]) -> tuple[CompetenceCurve, str]:
+def _learned(
+    origin: Path, ensemble: Ensemble, identity: Mapping[str, Any], digests: Sequence[Mapping[str, str | None]]
+) -> tuple[CompetenceCurve, str]:
     """The members' curve from an earlier sweep, and its results' digest."""
     manifest_file, table = origin / "manifest.json", origin / "results.csv"
     if not manifest_file.is_file() or not table.is_file():
         raise UserError(f"--weights-from {origin}: not the folder of a finished sweep")
-    manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
-    entries = manifest.get("models", {})
+    try:
+        manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
+        entries, before = manifest["models"], manifest["identity"]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise UserError(f"--weights-from {origin}: {manifest_file.name} is not a sweep's ({error!r})") from error
+    for name in ("mirroring", "precision", "checkpoint"):
+        if before.get(name) != identity[name]:
+            raise UserError(
+                f"--weights-from {origin}: its {name} was {before.get(name)!r}, here it is {identity[name]!r}: "
+                f"predict the calibration cases as these"
+            )
     wanted = {**{model.key: model.checkpoints for model in ensemble.models}, ensemble.key: ensemble.checkpoints}
     for key, checkpoints in wanted.items():
         if key not in entries:
             raise UserError(f"--weights-from {origin}: it has no {key}; sweep there with --ensemble of the same models")
         if entries[key]["checkpoints"] != checkpoints:
             raise UserError(f"--weights-from {origin}: {key} has other checkpoints there: sweep it again")
-    digests = set(cases.values()) - {None}
-    both = [name for name, digest in manifest["identity"]["cases"].items() if digest in digests]
+    channels = ensemble.models[0].channels
+    images = {digest_of_images(d, channels) for of_set in digests for d in of_set.values() if d}
+    both = [name for name, digest in before["cases"].items() if digest and digest_of_images(digest, channels) in images]
     if both:
         raise UserError(
             f"--weights-from {origin}: case {both[0]!r} is of this sweep too: weights that have seen its reference "
             f"would flatter the ensemble; take other cases"
         )
     rows = load_results(table)
-    arms = rows[list(ARM)].apply(lambda row: arm_key(**row), axis=1)
+    arms = rows[list(ARM)].drop_duplicates()
+    arms["key"] = [arm_key(**arm) for arm in arms.to_dict("records")]
+    of_arm = dict(list(rows.merge(arms, on=list(ARM)).groupby("key")))
     image = ["patient", "case", "perturbation", "level", "replicate"]
-    dice = {key: rows[arms == key].groupby(image)["dice"].mean() for key in wanted}
-    divergence = pd.to_numeric(rows.loc[arms == ensemble.key].groupby(image)["predicted_divergence_bits"].first())
+    dice = {key: of_arm[key].groupby(image)["dice"].mean() for key in wanted}
+    divergence = pd.to_numeric(of_arm[ensemble.key].groupby(image)["predicted_divergence_bits"].first())
     together = pd.DataFrame({**dice, "": divergence}).dropna(subset=list(wanted))
     curve = CompetenceCurve.fit(
         together[""].to_numpy(float),

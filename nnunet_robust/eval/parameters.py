@@ -172,10 +172,14 @@ def cases_of(parameters: SweepParameters, dataset: str | None, models: list[Mode
     shared = _interface(models[0])
     if (parameters.images is None) == bool(parameters.labels):
         raise UserError("images (-i) and labels (-l) go together: give both or neither")
+    several = len(parameters.labels) > 1
+    if parameters.reference != "first" and not several:
+        raise UserError(f"--reference {parameters.reference} is of several experts: give a folder of each with -l")
+    if several and parameters.series is not None:
+        raise UserError("--series has one label for each image: sweep it apart from several experts (-l A B)")
     if parameters.images is not None:
         first = parameters.labels[0]
         cases = cases_of_folders(parameters.images, first, shared["file ending"], shared["channels"], complete=False)
-        several = len(parameters.labels) > 1
         return drawn_by_experts(cases, parameters.labels, parameters.reference) if several else cases
     if dataset is None:
         raise UserError("no images: give a dataset with -d, or folders with -i and -l")

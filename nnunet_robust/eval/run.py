@@ -72,6 +72,10 @@ class Run:
         """All that are compared."""
         return [*self.models, *self.ensembles]
 
+    def scores(self, arm: Arm) -> bool:
+        """Whether an arm's members are told apart."""
+        return bool(self.members_by) or isinstance(arm, Ensemble)
+
     def inputs(self, perturbation: str, case: str) -> Part:
         """The rows of `inputs.csv` of a unit."""
         return Part(self.output / "parts" / "inputs" / perturbation / f"{case}.csv", INPUT_COLUMNS)
@@ -114,6 +118,8 @@ class Work:
         unit: which.
         inputs: its rows in `inputs.csv`.
         results: arm's key -> its rows in `results.csv`.
+        reliability: the same in `reliability.csv`, of arms whose members are told apart.
+        bounds: the same in `bounds.csv`, of models that are calibrated.
         todo: condition -> the arms that lack it.
         left: predictions that are neither made nor failed.
         failures: what failed.
@@ -123,6 +129,8 @@ class Work:
     unit: Unit
     inputs: Part
     results: dict[str, Part]
+    reliability: dict[str, Part]
+    bounds: dict[str, Part]
     todo: dict[Condition, list[Arm]]
     left: int
     failures: list[Failure] = field(default_factory=list)
@@ -134,13 +142,15 @@ def work_on(run: Run, unit: Unit) -> Work:
     inputs = run.inputs(unit.perturbation, unit.case)
     results = {arm.key: run.results(arm.key, unit.perturbation, unit.case) for arm in run.arms}
 
+    scored = [arm.key for arm in run.arms if run.scores(arm)]
+    reliability = {key: run.reliability(key, unit.perturbation, unit.case) for key in scored}
     bounds = {key: run.bounds(key, unit.perturbation, unit.case) for key in run.promises}
 
     def finished(arm: Arm, condition: Condition) -> bool:
         files = []
         if run.save_predictions:
             files.append(run.prediction_file(arm.key, unit.case, condition))
-        if run.save_maps and (run.members_by or isinstance(arm, Ensemble)):
+        if run.save_maps and run.scores(arm):
             files += [run.map_file(arm.key, unit.case, condition, name) for name in MAPS]
         if run.pictured(unit.case, condition):
             name = condition.name + ".png"
@@ -150,4 +160,4 @@ def work_on(run: Run, unit: Unit) -> Work:
         return done and all(file.is_file() for file in files)
 
     todo = {c: arms for c, _ in unit.images if (arms := [arm for arm in run.arms if not finished(arm, c)])}
-    return Work(unit, inputs, results, todo, sum(map(len, todo.values())))
+    return Work(unit, inputs, results, reliability, bounds, todo, sum(map(len, todo.values())))

@@ -41,7 +41,11 @@ def scores_of(prediction: Prediction, sure: Mapping[str, StructureScores], scene
         for row in rows.values():
             row |= {"predicted_divergence_bits": cell(prediction.divergence_bits), "weights": weights}
     if scene.experts:
-        for name, agreement in expert_agreement(scene.experts, dict(heads.labels), prediction.labels).items():
+        # What the reference says nothing of counts for nobody.
+        hidden = scene.label == scene.ignore_label
+        experts = {name: np.where(hidden, 0, labels) for name, labels in scene.experts.items()}
+        agreements = expert_agreement(experts, dict(heads.labels), np.where(hidden, 0, prediction.labels))
+        for name, agreement in agreements.items():
             rows[name] |= {
                 "expert_agreement": agreement.mean_pairwise,
                 "model_expert_dice": agreement.model_mean,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
@@ -125,6 +126,11 @@ class SlidingWindow:
         """What was chosen, for the manifest; empty before the first image."""
         return asdict(self._choices) if self._choices else {}
 
+    def n_members(self, by: Collection[str]) -> int:
+        """How many members `members_many` tells apart; 1 where it tells none."""
+        counts = {"folds": len(self._networks), "mirroring": len(self._mirrors)}
+        return math.prod(counts[name] for name in by)
+
     def logits(self, data: torch.Tensor) -> torch.Tensor:
         """The logits of one preprocessed image.
 
@@ -164,8 +170,9 @@ class SlidingWindow:
                     raise
                 if self._choices is None or self._choices.results_device == "cpu":
                     raise UserError(
-                        f"a single tile of {'x'.join(map(str, self._patch_size))} voxels does not fit into the memory "
-                        f"of {self._device}: take a device with more"
+                        f"a single tile of {'x'.join(map(str, self._patch_size))} voxels"
+                        f"{', or the logits of all members,' if by else ''} does not fit into the memory of "
+                        f"{self._device}: take a device with more{', or fewer members' if by else ''}"
                     ) from error
             empty_cache(self._device)
             self._choices = replace(self._choices, results_device="cpu")

@@ -98,6 +98,8 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
     workers = workers_of(parameters.workers, device)
     shard((), parameters.shard)
     by = members_by(parameters.uncertainty or members_calibrated(parameters.calibrations))
+    if parameters.save_uncertainty and not (by or parameters.ensemble):
+        raise UserError("--save-uncertainty keeps maps of members: tell them apart with --uncertainty, or --ensemble")
     use_nnunets_threads(device)
     name = None if parameters.dataset is None else dataset_name(parameters.dataset)
     models = models_of(parameters, name, device)
@@ -115,11 +117,13 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
         "reference": cases[0].reference if cases[0].experts else None,
         "cases": {case.name: _digest(case) for case in cases},
     }
+    every = [identity["cases"], *digests]
+    patients = {case.name: case.patient for of_set in (cases, *(of_set for _, of_set in series)) for case in of_set}
     ensembles = make_ensembles(
-        models, parameters.ensemble, parameters.weights, parameters.weights_from, identity["cases"]
+        models, parameters.ensemble, parameters.weights, parameters.weights_from, identity, every
     )
     arms: list[Arm] = [*models, *ensembles]
-    promises = read_promises(parameters.calibrations, models, by, parameters.precision, identity["cases"])
+    promises = read_promises(parameters.calibrations, models, by, parameters.precision, every, patients)
     manifest_file = parameters.output / "manifest.json"
 
     def known() -> dict[str, Any]:
@@ -219,7 +223,7 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
 
 def _only_pictures_missing(run: Run, unit: Unit) -> bool:
     work = work_on(run, unit)
-    parts = [work.inputs, *work.results.values()]
+    parts = [work.inputs, *work.results.values(), *work.bounds.values()]
     return work.left > 0 and all(condition in part.rows for condition, _ in unit.images for part in parts)
 
 

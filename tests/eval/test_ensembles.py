@@ -154,7 +154,8 @@ def test_weights_by_confidence_are_those_of_a_direct_computation(seen) -> None:
 def test_an_ensemble_stands_beside_its_members_and_changes_nothing_of_theirs(
     parameters: SweepParameters, texture_models: tuple[str, str]
 ) -> None:
-    together = replace(parameters, output=parameters.output.with_name("together"))
+    turned = tuple(reversed(parameters.trainers))  # however they are named, it is one ensemble
+    together = replace(parameters, output=parameters.output.with_name("together"), trainers=turned)
     run_sweep(together, Silent())
     alone = replace(parameters, ensemble=())
     run_sweep(alone, Silent())
@@ -166,7 +167,7 @@ def test_an_ensemble_stands_beside_its_members_and_changes_nothing_of_theirs(
     both = table(parameters.output)
     of_ensemble = both["model"].str.startswith("ensemble_uniform(")
     pd.testing.assert_frame_equal(both[~of_ensemble].reset_index(drop=True), members, check_dtype=False)
-    assert set(both.loc[of_ensemble, "model"]) == {f"ensemble_uniform({'+'.join(texture_models)})"}
+    assert set(both.loc[of_ensemble, "model"]) == {f"ensemble_uniform({'+'.join(sorted(texture_models))})"}
     assert set(both.loc[of_ensemble, "weights"]) == {"0.5 0.5"} and (both.loc[of_ensemble, "n_members"] == 2).all()
     assert both.loc[~of_ensemble, list(SCORES)].isna().all(axis=None)
     entry = json.loads((parameters.output / "manifest.json").read_text())["models"]
@@ -209,7 +210,7 @@ def test_weights_by_complexity_are_learned_from_other_cases(
     ensemble = next(name for name in wide if name.startswith("ensemble"))
     divergence = seen[seen["model"] == ensemble].set_index(image)["predicted_divergence_bits"].reindex(wide.index)
     expected = CompetenceCurve.fit(
-        divergence.to_numpy(), wide[list(parameters.trainers)].to_numpy(), wide.index.get_level_values(0).tolist()
+        divergence.to_numpy(), wide[sorted(parameters.trainers)].to_numpy(), wide.index.get_level_values(0).tolist()
     )
     rows = found[found["model"].str.startswith("ensemble_complexity(")]
     assert len(rows) == 3 * 2
@@ -221,15 +222,19 @@ def test_weights_by_complexity_are_learned_from_other_cases(
     same = replace(learned, output=tmp_path / "same", weights="complexity", weights_from=learned.output)
     with pytest.raises(UserError, match=r"weights-from .*learned: case '.*' is of this sweep too"):
         run_sweep(same, Silent())
+    mirrored = replace(by_complexity, output=tmp_path / "mirrored", mirroring=True)
+    with pytest.raises(UserError, match="its mirroring was False, here it is True"):
+        run_sweep(mirrored, Silent())
     single = replace(by_complexity, output=tmp_path / "single", trainers=parameters.trainers[:1])
     with pytest.raises(UserError, match="it has no ensemble_uniform"):
         run_sweep(single, Silent())
     manifest = json.loads((learned.output / "manifest.json").read_text())
     for entry in manifest["models"].values():
         entry["checkpoints"] = dict.fromkeys(entry["checkpoints"], "0" * 64)
-    (learned.output / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="has other checkpoints there"):
-        run_sweep(replace(by_complexity, output=tmp_path / "other"), Silent())
+    for text, says in ((json.dumps(manifest), "has other checkpoints there"), ("{", "manifest.json is not a sweep's")):
+        (learned.output / "manifest.json").write_text(text)
+        with pytest.raises(UserError, match=says):
+            run_sweep(replace(by_complexity, output=tmp_path / "other"), Silent())
 
 
 @pytest.mark.parametrize(
@@ -240,6 +245,7 @@ def test_weights_by_complexity_are_learned_from_other_cases(
         ({"ensemble": (), "weights": "confidence"}, "--weights confidence needs an ensemble"),
         ({"weights": "complexity"}, "--weights complexity and --weights-from OUT go together"),
         ({"weights_from": Path("x")}, "go together"),
+        ({"tile_sizes": ["32", "64"]}, "--ensemble with several --tile-size would mix them"),
         ({"weights": "complexity", "weights_from": Path("x")}, "--weights-from x: not the folder of a finished sweep"),
     ],
 )

@@ -20,6 +20,7 @@ from nnunet_robust.eval import precision
 from nnunet_robust.eval.confidence.expert_variability import majority, staple
 from nnunet_robust.eval.results import SCORES
 from nnunet_robust.eval.sweep import SweepParameters, run_sweep
+from tests.conftest import train
 from tests.eval.test_ensembles import probabilities, table
 from tests.eval.test_sweep import Silent, read
 
@@ -88,9 +89,13 @@ def test_a_single_member_is_scored_as_by_hand(
 
 
 def test_scores_do_not_depend_on_threads_or_kills(parameters: SweepParameters) -> None:
-    scored = replace(parameters, uncertainty=["mirroring", "folds"], save_uncertainty=True, ensemble=["all"])
+    levels = {"gaussian_noise": (0.05, 0.1, 0.2, 0.3)}  # that threads store into one file
+    scored = replace(
+        parameters, conditions=levels, uncertainty=["mirroring", "folds"], save_uncertainty=True, ensemble=["all"]
+    )
     run_sweep(replace(scored, workers=0), Silent())
     before = {name: (parameters.output / name).read_bytes() for name in ("results.csv", "reliability.csv")}
+    assert len(pd.read_csv(parameters.output / "reliability.csv")) == 2 * 2 * 3 * 5  # arms, rows, cases, conditions
     assert json.loads((parameters.output / "manifest.json").read_text())["identity"]["members_by"] == [
         "folds", "mirroring"
     ]  # fmt: skip
@@ -116,7 +121,10 @@ def drawn(parameters: SweepParameters, textures: str, nnunet: Path, tmp_path: Pa
     }.items():
         (tmp_path / expert).mkdir()
         for path in (raw / "labelsTs").iterdir():
-            Image.fromarray(change(np.asarray(Image.open(path)))).save(tmp_path / expert / path.name)
+            stored = tmp_path / "store" / f"{expert}_{path.name}"  # behind links, as some stores have it
+            stored.parent.mkdir(exist_ok=True)
+            Image.fromarray(change(np.asarray(Image.open(path)))).save(stored)
+            (tmp_path / expert / path.name).symlink_to(stored)
     folders = [tmp_path / expert for expert in ("anna", "ben", "chris")]
     return replace(parameters, images=raw / "imagesTs", labels=folders, conditions={})
 
@@ -151,6 +159,8 @@ def test_bad_experts_are_one_line(drawn: SweepParameters, tmp_path: Path) -> Non
         ({"reference": "best"}, "--reference best: take one of first, majority, staple"),
         ({"labels": [*drawn.labels, tmp_path / "dora"]}, "no folder .*dora: give existing folders with -l"),
         ({"labels": [drawn.labels[0], drawn.labels[0]]}, "two folders of labels are called anna"),
+        ({"labels": drawn.labels[:1], "reference": "majority"}, "--reference majority is of several experts"),
+        ({"save_uncertainty": True}, "--save-uncertainty keeps maps of members"),
         ({"uncertainty": ["seeds"]}, "members by 'seeds': take folds or mirroring, or both"),
     ):
         with pytest.raises(UserError, match=says):
@@ -160,3 +170,42 @@ def test_bad_experts_are_one_line(drawn: SweepParameters, tmp_path: Path) -> Non
     assert failure.case == NAMES[1] and "ben" in failure.reason and "is missing" in failure.reason
     shutil.copy(drawn.labels[0] / f"{NAMES[1]}.png", drawn.labels[1])
     assert not run_sweep(drawn, Silent()).failures
+
+
+@pytest.mark.slow
+def test_regions_and_what_is_ignored(regions: str, nnunet: Path, tmp_path: Path) -> None:
+    """Sigmoid outputs, three channels, and a stripe that nobody has drawn: there nothing counts."""
+    trainer = "nnUNetTrainer_ps32_bs2_1epochs_4iters_seed1"
+    train(regions, "2d", trainer, validate=False)
+    raw = nnunet / "nnUNet_raw" / regions
+    (tmp_path / "second").mkdir()
+    for path in (raw / "labelsTs").iterdir():
+        label = np.array(Image.open(path))
+        label[:6] = 1  # this expert has, but the reference says nothing there
+        Image.fromarray(label).save(tmp_path / "second" / path.name)
+    sweep = SweepParameters(
+        output=tmp_path / "out", conditions={}, dataset=regions, trainers=[trainer], folds=["0"], device="cpu",
+        images=raw / "imagesTs", labels=[raw / "labelsTs", tmp_path / "second"], uncertainty=["mirroring"],
+        save_predictions=True,
+    )  # fmt: skip
+    run_sweep(sweep, Silent())
+    rows = table(sweep.output).set_index(["case", "label"])
+    bins = pd.read_csv(sweep.output / "reliability.csv").set_index(["case", "label"])
+    y, x = np.ogrid[-3:4, -3:4]
+    for name in ("test_0", "test_1"):
+        label, other = (read(folder / f"{name}.png") for folder in sweep.labels)
+        said = read(next((sweep.output / "predictions").glob(f"*/clean/{name}.png")))
+        counts = label != 3
+        near = binary_dilation(np.isin(label, (1, 2)) | (said > 0), y**2 + x**2 <= 9) & counts
+        for structure, values in (("whole", (1, 2)), ("core", (2,))):
+            a, b, c = (np.isin(m, values) & counts for m in (label, other, said))
+            row = rows.loc[(name, structure)]
+            assert row["expert_agreement"] == pytest.approx(_dice(a, b)) == 1
+            assert row["model_expert_dice"] == pytest.approx(_dice(a, c)) == row["dice"]
+            binned = bins.loc[(name, structure)]
+            assert binned.filter(regex="^n_").sum() == near.sum()
+            assert binned.filter(regex="^hits_").sum() == (a & near).sum()
+
+
+def _dice(a: np.ndarray, b: np.ndarray) -> float:
+    return 2 * np.count_nonzero(a & b) / n if (n := np.count_nonzero(a) + np.count_nonzero(b)) else 1.0

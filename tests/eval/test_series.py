@@ -131,7 +131,7 @@ def test_a_sweep_over_a_series_and_its_report(parameters: SweepParameters, serie
     # What the sweep says of a test set is what it says of that folder alone.
     alone = replace(
         parameters, output=tmp_path / "alone", series=None, conditions={"contrast": (0.5,)},
-        images=series.parent / "dark2" / "images", labels=series.parent / "dark2" / "labels",
+        images=series.parent / "dark2" / "images", labels=[series.parent / "dark2" / "labels"],
     )  # fmt: skip
     run_sweep(alone, Silent())
     theirs = {(r["model"], r["case"]): r["dice"] for r in rows(tmp_path / "alone/results.csv") if r["level"] == "0.0"}

@@ -15,13 +15,14 @@ from typing import Any
 from nnunet_robust.digest import sha256
 from nnunet_robust.eval.bounds.assess import Assessment, Assessor, colour_of
 from nnunet_robust.eval.bounds.calibration import Calibration
+from nnunet_robust.eval.bounds.limits import described
 from nnunet_robust.eval.maps import ENDING, write_map
 from nnunet_robust.eval.results import cell
 from nnunet_robust.files import write_atomically
 
 COLUMNS = (
     "case", "structure", "colour", "reasons",
-    "dice_low", "dice_high", "inner", "segmentation", "outer", "unit",
+    "dice_low", "dice_high", "inner", "segmentation", "outer", "unit", "outer_not_inner",
     "n_members", "entropy_bits", "mutual_information_bits", "predicted_dice", "pairwise_dice", "soft_dice",
 )  # fmt: skip
 
@@ -56,6 +57,7 @@ def apply_calibration(
         The assessments of images that could not be predicted.
     """
     output.mkdir(parents=True, exist_ok=True)
+    (output / "ratings.csv").unlink(missing_ok=True)  # of an earlier run: not to stand beside new masks
     rows: list[dict[str, Any]] = []
     failed = []
     for case in track(list(images)):
@@ -84,7 +86,7 @@ def apply_calibration(
             "sentences": [sentence for label in calibration.bounds for sentence in calibration.sentences(label)],
         },
         "kind": kind,
-        "limits": {rule.name: {"amber": rule.amber, "red": rule.red} for rule in assessor.rules},
+        "limits": described(assessor.rules),
         "images": {case: [sha256(path) for path in files] for case, files in images.items()},
         "ratings": rows,
     }
@@ -119,6 +121,7 @@ def rating_rows(found: Assessment) -> list[dict[str, Any]]:
                 "segmentation": evidence.segmentation,
                 "outer": "" if evidence.outer is None else evidence.outer,
                 "unit": evidence.unit,
+                "outer_not_inner": "" if evidence.uncertain_share is None else evidence.uncertain_share,
                 "n_members": found.predicted.maps.n_members,
                 "entropy_bits": scores.entropy_bits,
                 "mutual_information_bits": scores.mutual_information_bits if several else "",

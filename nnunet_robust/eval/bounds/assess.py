@@ -23,9 +23,11 @@ from nnunet_robust.eval.bounds.input_checks import (
     read_training,
     worst,
 )
+from nnunet_robust.eval.bounds.limits import Pair, rules_of
 from nnunet_robust.eval.bounds.loss_curves import Kind, Mask, bound_mask
 from nnunet_robust.eval.bounds.predictor import Predicted, Predictor
-from nnunet_robust.eval.bounds.rating import COLOUR_OF, RULES, Evidence, Rating, Rule, rate
+from nnunet_robust.eval.bounds.rating import COLOUR_OF, Evidence, Rating, Rule, rate
+from nnunet_robust.eval.cases import digest_of_images
 from nnunet_robust.eval.models import load_model
 
 By = Literal["threshold", "margin"]
@@ -96,10 +98,12 @@ class Assessor:
         predictor: the model.
         calibration: of this model; None: images are judged by checks alone.
         by: what the masks are made with.
-        rules: limits of the ratings.
+        dice_limits: of the ratings, to review and to reject; see `rules_of`.
+        share_limits: likewise.
 
     Raises:
-        UserError: the calibration is of another model, `by` is neither, or the model's folder lacks what checks go by.
+        UserError: the calibration is of another model, `by` is neither, limits that are none, or the model's folder
+            lacks what checks go by.
     """
 
     def __init__(
@@ -107,20 +111,23 @@ class Assessor:
         predictor: Predictor,
         calibration: Calibration | None,
         by: By = "threshold",
-        rules: Sequence[Rule] = RULES,
+        dice_limits: Pair | None = None,
+        share_limits: Pair | None = None,
     ) -> None:
         if by not in _KINDS:
             raise UserError(f"--kind {by}: take {' or '.join(_KINDS)}")
         if calibration is not None:
             calibration.check_model(predictor.identity)
         self._predictor, self._calibration, self._kinds = predictor, calibration, _KINDS[by]
-        self.rules = tuple(rules) if calibration else ()
+        self.rules: dict[str, tuple[Rule, ...]] = (
+            rules_of(calibration, dice_limits, share_limits) if calibration else {}
+        )
         model = predictor.model
         seen = [case.image for case in calibration.cases] if calibration else []
         self.training: Training = read_training(model.folder, model.configuration, seen)
         # The last part of a case's digest is its label's.
         used = calibration.cases if calibration else ()
-        self._calibrated_on = {case.digest.rsplit("-", 1)[0]: case.case for case in used}
+        self._calibrated_on = {digest_of_images(case.digest, len(case.image.percentiles)): case.case for case in used}
 
     @property
     def structures(self) -> tuple[str, ...]:
@@ -182,7 +189,7 @@ class Assessor:
             unit=unit,
             checks=checks,
         )
-        rating = rate(evidence, self.rules)
+        rating = rate(evidence, self.rules.get(name, ()))
         if self._calibration is None:
             rating = Rating(rating.colour, (*rating.reasons, NO_CALIBRATION))
         return Finding(evidence, rating, inner, outer)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from nnunet_robust import __version__
 from nnunet_robust.errors import UserError
@@ -21,7 +23,7 @@ from nnunet_robust.eval.bounds.calibration_file import (
     write_calibration,
 )
 from nnunet_robust.eval.bounds.control import fewest_patients, too_few_patients
-from nnunet_robust.eval.bounds.input_checks import ImageStatistics
+from nnunet_robust.eval.bounds.image_statistics import ImageStatistics
 from nnunet_robust.eval.bounds.loss_curves import Mask, loss_curves
 from nnunet_robust.eval.bounds.predictor import Predictor
 from nnunet_robust.eval.cases import CaseFiles, check_stored
@@ -62,13 +64,21 @@ def run_calibration(
         track: wraps the cases that are gone through, for a progress bar.
 
     Raises:
-        UserError: too few patients, or cases that cannot be read: all of them are named, and nothing is computed.
+        UserError: too few patients, another process that works on the same file, or cases that cannot be read: all of
+            them are named, and nothing is computed.
     """
     n_patients = len({case.patient for case in cases})
     for alpha, delta in ((promise.alpha, promise.delta), (promise.interval_alpha, None)):
         if n_patients < fewest_patients(alpha, delta):
             raise UserError(too_few_patients(n_patients, alpha, delta))
     _check_readable(predictor, cases)
+    with _alone(output):
+        return _run(predictor, cases, promise, training, output, track)
+
+
+def _run(
+    predictor: Predictor, cases: Sequence[CaseFiles], promise: Promise, training: str, output: Path, track: Track
+) -> Calibration:
     unfinished = _Unfinished(output.with_name(f".{output.name}.unfinished"), predictor.identity)
     measured = []
     for case in track(cases):
@@ -90,6 +100,22 @@ def run_calibration(
     write_calibration(output, calibration)
     unfinished.path.unlink()
     return calibration
+
+
+@contextlib.contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Two processes that calibrate into one file would write into one list of finished cases."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(output.with_name(f".{output.name}.lock"))  # freed by the system when a process dies
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise UserError(f"another process is calibrating into {output}: wait for it, or give another -o") from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def measure_case(predictor: Predictor, files: CaseFiles, digest: str) -> CalibrationCase:

@@ -18,8 +18,9 @@ from nnunet_robust.eval.bounds.control import (
     patient_losses,
     too_few_patients,
 )
-from nnunet_robust.eval.bounds.input_checks import ImageStatistics
+from nnunet_robust.eval.bounds.image_statistics import ImageStatistics
 from nnunet_robust.eval.bounds.loss_curves import SETTINGS, Kind, LossCurve
+from nnunet_robust.eval.cases import digest_of_images
 
 
 @dataclass(frozen=True)
@@ -114,21 +115,28 @@ class Calibration:
                 f"the calibration is of another model ({other[0]} is {before!r} there, {now!r} now): calibrate this one"
             )
 
-    def check_unseen(self, digests: Mapping[str, str]) -> None:
+    def check_unseen(self, digests: Mapping[str, str], patients: Mapping[str, str]) -> None:
         """Make sure that promises are not measured on what they were made on.
 
         Args:
-            digests: case -> SHA-256 of its files.
+            digests: case -> SHA-256 of its files; of its images that counts, whatever its labels.
+            patients: case -> patient; one that is named as the case is no record of who it is.
 
         Raises:
-            UserError: a case is of the calibration set.
+            UserError: a case, or another case of its patient, is of the calibration set.
         """
-        used = {case.digest: case.case for case in self.cases}
-        both = sorted(name for name, digest in digests.items() if digest in used)
-        if both:
+        channels = len(self.cases[0].image.percentiles)
+        used = {digest_of_images(case.digest, channels): case.case for case in self.cases}
+        known = {case.patient: case.case for case in self.cases if case.patient != case.case}
+        both = {
+            name: used.get(digest_of_images(digest, channels)) or known.get(patients.get(name, ""))
+            for name, digest in digests.items()
+        }
+        seen = sorted((name, there) for name, there in both.items() if there)
+        if seen:
             raise UserError(
-                f"{len(both)} of {len(digests)} cases are of the calibration set (first {both[0]!r}, there "
-                f"{used[digests[both[0]]]!r}): what was promised on them proves nothing there; leave them out"
+                f"{len(seen)} of {len(digests)} cases are of the calibration set, or of its patients (first "
+                f"{seen[0][0]!r}, there {seen[0][1]!r}): what was promised on them proves nothing there; leave them out"
             )
 
     def sentences(self, label: str) -> list[str]:
@@ -232,7 +240,8 @@ def _promise(calibration: Calibration, label: str, kind: Kind, bound: Bound) -> 
     side, by = kind.split("_", 1)
     wrong = "of the object lies outside of the outer mask" if side == "outer" else "of the inner mask is not object"
     sure = "" if calibration.delta is None else f", with confidence {_percent(1 - calibration.delta)}"
-    average = "on average over patients" + (" and calibration sets" if calibration.delta is None else "")
+    who = "patients who have it" if side == "outer" else "patients"
+    average = f"on average over {who}" + (" and calibration sets" if calibration.delta is None else "")
     where = _on(bound.n_cases, bound.n_patients, calibration.condition)
     how = "probability threshold" if by == "threshold" else "margin"
     at_most = _percent(calibration.alpha)

@@ -16,11 +16,11 @@ import numpy as np
 from nnunet_robust import __version__
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval.bounds.calibration import Calibration, CalibrationCase, CaseScores, calibrate
-from nnunet_robust.eval.bounds.input_checks import ImageStatistics
+from nnunet_robust.eval.bounds.image_statistics import ImageStatistics
 from nnunet_robust.eval.bounds.loss_curves import SETTINGS, Kind, LossCurve
 from nnunet_robust.files import write_atomically
 
-FORMAT = 1
+FORMAT = 2
 _GIVEN = ("model", "condition", "alpha", "delta", "interval_alpha", "training")
 
 
@@ -118,7 +118,7 @@ def case_from_json(case: Mapping[str, Any]) -> CalibrationCase:
     }
     image = case["image"]
     percentiles = tuple((low, median, high) for low, median, high in image["percentiles"])
-    statistics = ImageStatistics(percentiles, image["noise_sigma"], image["blur"])
+    statistics = ImageStatistics(percentiles, image["noise_sigma"], image["blur"], tuple(image["polarity"]))
     return CalibrationCase(case["case"], case["patient"], case["digest"], statistics, labels)
 
 

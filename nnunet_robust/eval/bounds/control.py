@@ -208,18 +208,33 @@ def calibrate_interval(
     _check_scores(predicted, uncertainty)
     if not ((dice >= 0) & (dice <= 1)).all():
         raise UserError(f"a Dice must be in [0, 1], got {dice.min():g} to {dice.max():g}")
-    _, which, cases_of = np.unique(np.array(patients, dtype=str), return_inverse=True, return_counts=True)
-    if len(cases_of) < needed:
+    n_patients = len(set(patients))
+    if n_patients < needed:
         raise UserError(
-            f"{len(cases_of)} calibration patients are too few for an interval that holds for "
+            f"{n_patients} calibration patients are too few for an interval that holds for "
             f"{100 * (1 - alpha):.4g} % of cases: at least {needed} are needed; add cases, or allow more"
         )
     errors = np.abs(dice - predicted) / (uncertainty + UNCERTAINTY_FLOOR)
-    order = np.argsort(errors, kind="stable")
+    quantile = conformal_quantile(errors, patients, alpha)
+    return DiceInterval(quantile, alpha, len(dice), n_patients)
+
+
+def conformal_quantile(scores: NDArray[np.float64], patients: Sequence[str], rate: float) -> float:
+    """What the score of a new patient's case is above with probability `rate` at most, or as near as patients allow.
+
+    Each patient's cases share one weight. With a case per patient it is the score of rank ceil((n + 1)(1 - rate));
+    where that is beyond the last, it is the largest, above which a new one is with probability 1 / (n + 1) at most.
+
+    Args:
+        scores: (cases), at least one.
+        patients: of each case.
+        rate: in (0, 1).
+    """
+    _, which, cases_of = np.unique(np.array(patients, dtype=str), return_inverse=True, return_counts=True)
+    order = np.argsort(scores, kind="stable")
     weight = np.cumsum(1 / cases_of[which[order]])
-    rank = np.searchsorted(weight, (len(cases_of) + 1) * (1 - alpha) - _ROUNDING)
-    quantile = errors[order][min(int(rank), len(errors) - 1)]
-    return DiceInterval(float(quantile), alpha, len(dice), len(cases_of))
+    rank = np.searchsorted(weight, (len(cases_of) + 1) * (1 - rate) - _ROUNDING)
+    return float(scores[order][min(int(rank), len(scores) - 1)])
 
 
 def _could_promise(n: int, alpha: float, delta: float) -> bool:

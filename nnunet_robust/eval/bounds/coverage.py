@@ -1,4 +1,4 @@
-"""Were the promises kept? Over random splits of one set of cases, and on cases under another condition."""
+"""Would promises have been kept? Over random splits of one set of cases."""
 
 from __future__ import annotations
 
@@ -9,48 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_robust.errors import UserError
-from nnunet_robust.eval.bounds.control import calibrate_interval, control_risk, patient_losses
-from nnunet_robust.eval.bounds.loss_curves import SETTINGS, Kind, LossCurve
+from nnunet_robust.eval.bounds.control import calibrate_interval, control_risk
 from nnunet_robust.seeding import numpy_generator
-
-
-@dataclass(frozen=True)
-class ObservedRisk:
-    """The loss of masks on cases with a reference.
-
-    Attributes:
-        mean_loss: over patients; NaN where no case counts.
-        n_cases: that count: all, but for outer masks those that have the object.
-        n_patients: of these.
-    """
-
-    mean_loss: float
-    n_cases: int
-    n_patients: int
-
-
-def observed_risk(kind: Kind, setting: float, curves: Sequence[LossCurve], patients: Sequence[str]) -> ObservedRisk:
-    """What a promised bound costs on cases, of whatever condition.
-
-    Args:
-        kind: of the bound.
-        setting: one of `SETTINGS[kind]`, as `Bound.setting` is.
-        curves: of the cases, of this kind.
-        patients: of each case.
-
-    Raises:
-        UserError: not such a setting.
-    """
-    (where,) = np.nonzero(SETTINGS[kind] == setting)
-    if not len(where):
-        raise UserError(f"{setting:g} is no setting of {kind}: take one from a calibration of this version")
-    outer = kind in ("outer_threshold", "outer_margin_mm")
-    used = [index for index, curve in enumerate(curves) if not outer or curve.of[0] > 0]
-    if not used:
-        return ObservedRisk(float("nan"), 0, 0)
-    losses = np.array([[curves[index].losses[where[0]]] for index in used])
-    by_patient = patient_losses(losses, [patients[index] for index in used])
-    return ObservedRisk(float(by_patient.mean()), len(used), len(by_patient))
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from numpy.typing import NDArray
 
 from nnunet_robust.errors import UserError
+from nnunet_robust.eval.bounds.image_statistics import PERCENTILES, ImageStatistics
 from nnunet_robust.eval.bounds.loss_curves import Mask
 from nnunet_robust.eval.cases import CaseFiles, check_stored
-from nnunet_robust.eval.image_quality import image_quality
 from nnunet_robust.eval.models import quiet
 
 Verdict = Literal["accept", "review", "reject"]
@@ -52,14 +52,17 @@ LIMITS: dict[str, Limits] = {
     "noise": Limits(review=1.2, reject=math.inf),
     "smoothness": Limits(review=1.3, reject=math.inf),  # less noise than was ever seen
     "blur": Limits(review=1.2, reject=math.inf),  # of what blur has left over, 1 - blur
+    # In widths of what was seen, beyond it; with the other sign than all that were seen, in any case. Of the same
+    # images all were beyond when inverted, and 1 % (MRI) or fewer (ultrasound) when not.
+    "contrast": Limits(review=0.25, reject=math.inf),
 }
+_LEAST_WIDTH = 0.1  # of what a few images that are alike have shown of contrast
 _LEAST_NOISE = 3e-3  # rounding to 8 bits alone makes 0.001 to 0.002
 _LEAST_SHARPNESS = 1e-2
 NOTHING_TO_PREDICT = ("readable", "channels", "finite", "not empty", "dimensions")
 """Checks that, where they reject, leave nothing that a model could be run on."""
 _OBJECT_VOXELS = 1e-4
 """Fewer voxels than this share with an intensity of the object: review. None at all: reject."""
-_PERCENTILES = (0.5, 50.0, 99.5)
 
 
 @dataclass(frozen=True)
@@ -75,37 +78,6 @@ class Check:
     name: str
     verdict: Verdict
     reason: str
-
-
-@dataclass(frozen=True)
-class ImageStatistics:
-    """An image in a few numbers.
-
-    Attributes:
-        percentiles: for each channel the 0.5th, 50th and 99.5th percentile of all voxels.
-        noise_sigma: see `image_quality`; None where there is nothing to measure it by.
-        blur: likewise.
-    """
-
-    percentiles: tuple[tuple[float, float, float], ...]
-    noise_sigma: float | None = None
-    blur: float | None = None
-
-    @classmethod
-    def of(cls, image: NDArray[np.floating], spacing_mm: Sequence[float]) -> ImageStatistics:
-        """Measure an image.
-
-        Args:
-            image: (C, *spatial), finite.
-            spacing_mm: the voxel's size along each axis.
-        """
-        found = [np.percentile(channel, _PERCENTILES) for channel in image]
-        quality = image_quality(image, spacing_mm)
-        return cls(
-            tuple((float(low), float(median), float(high)) for low, median, high in found),
-            None if math.isnan(quality.noise_sigma) else quality.noise_sigma,
-            None if math.isnan(quality.blur) else quality.blur,
-        )
 
 
 @dataclass(frozen=True)
@@ -277,6 +249,7 @@ def check_content(
         done.append(_object_intensities(image[index], index, name, training))
         if training.calibration:
             done.append(_intensity_range(statistics, index, name, training))
+            done += _contrast(statistics, index, name, training.calibration)
     return (*done, *_quality(statistics, training.calibration))
 
 
@@ -339,6 +312,25 @@ def _quality(found: ImageStatistics, calibration: Sequence[ImageStatistics]) -> 
     return checks
 
 
+def _contrast(
+    statistics: ImageStatistics, index: int, name: str, calibration: Sequence[ImageStatistics]
+) -> list[Check]:
+    """Do bright details prevail, or dark ones, as in the calibration's images? Nothing where it cannot be measured."""
+    found = statistics.polarity[index]
+    seen = [image.polarity[index] for image in calibration]
+    known = [value for value in seen if value is not None]
+    if found is None or not known:
+        return []
+    low, high = min(known), max(known)
+    verdict = _beyond("contrast", max(found - high, low - found) / max(high - low, _LEAST_WIDTH))
+    turned = found < 0 < low or high < 0 < found
+    reason = (
+        f"the skewness of the details of {name} is {found:.3g} (above 0 bright ones prevail, below 0 dark ones), "
+        f"{_seen(known)}" + (": as if the contrast were inverted" if turned else "")
+    )
+    return [Check("contrast", "review" if turned else verdict, reason)]
+
+
 def _seen(values: Sequence[float]) -> str:
     return f"{min(values):.3g} to {max(values):.3g} in {len(values)} calibration images"
 
@@ -359,7 +351,7 @@ def _intensity_range(statistics: ImageStatistics, index: int, name: str, trainin
     at = int(np.argmax(beyond))
     verdict = _beyond("intensity range", float(beyond[at]))
     where = f"{low[at]:.4g} to {high[at]:.4g} in {len(seen)} calibration images"
-    reason = f"{_PERCENTILES[at]:g} % of the voxels of {name} are below {found[at]:.4g}, {where}"
+    reason = f"{PERCENTILES[at]:g} % of the voxels of {name} are below {found[at]:.4g}, {where}"
     return Check("intensity range", _mildly(verdict, training.fixed_units[index]), reason)
 
 

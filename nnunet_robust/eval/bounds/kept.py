@@ -87,7 +87,8 @@ def read_promises(
     models: Sequence[Model],
     members: Sequence[str],
     precision: str,
-    cases: Mapping[str, str | None],
+    digests: Sequence[Mapping[str, str | None]],
+    patients: Mapping[str, str],
 ) -> dict[str, Promises]:
     """Model key -> the calibration of that model.
 
@@ -96,7 +97,8 @@ def read_promises(
         models: of the sweep.
         members: that the sweep tells apart.
         precision: of the sweep.
-        cases: of the sweep, name -> digest.
+        digests: of the sweep's cases, name -> digest, and those of each test set of a series.
+        patients: case -> patient.
 
     Raises:
         UserError: a file is no calibration, is of no model of the sweep, or was made on one of its cases.
@@ -116,7 +118,8 @@ def read_promises(
             )
         if fits[0] in found:
             raise UserError(f"--calibration {path}: {fits[0]} has one already: give one for each model")
-        calibration.check_unseen({name: digest for name, digest in cases.items() if digest})
+        for of_set in digests:
+            calibration.check_unseen({name: digest for name, digest in of_set.items() if digest}, patients)
         found[fits[0]] = Promises(calibration, sha256(path))
     return found
 

@@ -89,6 +89,7 @@ def _measured(found: Assessment, name: str) -> dict[str, Any]:
         "segmentation": evidence.segmentation,
         "outer": "" if evidence.outer is None else evidence.outer,
         "unit": evidence.unit,
+        "outer_not_inner": "" if evidence.uncertain_share is None else evidence.uncertain_share,
         "predicted_dice": cell(scores.overlap.predicted_dice),
         "soft_dice": scores.overlap.soft_dice,
         "entropy_bits": scores.entropy_bits,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def write_page(
     rows: Sequence[Row],
     model: str,
     calibration: Calibration | None,
-    rules: Sequence[Rule],
+    rules: Mapping[str, Sequence[Rule]],
     ignored: Sequence[str],
 ) -> None:
     """Write the page; the same rows give the same bytes.
@@ -40,7 +41,7 @@ def write_page(
         rows: the worst first.
         model: that predicted, in words.
         calibration: None: there was none.
-        rules: limits of the ratings.
+        rules: structure -> the limits of its ratings.
         ignored: files of the folder that were not looked at.
     """
     sentences = [s for label in calibration.bounds for s in calibration.sentences(label)] if calibration else []
@@ -79,11 +80,14 @@ def _shown(row: Row) -> dict[str, Any]:
 
 
 def _in_words(measured: dict[str, Any]) -> tuple[str, str]:
-    """The interval of the Dice, and the three sizes."""
+    """The interval of the Dice, and the three sizes with the share that two of them leave open."""
     dice = "" if measured["dice_low"] == "" else f"{measured['dice_low']:.2f} to {measured['dice_high']:.2f}"
     sizes = [measured[which] for which in ("inner", "segmentation", "outer")]
     said = " / ".join("not calibrated" if value == "" else size(value) for value in sizes)
-    return dice, f"{said} {measured['unit']}"
+    share = measured["outer_not_inner"]
+    return dice, f"{said} {measured['unit']}" + (
+        "" if share == "" else f", {100 * share:.0f} % of the outer not in the inner"
+    )
 
 
 def printed_table(rows: Sequence[Row]) -> pd.DataFrame:
@@ -104,7 +108,16 @@ def printed_table(rows: Sequence[Row]) -> pd.DataFrame:
     return frame if any(frame["lowest Dice"]) else frame.drop(columns="lowest Dice")
 
 
-def _limits(rules: Sequence[Rule]) -> list[tuple[str, str, str]]:
-    shown = [(name, f"{limits.review:g}", f"{limits.reject:g}") for name, limits in LIMITS.items()]
-    shown += [(rule.name, f"{rule.beyond} {rule.amber:g}", f"{rule.beyond} {rule.red:g}") for rule in rules]
-    return [(name, review, "never" if reject == "inf" else reject) for name, review, reject in shown]
+def _limits(rules: Mapping[str, Sequence[Rule]]) -> list[tuple[str, str, str]]:
+    shown = [(name, limits.review, limits.reject, "") for name, limits in LIMITS.items()]
+    shown += [
+        (f"{structure}: {r.name}", r.amber, r.red, f"{r.beyond} ") for structure in rules for r in rules[structure]
+    ]
+    return [
+        (name, f"{beyond}{review:.3g}", "never" if reject in _NEVER[beyond] else f"{beyond}{reject:.3g}")
+        for name, review, reject, beyond in shown
+    ]
+
+
+_NEVER = {"": (math.inf,), "below ": (0.0,), "above ": (1.0,)}
+"""Limits that nothing is beyond."""

@@ -1,15 +1,14 @@
 """Green, amber or red: what a clinician is told of one segmentation, and why.
 
-The thresholds stand in one table, `RULES`. A rule that does not hold gives a colour and a reason; the worst counts.
+A rule that does not hold gives a colour and a reason; the worst counts. Which rules apply: `limits.rules_of`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
-from nnunet_robust.errors import UserError
 from nnunet_robust.eval.bounds.input_checks import Check, Verdict
 
 Colour = Literal["green", "amber", "red"]
@@ -80,6 +79,7 @@ class Rule:
         beyond: "below" or "above".
         reason: what the number is, with the fields that `_judge` fills in.
         unknown: what to say where it is not known.
+        why: what the two limits are, in words that follow them.
     """
 
     name: str
@@ -89,50 +89,50 @@ class Rule:
     beyond: Literal["below", "above"]
     reason: str
     unknown: str
+    why: tuple[str, str] = ("", "")
 
 
-RULES: tuple[Rule, ...] = (
-    Rule(
+def dice_rule(amber: float, red: float, why: tuple[str, str] = ("", "")) -> Rule:
+    """A limit on the lower end of the interval of the Dice.
+
+    Args:
+        amber: below which it is amber, in [0, 1].
+        red: below which it is red, in [0, 1].
+        why: what these limits are, in words that follow them.
+    """
+    return Rule(
         "lower end of the interval of the Dice",
         lambda evidence: None if evidence.dice is None else evidence.dice[0],
-        amber=0.8,
-        red=0.5,
+        amber,
+        red,
         beyond="below",
-        reason="its Dice may be as low as {value:.2f}, below {limit:g} (interval {evidence.dice[0]:.2f} to "
+        reason="its Dice may be as low as {value:.3f}, below {limit:.3g}{why} (interval {evidence.dice[0]:.2f} to "
         "{evidence.dice[1]:.2f}, as holds for {confidence:.4g} % of cases like those of the calibration)",
         unknown="no interval of its Dice was calibrated",
-    ),
-    Rule(
+        why=why,
+    )
+
+
+def share_rule(amber: float, red: float) -> Rule:
+    """A limit on the share of the outer mask that is not in the inner one.
+
+    Args:
+        amber: above which it is amber, in [0, 1].
+        red: above which it is red, in [0, 1].
+    """
+    return Rule(
         "share of the outer mask that is not in the inner one",
         lambda evidence: evidence.uncertain_share,
-        amber=0.5,
-        red=0.8,
+        amber,
+        red,
         beyond="above",
         reason="{percent:.0f} % of the outer mask ({outer} {evidence.unit}) is not in the inner one "
         "({inner} {evidence.unit}), more than {limit_percent:.0f} %",
         unknown="no inner and outer masks were calibrated",
-    ),
-)
+    )
 
 
-def rules_with(dice: tuple[float, float], share: tuple[float, float]) -> tuple[Rule, ...]:
-    """The rules with other limits.
-
-    Args:
-        dice: below which lower end of the interval of the Dice it is amber, and red; in [0, 1].
-        share: above which share of the outer mask outside of the inner one it is amber, and red; in [0, 1].
-
-    Raises:
-        UserError: limits out of range, or the red one is the milder.
-    """
-    for name, (amber, red), milder in (("dice", dice, dice[0] < dice[1]), ("share", share, share[0] > share[1])):
-        if milder or not (0 <= amber <= 1 and 0 <= red <= 1):
-            raise UserError(f"--{name}-limits {amber:g} {red:g}: give two in [0, 1], to review and then to reject")
-    limits = (dice, share)
-    return tuple(replace(rule, amber=amber, red=red) for rule, (amber, red) in zip(RULES, limits, strict=True))
-
-
-def rate(evidence: Evidence, rules: Sequence[Rule] = RULES) -> Rating:
+def rate(evidence: Evidence, rules: Sequence[Rule]) -> Rating:
     """The colour of one segmentation.
 
     Args:
@@ -168,12 +168,13 @@ def _judge(rule: Rule, evidence: Evidence) -> tuple[Colour, str]:
     value = rule.measure(evidence)
     if value is None:
         return "amber", rule.unknown
-    limits: tuple[tuple[Colour, float], ...] = (("red", rule.red), ("amber", rule.amber))
-    for colour, limit in limits:
+    limits: tuple[tuple[Colour, float, str], ...] = (("red", rule.red, rule.why[1]), ("amber", rule.amber, rule.why[0]))
+    for colour, limit, why in limits:
         if value < limit if rule.beyond == "below" else value > limit:
             return colour, rule.reason.format(
                 value=value,
                 limit=limit,
+                why=why,
                 percent=100 * value,
                 limit_percent=100 * limit,
                 confidence=_percent(evidence),

@@ -116,38 +116,6 @@ def model_minus_experts(agreements: Sequence[Agreement], patients: Sequence[str]
     return Estimate(value, low, high)
 
 
-def fleiss_kappa(experts: Mapping[str, NDArray[np.integer]]) -> float:
-    """Agreement on the label of each voxel beyond chance: (P - P_e) / (1 - P_e).
-
-    P is the share of agreeing pairs of experts, P_e what it would be if labels were dealt out at random as often as
-    they occur. As most of an image is background, it depends on how much of it there is; the Dice does not.
-
-    Args:
-        experts: name -> label map, integers (*spatial), at least two.
-
-    Returns:
-        At most 1; 1 where all voxels have one label, on which kappa is not defined.
-
-    Raises:
-        UserError: as `expert_agreement`.
-
-    Reference: Fleiss 1971, "Measuring nominal scale agreement among many raters".
-    """
-    _check_several(experts)
-    flat, n = flattened(list(experts.values())), len(experts)
-    labels = _labels(flat)
-    voxels = flat[0].size
-    totals, squares = np.zeros(len(labels)), 0.0
-    for stack in _stacks(flat):
-        for i, label in enumerate(labels):
-            votes = np.count_nonzero(stack == label, axis=0).astype(float)
-            totals[i] += votes.sum()
-            squares += float(votes @ votes)
-    observed = (squares - n * voxels) / (n * (n - 1) * voxels)
-    by_chance = float(((totals / (n * voxels)) ** 2).sum())
-    return (observed - by_chance) / (1 - by_chance) if len(labels) > 1 else 1.0
-
-
 def majority(experts: Mapping[str, NDArray[np.integer]]) -> NDArray[np.integer]:
     """The label that most experts give to each voxel; of equals the lowest, so background where it is among them.
 

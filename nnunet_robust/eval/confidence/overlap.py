@@ -49,10 +49,17 @@ def dice_matrix(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.where(both > 0, 2 * counts / np.maximum(both, 1), 1.0)
 
 
-def mean_of_pairs(matrix: NDArray[np.float64]) -> float:
-    """The mean over each two different rows of a symmetric matrix; NaN for a single one, which makes no pair."""
-    above = matrix[np.triu_indices(len(matrix), 1)]
-    return float(above.mean()) if above.size else float("nan")
+def mean_of_pairs(matrix: NDArray[np.float64], weights: Sequence[float] | None = None) -> float:
+    """The mean over each two different rows of a symmetric matrix, a pair weighing w_i w_j; NaN where there is no pair.
+
+    Args:
+        matrix: (M, M).
+        weights: of the rows, >= 0; None: all alike.
+    """
+    above = np.triu_indices(len(matrix), 1)
+    of_row = np.ones(len(matrix)) if weights is None else np.asarray(weights, float)
+    of_pair = of_row[above[0]] * of_row[above[1]]
+    return float(np.average(matrix[above], weights=of_pair)) if of_pair.any() else float("nan")
 
 
 def flattened(label_maps: Sequence[NDArray[np.integer]]) -> list[NDArray[np.integer]]:

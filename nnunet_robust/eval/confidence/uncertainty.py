@@ -181,7 +181,7 @@ def _overlap(
             n_foreground += int(np.count_nonzero(mask))
         found[name] = PredictedDice(
             predicted_dice=float(np.average(dice[0, 1:], weights=weights)) if len(members) > 1 else math.nan,
-            pairwise_dice=mean_of_pairs(dice[1:, 1:]),
+            pairwise_dice=mean_of_pairs(dice[1:, 1:], weights),
             soft_dice=2 * inside / (n_foreground + everywhere) if n_foreground + everywhere > 0 else 1.0,
         )
     return found

@@ -9,7 +9,7 @@ from nnunet_robust.eval.confidence.selective import FAILURE_BELOW
 from nnunet_robust.eval.report.analysis import Analysis
 from nnunet_robust.eval.report.calibration import CONFIDENCE_LABEL, REGION
 from nnunet_robust.eval.report.experts import MEASURES
-from nnunet_robust.eval.report.promises import INTERVAL, PROMISES
+from nnunet_robust.eval.report.promises import INTERVAL, OUTER, PROMISES
 from nnunet_robust.eval.report.ranking import SCORES
 from nnunet_robust.eval.report.tables import Column, Kind
 from nnunet_robust.eval.statistics import CONFIDENCE
@@ -50,7 +50,10 @@ def _coverage(analysis: Analysis) -> pd.DataFrame:
         }  # fmt: skip
         wide = wide.merge(part.rename(columns=names)[[*keys, *names.values()]], on=keys, how="left")
         wide[f"{promise}_verdict"] = wide[f"{promise}_verdict"].fillna("–")
-    sizes = table.groupby(keys)[["n_cases", "n_patients"]].max().reset_index()
+    of_all = table[~table["promise"].isin(OUTER)]
+    sizes = (of_all if len(of_all) else table).groupby(keys)[["n_cases", "n_patients"]].max().reset_index()
+    with_object = table[table["promise"].isin(OUTER)].groupby(keys)["n_patients"].max()
+    sizes = sizes.merge(with_object.rename("n_with_object").reset_index(), on=keys, how="left")
     for name, part in (("alpha", table[table["promise"] != INTERVAL]), ("share", table[table["promise"] == INTERVAL])):
         promised = part.drop_duplicates(keys)[[*keys, "promised"]].rename(columns={"promised": name})
         wide = wide.merge(promised, on=keys, how="left") if len(part) else wide
@@ -176,6 +179,7 @@ CONFIDENCE_KINDS = (
             Column("share", "promised: Dice in its interval, at least", "score"),
             Column("n_cases", "cases", "count"),
             Column("n_patients", "patients", "count"),
+            Column("n_with_object", "with the object", "count"),
         ),
         _coverage,
         "bounds",

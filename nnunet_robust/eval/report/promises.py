@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from nnunet_robust.eval.report.read import Sweep
 from nnunet_robust.eval.results import ARM, arm_key
@@ -24,6 +25,9 @@ KINDS = {
     "inner_margin_mm": "inner mask that is not object (margin)",
 }
 """Column of bounds.csv -> the share that is lost."""
+
+OUTER = ("outer_threshold", "outer_margin_mm")
+"""Of these, only patients count whose images have the object."""
 
 INTERVAL = "interval"
 PROMISES = {**KINDS, INTERVAL: "cases whose Dice lies in its interval"}
@@ -52,10 +56,9 @@ def observed(sweeps: Sequence[Sweep]) -> pd.DataFrame:
     Returns:
         A row per condition, architecture, structure and promise. Columns dataset, perturbation, level, line (the
         architecture), label, promise (a key of `PROMISES`), promised (the largest mean loss; of intervals the least
-        share of cases), mean, low, high (BCa interval over patients), verdict, n_cases (images), n_patients,
-        n_trained. The verdict is `BROKEN` where the whole interval is on the wrong side of what was promised, `KEPT`
-        where none of it is, `OPEN` where it holds what was promised, `UNKNOWN` of a single patient. A kind that no
-        setting could be promised of has no row.
+        share of cases), mean, low, high (95 % interval over patients: BCa; of the share of cases Clopper & Pearson's),
+        verdict, n_cases (images), n_patients, n_trained. See `verdict`. A kind that no setting could be promised of
+        has no row.
     """
     found = [_of_sweep(sweep) for sweep in sweeps if sweep.bounds is not None and len(sweep.bounds)]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=_COLUMNS)
@@ -76,7 +79,8 @@ def _of_sweep(sweep: Sweep) -> pd.DataFrame:
         by_patient = by_line.groupby([*keys, "patient"], sort=False)[promise].mean().unstack()
         if by_patient.empty:
             continue
-        low, high = bca_intervals(by_patient.to_numpy(float).T)
+        scores = by_patient.to_numpy(float).T
+        low, high = _exact_intervals(scores) if promise == INTERVAL else bca_intervals(scores)
         for at, (place, values) in enumerate(by_patient.iterrows()):
             dataset, perturbation, level, line, label, rate = place
             ends = float(low[at]), float(high[at])
@@ -84,7 +88,8 @@ def _of_sweep(sweep: Sweep) -> pd.DataFrame:
                 {
                     **{"dataset": dataset, "perturbation": perturbation, "level": level, "line": line, "label": label},
                     **{"promise": promise, "promised": rate, "mean": float(values.mean())},
-                    **{"low": ends[0], "high": ends[1], "verdict": verdict(promise, rate, *ends)},
+                    **{"low": ends[0], "high": ends[1]},
+                    "verdict": verdict(promise, rate, float(values.mean()), *ends, int(values.count())),
                     **{"n_cases": n_cases[place], "n_patients": int(values.count()), "n_trained": n_trained[place]},
                 }
             )
@@ -145,14 +150,35 @@ def calibrations(sweep: Sweep) -> dict[str, Mapping[str, Any]]:
     return {line: entry["calibration"] for line, entry in found.items() if entry.get("calibration")}
 
 
-def verdict(promise: str, promised: float, low: float, high: float) -> str:
-    """Whether an interval says that a promise was kept, see `observed`."""
+def _exact_intervals(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Clopper & Pearson's 95 % interval of each column's mean of shares, (patients, columns), NaN for who lacks it.
+
+    Of shares strictly between 0 and 1 (several cases of a patient), whose mean varies less, it is a wide one.
+    """
+    n, held = np.isfinite(scores).sum(axis=0), np.nansum(scores, axis=0)
+    low = np.where(held > 0, stats.beta.ppf(0.025, np.maximum(held, 1e-9), n - held + 1), 0.0)
+    high = np.where(held < n, stats.beta.ppf(0.975, held + 1, np.maximum(n - held, 1e-9)), 1.0)
+    return np.where(n > 1, low, np.nan), np.where(n > 1, high, np.nan)
+
+
+def verdict(promise: str, promised: float, mean: float, low: float, high: float, n_patients: int) -> str:
+    """Whether a promise was kept, as far as some patients can say.
+
+    Returns:
+        `BROKEN` where the whole interval is on the wrong side of what was promised, `KEPT` where none of it is, else
+        `OPEN`; `UNKNOWN` of a single patient. Losses may be rare and large, which the bootstrap of few patients does
+        not see. So `KEPT` takes as many patients as show it where nobody loses anything, (1 - alpha)^n <= 0.025, and
+        `BROKEN` has to hold with one patient more who loses nothing.
+    """
     if np.isnan(low):
         return UNKNOWN
-    worst, best = (1 - low, 1 - high) if promise == INTERVAL else (high, low)
-    limit = 1 - promised if promise == INTERVAL else promised
     rounding = 1e-9
-    return BROKEN if best > limit + rounding else KEPT if worst <= limit + rounding else OPEN
+    if promise == INTERVAL:
+        return BROKEN if high < promised - rounding else KEPT if low >= promised - rounding else OPEN
+    if min(low, n_patients * mean / (n_patients + 1)) > promised + rounding:
+        return BROKEN
+    enough = (1 - promised) ** n_patients <= 0.025
+    return KEPT if enough and high <= promised + rounding else OPEN
 
 
 def first_breaks(table: pd.DataFrame) -> pd.DataFrame:
@@ -163,7 +189,8 @@ def first_breaks(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns dataset, perturbation, line, label, promise, promised, level (the lowest at which it is broken; NaN:
-        none), mean, low, high (there), highest (the highest level looked at), n_patients.
+        none), mean, low, high (there), highest (the highest level looked at), n_patients (there; of a promise that
+        is never broken the fewest at any level).
     """
     keys = ["dataset", "perturbation", "line", "label", "promise", "promised"]
     found = []
@@ -172,7 +199,7 @@ def first_breaks(table: pd.DataFrame) -> pd.DataFrame:
         at = broken.iloc[0].to_dict() if len(broken) else {}
         row = {**dict(zip(keys, place, strict=True)), "highest": part["level"].max()}
         numbers = {name: at.get(name, np.nan) for name in ("level", "mean", "low", "high")}
-        found.append({**row, **numbers, "n_patients": part["n_patients"].max()})
+        found.append({**row, **numbers, "n_patients": at.get("n_patients", part["n_patients"].min())})
     return pd.DataFrame(found, columns=_BREAKS)
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import nibabel
+import nnunetv2.utilities.utils
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
 from nnunet_robust.cli import main
@@ -19,18 +23,26 @@ from nnunet_robust.eval.bounds import calibrating
 from nnunet_robust.eval.bounds.applying import file_names
 from nnunet_robust.eval.bounds.assess import unit_of
 from nnunet_robust.eval.bounds.calibration_file import read_calibration
+from nnunet_robust.eval.bounds.limits import usual_dice
 from nnunet_robust.eval.bounds.loss_curves import bound_mask
 from nnunet_robust.eval.bounds.predictor import model_identity
 from nnunet_robust.eval.models import load_model
-from nnunet_robust.folders import model_folder
-from tests.conftest import run
+from tests.conftest import run, train
 
 FEW = ("--alpha", "0.3", "--interval-alpha", "0.3")  # three patients are enough
 
 
+@pytest.fixture(autouse=True, scope="module")
+def threads_for_lists_of_files() -> Iterator[None]:
+    """nnU-Net starts twelve processes to list the files of a folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nnunetv2.utilities.utils, "Pool", ThreadPool)
+        yield
+
+
 @pytest.fixture(scope="module")
-def folder(textures: str, texture_models: tuple[str, str]) -> Path:
-    return model_folder(textures, texture_models[0], "nnUNetPlans", "2d")
+def folder(textures: str) -> Path:
+    return train(textures, "2d", "nnUNetTrainer_st3_bs4_1epochs_12iters_seed1", validate=False)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +101,7 @@ def test_killed_and_run_again(
 
     monkeypatch.setattr(calibrating, "measure_case", dying)
     assert main(command) == 130 and not output.exists()
-    (unfinished,) = tmp_path.iterdir()
+    (unfinished,) = tmp_path.iterdir()  # and no lock
     text = unfinished.read_text()
     unfinished.write_text(text + text.splitlines()[-1][:100])  # a line that was being written
     monkeypatch.setattr(calibrating, "measure_case", lambda *a: (measured.append(a[2]), real(*a))[1])
@@ -100,6 +112,17 @@ def test_killed_and_run_again(
     unfinished.write_text(text.replace('"exact"', '"fast"'))  # of other settings: not used
     measured.clear()
     assert main(command) == 0 and len(measured) == 3
+
+
+def test_two_that_write_one_calibration(
+    folder: Path, nnunet: Path, textures: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "c.json"
+    source = raw(nnunet, textures)
+    with FileLock(tmp_path / ".c.json.lock"):  # another process's, which goes by the file
+        assert main(asked(folder, source / "imagesTs", source / "labelsTs", output)) == 2
+    assert f"another process is calibrating into {output}: wait for it, or give another -o" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [".c.json.lock"]
 
 
 def test_cases_that_the_model_was_trained_on(
@@ -161,7 +184,7 @@ def test_cases_that_cannot_be_used_are_all_named(
         (["--alpha", "0.1"], "3 calibration patients are too few for alpha 0.1: at least 9 are needed"),
         (["--delta", "0.1"], "are too few for alpha 0.3 with confidence 90 %"),
         (["--interval-alpha", "0.1"], "3 calibration patients are too few"),
-        (["--members", "models"], "--members models: give folds or mirroring, or both"),
+        (["--members", "models"], "members by 'models': take folds or mirroring, or both"),
         (["-m", "another"], "2 models are named"),
         (["-o", "calibration"], "-o calibration: name the file"),
     ],
@@ -205,13 +228,9 @@ def stock(folder: Path, images: list[Path]) -> np.ndarray:
 def test_apply(kind: str, calibration: Path, folder: Path, new: Path, tmp_path: Path) -> None:
     command = ["apply", "-i", str(new), "-m", str(folder), "--calibration", str(calibration), "-o", str(tmp_path)]
     command += ["-device", "cpu", "--kind", kind]
-    if kind == "threshold":
-        done = run("nnunet-robust", *command)
-        assert done.returncode == 0, done.stderr[-2000:]
-    else:
-        first = min(path.name.removesuffix("_0000.png") for path in new.iterdir())
-        (tmp_path / f"{first}_entropy.nii.gz").write_bytes(b"of an earlier run with --maps")
-        assert main(command) == 0
+    first = min(path.name.removesuffix("_0000.png") for path in new.iterdir())
+    (tmp_path / f"{first}_entropy.nii.gz").write_bytes(b"of an earlier run with --maps")
+    assert main(command) == 0
     promised = read_calibration(calibration)
     (structure,) = promised.bounds
     ratings = pd.read_csv(tmp_path / "ratings.csv")
@@ -219,6 +238,8 @@ def test_apply(kind: str, calibration: Path, folder: Path, new: Path, tmp_path: 
     cases = sorted(path.name.removesuffix("_0000.png") for path in new.iterdir())
     assert list(ratings["case"]) == cases == list(manifest["images"])
     assert len(manifest["calibration"]["sha256"]) == 64 and manifest["kind"] == kind
+    rule = usual_dice(promised, structure)
+    assert manifest["limits"] == {structure: {rule.name: {"amber": rule.amber, "red": rule.red}}}
     assert manifest["model"] == promised.model and len(manifest["calibration"]["sentences"]) == 5
     for case, row in zip(cases, ratings.to_dict("records"), strict=True):
         masks = {
@@ -230,6 +251,7 @@ def test_apply(kind: str, calibration: Path, folder: Path, new: Path, tmp_path: 
         assert not (inner & ~segmentation).any() and not (segmentation & ~outer).any()
         sizes = [int(mask.sum()) for mask in (inner, segmentation, outer)]
         assert [row["inner"], row["segmentation"], row["outer"]] == sizes and row["unit"] == "mm²"
+        assert row["outer_not_inner"] == pytest.approx(1 - sizes[0] / sizes[2])
         if kind == "margin":
             bounds = promised.bounds[structure]
             for mask, name in ((inner, "inner_margin_mm"), (outer, "outer_margin_mm")):
@@ -244,24 +266,47 @@ def test_apply(kind: str, calibration: Path, folder: Path, new: Path, tmp_path: 
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize("verb", ["apply", "qa"])
 def test_another_model_is_refused(
-    calibration: Path,
-    textures: str,
-    texture_models: tuple[str, str],
-    new: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    verb: str, calibration: Path, folder: Path, new: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for verb in ("apply", "qa"):
-        named = ["-d", textures, "-tr", texture_models[1], "--calibration", str(calibration), "-o", str(tmp_path / "o")]
-        assert main([verb, "-i", str(new), *named, "-device", "cpu"]) == 2
-        assert "the calibration is of another model" in capsys.readouterr().err
+    """The same network with one other weight, in a folder of the same name."""
+    other = shutil.copytree(folder, tmp_path / folder.name)
+    file = other / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(file, weights_only=False)
+    next(iter(checkpoint["network_weights"].values())).view(-1)[0] += 1
+    torch.save(checkpoint, file)
+    named = ["-m", str(other), "--calibration", str(calibration), "-o", str(tmp_path / "o")]
+    assert main([verb, "-i", str(new), *named, "-device", "cpu"]) == 2
+    assert "the calibration is of another model (checkpoints is" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
 
 
-def test_volumes_and_their_maps(nnunet: Path, volumes: str, volume_model: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("apply --calibration A.json B.json", "2 calibrations are named (A.json, B.json): name the model's alone"),
+        ("qa --calibration A.json --calibration B.json", "2 calibrations are named (A.json, B.json)"),
+        ("apply", "no calibration: give --calibration FILE"),
+        ("apply --calibration A.json --dice-limits 0.5 0.8", "--dice-limits 0.5 0.8: give two in [0, 1], to review"),
+        ("qa --dice-limits 0.8 0.5", "--dice-limits and --share-limits need a --calibration"),
+        ("qa --share-limits 0.5 0.8", "--dice-limits and --share-limits need a --calibration"),
+        ("qa --calibration A.json -m X Y", "no calibration A.json: make one with nnunet-robust calibrate"),
+    ],
+)
+def test_what_apply_and_qa_refuse(
+    command: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*command.split(), "-i", "images", "-o", "out"]) == 2
+    said = capsys.readouterr().err
+    assert says in said and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_volumes_and_their_maps(nnunet: Path, volumes: str, tmp_path: Path) -> None:
     """Two structures, two channels; one test case has neither structure."""
-    folder = model_folder(volumes, volume_model, "nnUNetPlans", "3d_fullres")
+    folder = train(volumes, "3d_fullres", "nnUNetTrainerNoSkip_ps12x32x32_st3_bs2_1epochs_6iters_seed1", validate=False)
     file = tmp_path / "c.json"
     asked_for = ["-m", str(folder), "-d", volumes, "-o", str(file), "-device", "cpu"]
     assert main(["calibrate", *asked_for, "--alpha", "0.4", "--interval-alpha", "0.4", "--disable-tta"]) == 0
@@ -321,11 +366,12 @@ def mixed(nnunet: Path, textures: str, new: Path, tmp_path_factory: pytest.TempP
     return folder
 
 
-def test_qa_of_a_mixed_folder(calibration: Path, folder: Path, mixed: Path, tmp_path: Path) -> None:
+def test_qa_of_a_mixed_folder(
+    calibration: Path, folder: Path, mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     named = ["-i", mixed, "-m", folder, "--calibration", calibration, "-o", tmp_path, "-device", "cpu"]
-    done = run("nnunet-robust", "qa", *named)
-    assert done.returncode == 3, done.stderr[-2000:]
-    assert "notes.txt" in done.stderr
+    assert main(["qa", *map(str, named)]) == 3
+    assert "notes.txt" in capsys.readouterr().err
     table = pd.read_csv(tmp_path / "qa.csv").set_index("case")
     assert set(table.index[:3]) == {"colours", "empty", "truncated"} or table["verdict"].iloc[0] == "reject"
     order = ["reject", "review", "accept"]

@@ -12,7 +12,7 @@ from nnunet_robust.errors import UserError
 from nnunet_robust.eval.bounds.calibration import Calibration, CalibrationCase, CaseScores, calibrate
 from nnunet_robust.eval.bounds.calibration_file import read_calibration, write_calibration
 from nnunet_robust.eval.bounds.control import calibrate_interval
-from nnunet_robust.eval.bounds.input_checks import ImageStatistics
+from nnunet_robust.eval.bounds.image_statistics import ImageStatistics
 from nnunet_robust.eval.bounds.loss_curves import SETTINGS, bound_mask, loss_curves
 
 MODEL = {"key": "nnUNetTrainer__nnUNetPlans__2d__fold0", "checkpoints": {"0": "ab12"}}
@@ -37,7 +37,7 @@ def case(index: int, patient: str | None = None, *, empty: bool = False, predict
         f"case_{index:03d}",
         patient or f"p{index}",
         f"{index:064d}",
-        ImageStatistics(((0.0, 1.5, 100.25 + index),)),
+        ImageStatistics(((0.0, 1.5, 100.25 + index),), None, 0.5, (0.25 - index, None)),
         {
             "disc": CaseScores(
                 loss_curves(reference, segmentation, SPACING, probability),
@@ -113,7 +113,7 @@ def test_files_that_are_not_what_they_were(made: Calibration, tmp_path: Path) ->
         (text[: len(text) // 2], "is not a calibration"),
         ("[]", "is not a calibration"),
         ("{}", "is not a calibration"),
-        (changed(format=2), "another version"),
+        (changed(format=1), "another version"),
         (changed(settings={}), "another version"),
         (changed(alpha=0.2), "are not those of its cases"),
         (changed(bounds=bounds), "are not those of its cases"),
@@ -133,9 +133,11 @@ def test_who_may_use_it(made: Calibration) -> None:
         UserError, match=r"of another model \(checkpoints is \{'0': 'ab12'\} there, \{'0': 'cd34'\} now\)"
     ):
         made.check_model({**MODEL, "checkpoints": {"0": "cd34"}})
-    made.check_unseen({"new": "f" * 64})
-    with pytest.raises(UserError, match=r"1 of 2 cases are of the calibration set .first 'renamed', there 'case_007'."):
-        made.check_unseen({"new": "f" * 64, "renamed": f"{7:064d}"})
+    made.check_unseen({"new": "f" * 64}, {"new": "somebody"})
+    with pytest.raises(UserError, match=r"1 of 1 cases .*of its patients .first 'new'"):
+        made.check_unseen({"new": "f" * 64}, {"new": made.cases[0].patient})
+    with pytest.raises(UserError, match=r"1 of 2 cases .*first 'renamed', there 'case_007'."):
+        made.check_unseen({"new": "f" * 64, "renamed": f"{7:064d}-{8:064d}"}, {})
 
 
 def test_cases_without_the_object_do_not_make_a_promise_cheap() -> None:
@@ -164,7 +166,7 @@ def test_too_few_and_impossible() -> None:
     ) in scarce.sentences("disc")
     reference, empty, zero = np.ones((3, 3), bool), np.zeros((3, 3), bool), np.zeros((3, 3), np.float32)
     missed = CaseScores(loss_curves(reference, empty, (1.0, 1.0), zero), 0.0)
-    image = ImageStatistics(((0.0, 0.0, 1.0),))
+    image = ImageStatistics(((0.0, 0.0, 1.0),), None, None, (None,))
     nothing = calibrate(
         [CalibrationCase(f"c{i}", f"p{i}", str(i), image, {"x": missed}) for i in range(20)], {}, "", 0.1
     )
@@ -185,8 +187,8 @@ def test_sentences(made: Calibration) -> None:
     assert margin.setting is not None and margin.mean_loss is not None
     assert said[2] == (
         f"disc: with the margin {margin.setting:.4g} mm, at most 10 % of the object lies outside of the outer mask, on "
-        f"average over patients, with confidence 90 % (calibrated on 40 cases of 40 patients, clean images; there it "
-        f"was {100 * margin.mean_loss:.3g} %)."
+        f"average over patients who have it, with confidence 90 % (calibrated on 40 cases of 40 patients, clean "
+        f"images; there it was {100 * margin.mean_loss:.3g} %)."
     )
     assert said[-1] == (
         "disc: a Dice lies in its interval in 80 % of cases (calibrated on 40 cases of 40 patients, clean images)."

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval.bounds.control import patient_losses
-from nnunet_robust.eval.bounds.coverage import interval_coverage_over_splits, observed_risk, risk_over_splits
+from nnunet_robust.eval.bounds.coverage import interval_coverage_over_splits, risk_over_splits
 from nnunet_robust.eval.bounds.loss_curves import SETTINGS, Kind, LossCurve, loss_curves
 
 N = 160
@@ -54,34 +54,6 @@ def test_over_a_hundred_splits_the_mean_risk_is_as_promised(curves: list[dict[Ki
     again = risk_over_splits(losses, N // 2, alpha, None, splits=100)
     np.testing.assert_array_equal(again.test_risk, found.test_risk)
     assert (risk_over_splits(losses, N // 2, alpha, None, splits=100, seed=1).test_risk != found.test_risk).any()
-
-
-def test_a_promise_breaks_where_the_images_get_worse(curves: list[dict[Kind, LossCurve]]) -> None:
-    kind: Kind = "outer_threshold"
-    losses = patient_losses(np.array([curve[kind].losses for curve in curves]), names(N))
-    chosen = int(risk_over_splits(losses, N // 2, 0.1, None, splits=1).chosen[0])
-    setting = float(SETTINGS[kind][chosen])
-    clean = observed_risk(kind, setting, [curve[kind] for curve in curves], names(N))
-    worse = observed_risk(kind, setting, [case_curves(index, 5.0)[kind] for index in range(N)], names(N))
-    assert clean.mean_loss == pytest.approx(losses[:, chosen].mean())
-    assert clean.mean_loss < 0.12 < worse.mean_loss
-    assert (clean.n_cases, clean.n_patients) == (N, N)
-
-
-def test_observed_risk_by_hand() -> None:
-    settings = SETTINGS["outer_margin_mm"]
-    rows = [
-        LossCurve(np.full(len(settings), wrong), np.full(len(settings), of))
-        for wrong, of in ((1, 2), (0, 4), (3, 4), (0, 0))
-    ]
-    found = observed_risk("outer_margin_mm", 0.0, rows, ["a", "a", "b", "c"])
-    assert (found.mean_loss, found.n_cases, found.n_patients) == (0.5, 3, 2)
-    inner = observed_risk("inner_margin_mm", 0.0, rows, ["a", "a", "b", "c"])
-    assert (inner.mean_loss, inner.n_cases, inner.n_patients) == (pytest.approx(1 / 3), 4, 3)
-    nothing = observed_risk("outer_margin_mm", 0.0, rows[3:], ["c"])
-    assert math.isnan(nothing.mean_loss) and nothing.n_cases == 0
-    with pytest.raises(UserError, match=r"0\.123456 is no setting of outer_margin_mm"):
-        observed_risk("outer_margin_mm", 0.123456, rows, ["a", "a", "b", "c"])
 
 
 def test_none_could_be_promised() -> None:

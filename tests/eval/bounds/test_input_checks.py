@@ -15,9 +15,9 @@ import torch
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunet_robust.errors import UserError
+from nnunet_robust.eval.bounds.image_statistics import ImageStatistics
 from nnunet_robust.eval.bounds.input_checks import (
     Check,
-    ImageStatistics,
     Training,
     check_content,
     check_file,
@@ -80,6 +80,7 @@ def test_an_image_as_in_training_is_accepted() -> None:
         "extent",
         "object's intensities",
         "intensity range",
+        "contrast",
         "noise",
         "blur",
         "segmented intensities",
@@ -164,8 +165,8 @@ def test_the_segmentation_is_of_what_looks_like_the_object() -> None:
     assert check_segmented(image, ~air & False, training()) == ()
 
 
-def quality(noise: float | None, blur: float | None) -> ImageStatistics:
-    return ImageStatistics(((-1000.0, 0.0, 100.0),), noise, blur)
+def quality(noise: float | None, blur: float | None, polarity: float | None = None) -> ImageStatistics:
+    return ImageStatistics(((-1000.0, 0.0, 100.0),), noise, blur, (polarity,))
 
 
 @pytest.mark.parametrize(
@@ -192,6 +193,45 @@ def test_noise_and_blur_beyond_those_of_the_calibration(
     assert not noise or f"the noise is {noise:.3g} of the image's range, 0.02 to 0.04 in 2 calibration images" in [
         check.reason for check in checks
     ]
+
+
+@pytest.mark.parametrize(
+    ("seen", "now", "found"),
+    [
+        ((0.2, 0.6), 0.4, {}),
+        ((0.2, 0.6), 0.69, {}),
+        ((0.2, 0.6), 0.71, {"contrast": "review"}),  # a quarter of the width beyond
+        ((0.2, 0.6), 0.11, {}),
+        ((0.2, 0.6), 0.09, {"contrast": "review"}),
+        ((0.2, 0.6), -9.0, {"contrast": "review"}),  # rejects nothing
+        ((0.02, 0.6), -0.01, {"contrast": "review"}),  # near, but the other sign than all
+        ((-0.6, -0.02), 0.01, {"contrast": "review"}),
+        ((-0.1, 0.3), -0.19, {}),
+        ((-0.1, 0.3), -0.21, {"contrast": "review"}),
+        ((0.4, 0.4), 0.42, {}),  # images that are alike
+        ((0.4, 0.4), 0.43, {"contrast": "review"}),
+        ((0.2, 0.6), None, {}),
+        ((None, None), 0.4, {}),
+    ],
+)
+def test_contrast_beyond_that_of_the_calibration(
+    seen: tuple[float | None, ...], now: float | None, found: dict[str, str]
+) -> None:
+    known = dataclasses.replace(training(), calibration=tuple(quality(None, None, value) for value in seen))
+    checks = check_content(volume(1), SPACING, known, quality(None, None, now))
+    assert {name: verdict for name, verdict in verdicts(checks).items() if name == "contrast"} == found
+    (*_, last) = (check.reason for check in checks if check.name == "contrast") if now and seen[0] else ("",)
+    assert last.endswith(": as if the contrast were inverted") == (now in (-9.0, -0.01, 0.01))
+    if now == 0.71:
+        assert last == (
+            "the skewness of the details of CT is 0.71 (above 0 bright ones prevail, below 0 dark ones), 0.2 to 0.6 in "
+            "2 calibration images"
+        )
+
+
+def test_inverted_contrast_is_seen() -> None:
+    image = volume(50)
+    assert verdicts(check_image(image.max() + image.min() - image, SPACING, training(False)))["contrast"] == "review"
 
 
 def test_real_noise_and_blur_are_seen() -> None:
@@ -283,7 +323,7 @@ def test_a_mixed_folder(model_folder: Path, nnunet: Path, volumes: str, tmp_path
     changed("nan", lambda data: np.where(data > 150, np.nan, data).astype(np.float32))
     assert checked("nan") == {"readable": "reject"}
     changed("noisy", lambda data: data + np.random.default_rng(0).normal(0, 300, data.shape).astype(np.float32))
-    assert checked("noisy") == {"intensity range": "reject", "noise": "review"}
+    assert checked("noisy") == {"intensity range": "reject", "contrast": "review", "noise": "review"}
 
 
 def test_files_that_do_not_fit(model_folder: Path, tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from nnunet_robust.errors import UserError
 from nnunet_robust.eval.confidence import expert_variability
 from nnunet_robust.eval.confidence.expert_variability import (
     expert_agreement,
-    fleiss_kappa,
     majority,
     model_minus_experts,
     staple,
@@ -85,22 +84,6 @@ def test_the_difference_to_the_experts_is_over_patients() -> None:
         model_minus_experts([expert_agreement(_maps(2), STRUCTURES)["core"]], ["a"])
 
 
-@pytest.mark.parametrize("n", [2, 5])
-def test_kappa_is_statsmodels(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    inter_rater = pytest.importorskip("statsmodels.stats.inter_rater")
-    monkeypatch.setattr(expert_variability, "_VOXELS_AT_ONCE", 50)
-    experts = _maps(n, labels=4)
-    table, _ = inter_rater.aggregate_raters(np.stack([m.ravel() for m in experts.values()], axis=1))
-    assert fleiss_kappa(experts) == pytest.approx(inter_rater.fleiss_kappa(table))
-
-
-def test_kappa_at_its_ends() -> None:
-    same = np.array([0, 1, 1, 0])
-    assert fleiss_kappa({"a": same, "b": same}) == 1
-    assert fleiss_kappa({"a": same, "b": 1 - same}) == -1
-    assert fleiss_kappa({"a": same * 0, "b": same * 0}) == 1
-
-
 def test_majority_by_hand_and_with_an_odd_number_of_experts_by_simpleitk(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b, c = (np.array(m, np.uint8) for m in ([0, 1, 2, 1, 0], [0, 1, 1, 2, 5], [1, 1, 2, 0, 5]))
     assert majority({"a": a, "b": b, "c": c}).tolist() == [0, 1, 2, 0, 5]
@@ -164,7 +147,7 @@ def test_staple_of_nothing_and_of_equals() -> None:
 
 def test_a_single_expert_is_refused() -> None:
     one = {"a": np.zeros((2, 2), np.uint8)}
-    for function in (fleiss_kappa, staple, lambda maps: expert_agreement(maps, STRUCTURES)):
+    for function in (staple, lambda maps: expert_agreement(maps, STRUCTURES)):
         with pytest.raises(UserError, match="at least two experts, got 1: a"):
             function(one)
     with pytest.raises(UserError, match=r"\(2, 2\) and \(2, 3\)"):

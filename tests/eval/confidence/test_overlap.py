@@ -48,3 +48,10 @@ def test_empty_masks_are_defined() -> None:
 def test_bad_maps_are_refused(maps: list[np.ndarray], message: str) -> None:
     with pytest.raises(UserError, match=message):
         overlap_counts(maps, 1)
+
+
+def test_pairs_weigh_as_their_rows_do() -> None:
+    matrix = np.array([[1, 0.5, 0.1], [0.5, 1, 0.2], [0.1, 0.2, 1]])
+    assert mean_of_pairs(matrix, [1, 1, 1]) == pytest.approx(mean_of_pairs(matrix)) == pytest.approx(0.8 / 3)
+    assert mean_of_pairs(matrix, [0.5, 0.5, 0]) == pytest.approx(0.5)
+    assert np.isnan(mean_of_pairs(matrix, [1, 0, 0]))

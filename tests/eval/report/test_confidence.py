@@ -15,9 +15,20 @@ from nnunet_robust.eval.bounds.loss_curves import SETTINGS
 from nnunet_robust.eval.confidence.expert_variability import Agreement, model_minus_experts
 from nnunet_robust.eval.confidence.reliability import CONFIDENCE_ROW, ReliabilityBins
 from nnunet_robust.eval.report import Analysis, analyse
-from nnunet_robust.eval.report.promises import BROKEN, INTERVAL, KEPT, OPEN, UNKNOWN, left_out, sentences, verdict
+from nnunet_robust.eval.report.promises import (
+    BROKEN,
+    INTERVAL,
+    KEPT,
+    OPEN,
+    UNKNOWN,
+    _exact_intervals,
+    left_out,
+    sentences,
+    verdict,
+)
 from nnunet_robust.eval.report.ranking import main_scores
 from nnunet_robust.eval.results import ARM
+from nnunet_robust.eval.statistics import bca_intervals
 from tests.eval.sweep_output import write_sweep_output
 
 A, B = "nnUNetTrainer_seed1", "nnUNetTrainerNoSkip_seed1"
@@ -163,20 +174,41 @@ def test_calibration_errors_are_those_of_the_summed_bins(analysis: Analysis, swe
 
 
 @pytest.mark.parametrize(
-    ("promise", "promised", "low", "high", "expected"),
+    ("promise", "promised", "mean", "low", "high", "n", "expected"),
     [
-        ("outer_threshold", 0.1, 0.02, 0.1, KEPT),
-        ("outer_threshold", 0.1, 0.1, 0.2, OPEN),
-        ("outer_threshold", 0.1, 0.101, 0.2, BROKEN),
-        ("outer_threshold", 0.1, np.nan, np.nan, UNKNOWN),
-        (INTERVAL, 0.9, 0.9, 1.0, KEPT),
-        (INTERVAL, 0.9, 0.8, 0.9, OPEN),
-        (INTERVAL, 0.9, 0.5, 0.89, BROKEN),
-        (INTERVAL, 0.9, 1.0, 1.0, KEPT),
+        ("outer_threshold", 0.1, 0.05, 0.02, 0.1, 40, KEPT),
+        ("outer_threshold", 0.1, 0.0, 0.0, 0.0, 35, OPEN),  # 0.9 ** 35 = 0.0250
+        ("outer_threshold", 0.1, 0.0, 0.0, 0.0, 36, KEPT),
+        ("outer_threshold", 0.1, 0.15, 0.1, 0.2, 40, OPEN),
+        ("outer_threshold", 0.1, 0.15, 0.101, 0.2, 40, BROKEN),
+        ("outer_threshold", 0.1, 0.11, 0.11, 0.11, 5, OPEN),  # one more, who loses nothing: 0.55 / 6
+        ("outer_threshold", 0.1, 0.3, np.nan, np.nan, 1, UNKNOWN),
+        (INTERVAL, 0.9, 0.95, 0.9, 1.0, 40, KEPT),
+        (INTERVAL, 0.9, 0.85, 0.8, 0.9, 40, OPEN),
+        (INTERVAL, 0.9, 0.7, 0.5, 0.89, 40, BROKEN),
     ],
 )
-def test_verdicts(promise: str, promised: float, low: float, high: float, expected: str) -> None:
-    assert verdict(promise, promised, low, high) == expected
+def test_verdicts(promise: str, promised: float, mean: float, low: float, high: float, n: int, expected: str) -> None:
+    assert verdict(promise, promised, mean, low, high, n) == expected
+
+
+def test_the_interval_of_a_share_is_exact() -> None:
+    scores = np.array([[1, 1, 0, np.nan], [1, 0, 0, 1.0], [1, 1, 0, np.nan], [1, 1, 0, np.nan]], float)
+    low, high = _exact_intervals(scores)
+    for column, held in enumerate((4, 3, 0)):
+        exact = stats.binomtest(held, 4).proportion_ci(0.95, "exact")
+        assert (low[column], high[column]) == pytest.approx((exact.low, exact.high))
+    assert np.isnan(low[3]) and np.isnan(high[3])  # of one patient
+
+
+@pytest.mark.parametrize("n", [5, 10, 20, 40, 60])
+def test_a_promise_that_is_broken_is_seldom_called_kept(n: int) -> None:
+    """Losses that are rare and large: one patient in seven loses all. The promise is a tenth."""
+    rng = np.random.default_rng(0)
+    losses = (rng.uniform(size=(2000, n)) < 1 / 7).astype(float)
+    low, high = bca_intervals(losses.T)
+    called = [verdict("outer_threshold", 0.1, m, a, b, n) for m, a, b in zip(losses.mean(1), low, high, strict=True)]
+    assert called.count(KEPT) < 0.05 * len(called)
 
 
 def test_losses_are_means_over_patients_and_breaks_the_lowest_level(analysis: Analysis, sweep: Path) -> None:
