@@ -36,7 +36,7 @@ class Scene:
         reference: the same, ready to be compared with predictions.
         heads: what the models' outputs stand for.
         spacing_mm: the voxel's size along each axis.
-        experts: where several have drawn the case, each one's labels.
+        experts: where several have drawn the case, each one's labels, 0 where the reference is to be ignored.
         foreground: bool (*spatial), where the reference has any structure.
         ignore_label: of voxels that do not count; None: there is none.
         bounds: robust range of the clean image, per channel.
@@ -57,7 +57,9 @@ class Scene:
         self.bounds = robust_range(self._clean)
         self.slice = pictures.display_slice(self.label)
         self.reference = Reference(self.label, model.regions, loaded.spacing_mm, tolerance_mm, self.ignore_label)
-        self.experts = loaded.experts
+        # What the reference says nothing of counts for nobody.
+        hidden = self.label == self.ignore_label
+        self.experts = {name: np.where(hidden, 0, labels) for name, labels in loaded.experts.items()}
         self._lock = threading.Lock()
 
     def image(self, condition: Condition, seed: int, *, as_it_is: bool) -> torch.Tensor:

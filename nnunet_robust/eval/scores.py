@@ -15,6 +15,18 @@ from nnunet_robust.eval.results import SCORES, cell
 from nnunet_robust.eval.scene import Scene
 
 
+def score_columns(scores: StructureScores, n_members: int) -> dict[str, Any]:
+    """A structure's scores by the names that they have in every table, empty where there is nothing to say."""
+    return {
+        "n_members": n_members,
+        "entropy_bits": scores.entropy_bits,
+        "mutual_information_bits": scores.mutual_information_bits if n_members > 1 else "",
+        "predicted_dice": cell(scores.overlap.predicted_dice),
+        "pairwise_dice": cell(scores.overlap.pairwise_dice),
+        "soft_dice": scores.overlap.soft_dice,
+    }
+
+
 def scores_of(prediction: Prediction, sure: Mapping[str, StructureScores], scene: Scene) -> dict[str, dict[str, Any]]:
     """Structure -> the columns `results.SCORES`, empty where there is nothing to say.
 
@@ -27,24 +39,14 @@ def scores_of(prediction: Prediction, sure: Mapping[str, StructureScores], scene
     rows: dict[str, dict[str, Any]] = {name: dict.fromkeys(SCORES, "") for name in heads.structures}
     if prediction.found is not None:
         for name, scores in sure.items():
-            several = prediction.found.n_members > 1
-            rows[name] |= {
-                "n_members": prediction.found.n_members,
-                "entropy_bits": scores.entropy_bits,
-                "mutual_information_bits": scores.mutual_information_bits if several else "",
-                "predicted_dice": cell(scores.overlap.predicted_dice),
-                "pairwise_dice": cell(scores.overlap.pairwise_dice),
-                "soft_dice": scores.overlap.soft_dice,
-            }
+            rows[name] |= score_columns(scores, prediction.found.n_members)
     if prediction.weights:
         weights = " ".join(f"{weight:.6g}" for weight in prediction.weights)
         for row in rows.values():
             row |= {"predicted_divergence_bits": cell(prediction.divergence_bits), "weights": weights}
     if scene.experts:
-        # What the reference says nothing of counts for nobody.
-        hidden = scene.label == scene.ignore_label
-        experts = {name: np.where(hidden, 0, labels) for name, labels in scene.experts.items()}
-        agreements = expert_agreement(experts, dict(heads.labels), np.where(hidden, 0, prediction.labels))
+        said = np.where(scene.label == scene.ignore_label, 0, prediction.labels)
+        agreements = expert_agreement(scene.experts, dict(heads.labels), said)
         for name, agreement in agreements.items():
             rows[name] |= {
                 "expert_agreement": agreement.mean_pairwise,

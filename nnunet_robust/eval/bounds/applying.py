@@ -17,7 +17,7 @@ from nnunet_robust.eval.bounds.assess import Assessment, Assessor, colour_of
 from nnunet_robust.eval.bounds.calibration import Calibration
 from nnunet_robust.eval.bounds.limits import described
 from nnunet_robust.eval.maps import ENDING, write_map
-from nnunet_robust.eval.results import cell
+from nnunet_robust.eval.scores import score_columns
 from nnunet_robust.files import write_atomically
 
 COLUMNS = (
@@ -74,17 +74,7 @@ def apply_calibration(
     manifest = {
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         "model": calibration.model,
-        "calibration": {
-            "sha256": sha256(calibration_file),
-            "condition": calibration.condition,
-            "alpha": calibration.alpha,
-            "delta": calibration.delta,
-            "interval_alpha": calibration.interval_alpha,
-            "n_cases": len(calibration.cases),
-            "n_patients": len({case.patient for case in calibration.cases}),
-            "training": calibration.training,
-            "sentences": [sentence for label in calibration.bounds for sentence in calibration.sentences(label)],
-        },
+        "calibration": {"sha256": sha256(calibration_file), **calibration.described()},
         "kind": kind,
         "limits": described(assessor.rules),
         "images": {case: [sha256(path) for path in files] for case, files in images.items()},
@@ -106,28 +96,14 @@ def rating_rows(found: Assessment) -> list[dict[str, Any]]:
         return [{**row, "case": found.case, "colour": colour_of(found), "reasons": list(found.reasons)}]
     rows = []
     for name, finding in found.findings.items():
-        evidence, scores = finding.evidence, found.predicted.scores[name]
-        low, high = evidence.dice or ("", "")
-        several = found.predicted.maps.n_members > 1
         rows.append(
             {
                 "case": found.case,
                 "structure": name,
                 "colour": finding.rating.colour,
                 "reasons": list(finding.rating.reasons),
-                "dice_low": low,
-                "dice_high": high,
-                "inner": "" if evidence.inner is None else evidence.inner,
-                "segmentation": evidence.segmentation,
-                "outer": "" if evidence.outer is None else evidence.outer,
-                "unit": evidence.unit,
-                "outer_not_inner": "" if evidence.uncertain_share is None else evidence.uncertain_share,
-                "n_members": found.predicted.maps.n_members,
-                "entropy_bits": scores.entropy_bits,
-                "mutual_information_bits": scores.mutual_information_bits if several else "",
-                "predicted_dice": cell(scores.overlap.predicted_dice),
-                "pairwise_dice": cell(scores.overlap.pairwise_dice),
-                "soft_dice": scores.overlap.soft_dice,
+                **finding.evidence.columns(),
+                **score_columns(found.predicted.scores[name], found.predicted.maps.n_members),
             }
         )
     return rows

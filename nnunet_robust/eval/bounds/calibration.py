@@ -139,6 +139,19 @@ class Calibration:
                 f"{seen[0][0]!r}, there {seen[0][1]!r}): what was promised on them proves nothing there; leave them out"
             )
 
+    def described(self) -> dict[str, Any]:
+        """What a manifest says of it: JSON-ready."""
+        return {
+            "condition": self.condition,
+            "alpha": self.alpha,
+            "delta": self.delta,
+            "interval_alpha": self.interval_alpha,
+            "n_cases": len(self.cases),
+            "n_patients": len({case.patient for case in self.cases}),
+            "training": self.training,
+            "sentences": [sentence for label in self.bounds for sentence in self.sentences(label)],
+        }
+
     def sentences(self, label: str) -> list[str]:
         """What is promised of a structure, in words, a sentence per promise; each holds on its own, not all at once."""
         said = [_promise(self, label, kind, bound) for kind, bound in self.bounds[label].items()]

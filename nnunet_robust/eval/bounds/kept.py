@@ -35,17 +35,7 @@ class Promises:
 
     def described(self) -> dict[str, Any]:
         """For the manifest."""
-        made = self.calibration
-        return {
-            "sha256": self.digest,
-            "condition": made.condition,
-            "alpha": made.alpha,
-            "delta": made.delta,
-            "interval_alpha": made.interval_alpha,
-            "n_cases": len(made.cases),
-            "n_patients": len({case.patient for case in made.cases}),
-            "sentences": [sentence for label in made.bounds for sentence in made.sentences(label)],
-        }
+        return {"sha256": self.digest, **self.calibration.described()}
 
     def rows(self, prediction: Prediction, sure: Mapping[str, StructureScores], scene: Scene) -> list[dict[str, Any]]:
         """The rows of `bounds.csv` of one prediction, one a structure.

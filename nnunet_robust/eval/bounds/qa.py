@@ -12,7 +12,7 @@ from typing import Any
 from nnunet_robust.eval.bounds.assess import Assessment, Assessor
 from nnunet_robust.eval.bounds.input_checks import VERDICTS, Verdict, worst
 from nnunet_robust.eval.bounds.qa_picture import Picture, picture_of
-from nnunet_robust.eval.results import cell
+from nnunet_robust.eval.scores import score_columns
 from nnunet_robust.files import write_atomically
 
 SYMBOLS: dict[Verdict, str] = {"accept": "✓", "review": "?", "reject": "✗"}
@@ -76,24 +76,17 @@ def _row(found: Assessment) -> Row:
     )
 
 
+_SCORES = ("predicted_dice", "soft_dice", "entropy_bits", "mutual_information_bits")
+
+
 def _measured(found: Assessment, name: str) -> dict[str, Any]:
     assert found.predicted is not None
-    evidence, scores = found.findings[name].evidence, found.predicted.scores[name]
-    several = found.predicted.maps.n_members > 1
-    low, high = evidence.dice or ("", "")
+    finding = found.findings[name]
+    scores = score_columns(found.predicted.scores[name], found.predicted.maps.n_members)
     return {
-        "verdict": found.findings[name].rating.verdict,
-        "dice_low": low,
-        "dice_high": high,
-        "inner": "" if evidence.inner is None else evidence.inner,
-        "segmentation": evidence.segmentation,
-        "outer": "" if evidence.outer is None else evidence.outer,
-        "unit": evidence.unit,
-        "outer_not_inner": "" if evidence.uncertain_share is None else evidence.uncertain_share,
-        "predicted_dice": cell(scores.overlap.predicted_dice),
-        "soft_dice": scores.overlap.soft_dice,
-        "entropy_bits": scores.entropy_bits,
-        "mutual_information_bits": scores.mutual_information_bits if several else "",
+        "verdict": finding.rating.verdict,
+        **finding.evidence.columns(),
+        **{column: scores[column] for column in _SCORES},
     }
 
 

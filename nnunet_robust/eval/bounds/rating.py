@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from nnunet_robust.eval.bounds.input_checks import Check, Verdict
 
@@ -47,6 +47,18 @@ class Evidence:
         if self.inner is None or self.outer is None:
             return None
         return 1 - self.inner / self.outer if self.outer else 0.0
+
+    def columns(self) -> dict[str, Any]:
+        """By the names that it has in every table, empty where there is no number."""
+        low, high = self.dice or ("", "")
+        numbers = {
+            "inner": self.inner,
+            "segmentation": self.segmentation,
+            "outer": self.outer,
+            "unit": self.unit,
+            "outer_not_inner": self.uncertain_share,
+        }
+        return {"dice_low": low, "dice_high": high, **{k: "" if v is None else v for k, v in numbers.items()}}
 
 
 @dataclass(frozen=True)
