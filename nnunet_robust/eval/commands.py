@@ -92,6 +92,11 @@ def sweep(
     tile_size: Annotated[
         list[str] | None, typer.Option("--tile-size", help="Sliding windows, as 64 or 32x64x64; default: training's.")
     ] = None,
+    attack_source: Annotated[
+        list[str] | None,
+        typer.Option("--attack-source", help="Attack these models (trainers or folders) for all; self: each itself."),
+    ] = None,
+    attack_steps: Annotated[int, typer.Option("--attack-steps", help="Steps of each attack.")] = 20,
     replicates: Annotated[int, typer.Option("--replicates", help="Noise draws per level.")] = 1,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the noise.")] = 0,
     disable_tta: Annotated[bool, typer.Option("--disable-tta", help="No test-time mirroring.")] = False,
@@ -135,6 +140,8 @@ def sweep(
         save_uncertainty=save_uncertainty,
         series=series,
         tile_sizes=tile_size or [],
+        attack_sources=attack_source or [],
+        attack_steps=attack_steps,
         replicates=replicates,
         seed=seed,
         mirroring=not disable_tta,

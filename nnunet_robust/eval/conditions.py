@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval.perturbations import PERTURBATIONS, PRESETS, check_level, perturbation
@@ -39,6 +39,23 @@ def conditions_for(
             check_level(name, level)
         chosen.setdefault(name, set()).update(own or levels or perturbation(name).levels)
     return {name: tuple(sorted(values)) for name, values in chosen.items()}
+
+
+def with_attacks(conditions: Mapping[str, Sequence[float]], sources: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    """Conditions, with every attack from each source, and beside it random noise of the same budgets.
+
+    Args:
+        conditions: perturbation -> levels.
+        sources: names of the models whose attacked images all models get; "": each model gets its own. An attack that
+            names its source (`pgd_linf_from_...`) keeps it.
+    """
+    found: dict[str, set[float]] = {}
+    for name, levels in conditions.items():
+        row = perturbation(name)
+        named = [f"{name}_from_{source}" if source else name for source in sources] if row.white_box else [name]
+        for one in (*named, *filter(None, [row.control])):
+            found.setdefault(one, set()).update(levels)
+    return {name: tuple(sorted(levels)) for name, levels in found.items()}
 
 
 def _own_levels(text: str) -> tuple[str, list[float]]:

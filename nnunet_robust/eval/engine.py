@@ -64,16 +64,13 @@ class Progress(Protocol):
 
 @dataclass(eq=False)
 class _Job:
-    """An image on its way: one condition of a unit."""
+    """An image on its way: one condition of a unit, for the arms that lack it."""
 
     work: Work
     condition: Condition
+    arms: list[Arm]
     scene: Future[Scene]
     prepared: Future[_Prepared]
-
-    @property
-    def arms(self) -> list[Arm]:
-        return self.work.todo[self.condition]
 
     @property
     def networks(self) -> list[Model]:
@@ -207,8 +204,10 @@ class Engine:
                     if self._scene is None or self._scene[0] != files:
                         load = self._pool.submit(Scene, files, self._run.models[0], self._run.tolerance_mm)
                         self._scene = files, load
-                    scene = self._scene[1]
-                    yield _Job(work, condition, scene, self._pool.submit(self._prepare, work, condition, scene))
+                    scene, arms = self._scene[1], work.todo[condition]
+                    for group in [[arm] for arm in arms] if work.attacks else [arms]:
+                        prepared = self._pool.submit(self._prepare, work, condition, group, scene)
+                        yield _Job(work, condition, group, scene, prepared)
 
     def _is_due(self, unit: Unit, predictions: int) -> None:
         change = predictions - self._expected.pop(unit, 0)
@@ -216,26 +215,37 @@ class Engine:
             self._total += change
             self._progress.start(self._total)
 
-    def _prepare(self, work: Work, condition: Condition, loading: Future[Scene]) -> _Prepared:
+    def _prepare(self, work: Work, condition: Condition, arms: Sequence[Arm], loading: Future[Scene]) -> _Prepared:
         """Make the image of a condition, measure it, draw it, and preprocess it, once for all models alike."""
         scene, unit, run = loading.result(), work.unit, self._run  # asked for before this, so under way
-        as_it_is = unit.in_series or condition == Condition.clean()
-        image = scene.image(condition, run.seed, as_it_is=as_it_is)
-        if condition not in work.inputs.rows:
-            measured = scene.measured(image, in_series=unit.in_series)
-            self._claims.check(unit)
-            fixed = {"dataset": run.dataset, "patient": scene.files.patient, "case": unit.case}
-            work.inputs.add(condition, [{**fixed, **measured}])
+        attacked = None if unit.as_it_is else run.attacked(condition, arms)
+        if attacked is None:
+            image = scene.image(condition, run.seed, as_it_is=unit.as_it_is)
+        else:
+            image = run.attacker.image(scene, condition, attacked)
+        self._measure(work, condition, arms[0], scene, image)
         if run.pictured(unit.case, condition):
-            if as_it_is:  # the case's reference goes with its clean image, so that a file has one writer
+            if unit.as_it_is:  # the case's reference goes with its clean image, so that a file has one writer
                 reference = f"{condition.name}_reference.png" if unit.in_series else "reference.png"
                 pictures.write_labels(run.picture(unit.case, reference), scene.label, scene.slice)
-            picture = run.picture(unit.case, condition.name + ".png")
+            own = run.own_picture(unit.case, arms[0].key, condition)
+            picture = own if work.attacks else run.picture(unit.case, condition.name + ".png")
             pictures.write_image(picture, image.numpy(), scene.bounds, scene.slice)
-        arms = work.todo[condition]
         alike = {model.preprocessing: model for model in networks_of(arms)}
         data = {key: model.preprocess(image.numpy(), scene.properties) for key, model in alike.items()}
         return _Prepared(data, image if any(isinstance(arm, Ensemble) for arm in arms) else None)
+
+    def _measure(self, work: Work, condition: Condition, arm: Arm, scene: Scene, image: torch.Tensor) -> None:
+        """Store what an image is like, where that is not known; of an attack on an arm, as the arm's own."""
+        stored, unit = work.measured(arm), work.unit
+        if condition in stored.rows:
+            return
+        measured = scene.measured(image, in_series=unit.in_series)
+        if work.attacks:
+            measured |= {**arm.arm, **scene.spent(image)}
+        self._claims.check(unit)
+        fixed = {"dataset": self._run.dataset, "patient": scene.files.patient, "case": unit.case}
+        stored.add(condition, [{**fixed, **measured}])
 
     def _predict(self, batch: Sequence[_Job]) -> None:
         ready: list[tuple[_Job, _Prepared]] = []

@@ -34,6 +34,10 @@ UNCERTAINTY_ASSUMPTION = (
     f"Scores of uncertainty are means over the predicted structure and the {BAND_MM:g} mm around it; reliability is "
     f"counted within {BAND_MM:g} mm of the reference or the prediction."
 )
+ATTACK_ASSUMPTION = (
+    "Attacks know the reference segmentation, and the model that they are on, mirroring and folds included; they are "
+    "one perturbation of the whole volume, found in full precision."
+)
 EXPERTS_ASSUMPTION = "Several experts have drawn each case; the identity's `reference` says what metrics compare with."
 _PACKAGES = (
     "nnunet-robust",
@@ -51,6 +55,7 @@ def describe(
     identity: Mapping[str, Any],
     parameters: Mapping[str, Any],
     conditions: Mapping[str, Sequence[float]],
+    attacks: Mapping[str, Mapping[str, Any]],
     series: Iterable[tuple[SeriesSet, Mapping[str, str]]],
     arms: Iterable[Model | Ensemble],
     promises: Mapping[str, Promises],
@@ -63,6 +68,7 @@ def describe(
         identity: what results must share to stand beside one another (dataset, seed, cases, ...).
         parameters: further settings of this run.
         conditions: perturbation -> levels of this run.
+        attacks: those of them that are attacks -> what more is to be known of each.
         series: this run's test sets, each with the digests of its cases' files.
         arms: this run's models and their ensembles.
         promises: model key -> its calibration.
@@ -91,7 +97,12 @@ def describe(
         row = perturbation(name)
         known = perturbations.get(name, {}).get("levels", [])
         all_levels = sorted({float(level) for level in (*known, *levels)})
-        perturbations[name] = {"levels": all_levels, "unit": row.unit, "reference": row.reference}
+        perturbations[name] = {
+            "levels": all_levels,
+            "unit": row.unit,
+            "reference": row.reference,
+            **({"attack": dict(attacks[name])} if name in attacks else {}),
+        }
     for test_set, digests in series:
         name, level = test_set.condition.perturbation, test_set.condition.level
         files = {**perturbations.get(name, {}).get("series", {}), f"{level:g}": dict(digests)}
@@ -112,6 +123,7 @@ def describe(
         "assumptions": [
             *ASSUMPTIONS,
             *([SERIES_ASSUMPTION] if any("series" in p for p in perturbations.values()) else []),
+            *([ATTACK_ASSUMPTION] if any("attack" in p for p in perturbations.values()) else []),
             *([UNCERTAINTY_ASSUMPTION] if identity["members_by"] else []),
             *([EXPERTS_ASSUMPTION] if identity["reference"] else []),
         ],

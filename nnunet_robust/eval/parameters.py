@@ -12,12 +12,17 @@ import torch
 
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval.cases import CaseFiles, cases_of_dataset, cases_of_folders, drawn_by_experts
+from nnunet_robust.eval.conditions import with_attacks
 from nnunet_robust.eval.ensembles import ALL
 from nnunet_robust.eval.models import Model, load_model
 from nnunet_robust.eval.perturbations import perturbation
+from nnunet_robust.eval.perturbations.adversarial import STEPS
 from nnunet_robust.eval.results import Condition
 from nnunet_robust.eval.series import SeriesSet, read_series
 from nnunet_robust.folders import model_folder
+
+SELF = "self"
+"""As a source of attacks: every model gets attacks on itself."""
 
 Series = list[tuple[SeriesSet, list[CaseFiles]]]
 
@@ -48,6 +53,9 @@ class SweepParameters:
         series: a `series.csv`: test sets that are conditions of their own, see `nnunet_robust.eval.series`.
         tile_sizes: sliding windows to predict with, as in "64" or "32x64x64", each an arm of its own for every model;
             none takes the patch size of its training.
+        attack_sources: models whose attacked images all models get: trainers or model folders; "self": each its own,
+            which is so without any.
+        attack_steps: of an attack.
         replicates: draws per level, for perturbations with randomness.
         seed: of the perturbations.
         mirroring: test-time mirroring, nnU-Net's default.
@@ -79,6 +87,8 @@ class SweepParameters:
     calibrations: Sequence[Path] = ()
     series: Path | None = None
     tile_sizes: Sequence[str] = ()
+    attack_sources: Sequence[str] = ()
+    attack_steps: int = STEPS
     replicates: int = 1
     seed: int = 0
     mirroring: bool = True
@@ -90,12 +100,34 @@ class SweepParameters:
     shard: str | None = None
 
 
-def conditions_of(parameters: SweepParameters) -> list[Condition]:
-    """The conditions, the clean image first; those of series come beside them."""
+def check_numbers(parameters: SweepParameters) -> None:
+    """What can be told before models are loaded.
+
+    Raises:
+        UserError: no draws, no steps, or a source of attacks without an attack.
+    """
     if parameters.replicates < 1:
         raise UserError(f"--replicates {parameters.replicates}: at least 1 draw is needed")
+    if parameters.attack_steps < 1:
+        raise UserError(f"--attack-steps {parameters.attack_steps}: at least 1 step is needed")
+    attacks = [name for name in parameters.conditions if perturbation(name).uses_victim]
+    if parameters.attack_sources and not attacks:
+        raise UserError(
+            "--attack-source is of attacks: name some with --perturb, as pgd_linf, or take --preset attacks"
+        )
+    if parameters.ensemble and any(perturbation(name).white_box for name in attacks):
+        raise UserError("an ensemble is not attacked as one: sweep attacks without --ensemble")
+
+
+def conditions_of(parameters: SweepParameters, levels_of: Mapping[str, Sequence[float]]) -> list[Condition]:
+    """The conditions, the clean image first; those of series come beside them.
+
+    Args:
+        parameters: of the sweep.
+        levels_of: perturbation -> levels.
+    """
     conditions = [Condition.clean()]
-    for name, levels in parameters.conditions.items():
+    for name, levels in levels_of.items():
         draws = parameters.replicates if perturbation(name).stochastic else 1
         conditions += [Condition(name, float(level), r) for level in levels if level != 0 for r in range(draws)]
     return conditions
@@ -143,22 +175,63 @@ def models_of(parameters: SweepParameters, dataset: str | None, device: torch.de
         folders = [model_folder(dataset, t, parameters.plans, parameters.configuration) for t in trainers] + folders
     if not folders:
         raise UserError("no models: name trainers with -tr, or model folders with -m")
-    models = [
-        load_model(folder, parameters.folds, parameters.checkpoint, device, parameters.mirroring, dataset)
-        for folder in folders
-    ]
+    models = [_load(parameters, folder, dataset, device) for folder in folders]
     if parameters.tile_sizes:
         tiled = [model.with_tile_size(text) for model in models for text in parameters.tile_sizes]
         models = list({(model.key, model.folder): model for model in tiled}.values())  # "64" and "64x64" are one
     for model in models[1:]:
-        for what, value in _interface(model).items():
-            if value != (first := _interface(models[0])[what]):
-                raise UserError(f"{model.key} has {what} {value}, {models[0].key} has {first}: sweep them one by one")
+        _check_alike(models[0], model)
     keys = [model.key for model in models]
     twice = [key for key in keys if keys.count(key) > 1]
     if twice:
         raise UserError(f"two models are both called {twice[0]}: sweep them into two output folders")
     return models
+
+
+def sources_of(
+    parameters: SweepParameters, models: Sequence[Model], dataset: str | None, device: torch.device
+) -> dict[str, Model]:
+    """Name -> the model whose attacked images all models get.
+
+    Raises:
+        UserError: a name of no model, or of several; or a model that takes other images.
+    """
+    named = [name for name in parameters.attack_sources if name != SELF]
+    named += [row.source for row in map(perturbation, parameters.conditions) if row.source]
+    found: dict[str, Model] = {}
+    for name in dict.fromkeys(named):
+        swept = [model for model in models if name in (model.trainer, str(model.folder))]
+        if len(swept) > 1:
+            raise UserError(f"--attack-source {name}: {len(swept)} of the models are called that: sweep them apart")
+        if swept:
+            model = swept[0]
+        elif dataset is None or Path(name).is_dir():
+            model = _load(parameters, Path(name), dataset, device)
+        else:
+            folder = model_folder(dataset, name, parameters.plans, parameters.configuration)
+            model = _load(parameters, folder, dataset, device)
+        _check_alike(models[0], model)
+        found[model.trainer] = model
+    for row in map(perturbation, parameters.conditions):
+        if row.source and row.source not in found:
+            raise UserError(f"{row.name}: there is no model called {row.source}: give it with --attack-source")
+    return found
+
+
+def attacked_conditions(parameters: SweepParameters, sources: Mapping[str, Model]) -> dict[str, tuple[float, ...]]:
+    """Perturbation -> levels, as the user named them, with the attacks' sources and the noise to compare with."""
+    own = not parameters.attack_sources or SELF in parameters.attack_sources
+    return with_attacks(parameters.conditions, [*([""] if own else []), *sources])
+
+
+def _load(parameters: SweepParameters, folder: Path, dataset: str | None, device: torch.device) -> Model:
+    return load_model(folder, parameters.folds, parameters.checkpoint, device, parameters.mirroring, dataset)
+
+
+def _check_alike(first: Model, model: Model) -> None:
+    for what, value in _interface(model).items():
+        if value != (of_first := _interface(first)[what]):
+            raise UserError(f"{model.key} has {what} {value}, {first.key} has {of_first}: sweep them one by one")
 
 
 def _interface(model: Model) -> dict[str, Any]:

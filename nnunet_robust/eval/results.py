@@ -5,7 +5,9 @@ parts/<model>/<perturbation>/<case>.csv   a row per condition and label
 parts/inputs/<perturbation>/<case>.csv    a row per condition
 parts/reliability/<model>/...             a row per condition and label, where members were told apart
 parts/bounds/<model>/...                  the same, where the model was calibrated
-results.csv, inputs.csv, reliability.csv, bounds.csv   the parts put together, sorted
+parts/attacks/<model>/...                 a row per condition that is an attack on the model that predicts, in place of
+                                          the row in inputs: every model has an image of its own
+results.csv, inputs.csv, reliability.csv, bounds.csv, attacks.csv   the parts put together, sorted
 """
 
 from __future__ import annotations
@@ -56,11 +58,7 @@ RELIABILITY_COLUMNS = (
     "label",
     *(f"{what}_{number}" for what in ("n", "p", "hits") for number in range(N_BINS)),
 )
-INPUT_COLUMNS = (
-    "dataset",
-    "patient",
-    "case",
-    *CONDITION,
+MEASURED = (
     "psnr_db",
     "snr_db",
     "foreground_ratio",
@@ -69,6 +67,9 @@ INPUT_COLUMNS = (
     "noise_sigma",
     "blur",
 )
+"""Of an image."""
+INPUT_COLUMNS = ("dataset", "patient", "case", *CONDITION, *MEASURED)
+ATTACK_COLUMNS = (*IDENTITY, *CONDITION, "linf", "l2", *MEASURED)
 BOUND_COLUMNS = (
     *IDENTITY,
     *CONDITION,

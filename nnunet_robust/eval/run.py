@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+from nnunet_robust.eval.attacks.attacker import Attacker
 from nnunet_robust.eval.bounds.kept import Promises
 from nnunet_robust.eval.ensembles import Ensemble
 from nnunet_robust.eval.failures import Failure
 from nnunet_robust.eval.models import Model
+from nnunet_robust.eval.perturbations import perturbation
 from nnunet_robust.eval.results import (
+    ATTACK_COLUMNS,
     BOUND_COLUMNS,
     INPUT_COLUMNS,
     RELIABILITY_COLUMNS,
@@ -46,6 +49,8 @@ class Run:
         ensembles: of these models.
         windows: model key -> its sliding window.
         promises: model key -> its calibration, where it has one.
+        sources: name -> the model whose attacked images all models get.
+        attacker: makes attacked images.
         members_by: how a model's members are told apart, see `sliding_window.MEMBERS_BY`; empty: not at all.
         seed: of the perturbations.
         tolerance_mm: of the normalised surface distance.
@@ -60,6 +65,8 @@ class Run:
     ensembles: Sequence[Ensemble]
     windows: Mapping[str, SlidingWindow]
     promises: Mapping[str, Promises]
+    sources: Mapping[str, Model]
+    attacker: Attacker
     members_by: Sequence[str]
     seed: int
     tolerance_mm: float
@@ -88,6 +95,24 @@ class Run:
         """The rows of `reliability.csv` of a unit and an arm."""
         return Part(self.output / "parts" / "reliability" / key / perturbation / f"{case}.csv", RELIABILITY_COLUMNS)
 
+    def white_box(self, unit: Unit) -> bool:
+        """Whether every model has images of its own in a unit: attacks on itself."""
+        return not unit.as_it_is and perturbation(unit.perturbation).white_box
+
+    def attacked(self, condition: Condition, arms: Sequence[Arm]) -> Model | None:
+        """The model that a condition attacks, for arms that get the same image; None: it is no attack."""
+        row = perturbation(condition.perturbation)
+        if not row.uses_victim:
+            return None
+        if row.source:
+            return self.sources[row.source]
+        (model,) = networks_of(arms)  # ensembles are refused before it comes to this
+        return model
+
+    def attacks(self, key: str, perturbation: str, case: str) -> Part:
+        """The rows of `attacks.csv` of a unit and a model."""
+        return Part(self.output / "parts" / "attacks" / key / perturbation / f"{case}.csv", ATTACK_COLUMNS)
+
     def bounds(self, key: str, perturbation: str, case: str) -> Part:
         """The rows of `bounds.csv` of a unit and a model."""
         return Part(self.output / "parts" / "bounds" / key / perturbation / f"{case}.csv", BOUND_COLUMNS)
@@ -105,6 +130,10 @@ class Run:
         """Where a picture lies."""
         return self.output.joinpath("pictures", case, *names)
 
+    def own_picture(self, case: str, key: str, condition: Condition) -> Path:
+        """Where the picture of a model's own image lies, under a condition that is an attack on it."""
+        return self.picture(case, key, f"{condition.name}_image.png")
+
     def pictured(self, case: str, condition: Condition) -> bool:
         """Whether there are pictures of a condition."""
         return case in self.shown and condition.replicate == 0
@@ -120,6 +149,7 @@ class Work:
         results: arm's key -> its rows in `results.csv`.
         reliability: the same in `reliability.csv`, of arms whose members are told apart.
         bounds: the same in `bounds.csv`, of models that are calibrated.
+        attacks: the same in `attacks.csv`, where every model has images of its own.
         todo: condition -> the arms that lack it.
         left: predictions that are neither made nor failed.
         failures: what failed.
@@ -131,10 +161,15 @@ class Work:
     results: dict[str, Part]
     reliability: dict[str, Part]
     bounds: dict[str, Part]
+    attacks: dict[str, Part]
     todo: dict[Condition, list[Arm]]
     left: int
     failures: list[Failure] = field(default_factory=list)
     lost: bool = False
+
+    def measured(self, arm: Arm) -> Part:
+        """Where stands what was measured of an arm's images."""
+        return self.attacks.get(arm.key, self.inputs)
 
 
 def work_on(run: Run, unit: Unit) -> Work:
@@ -145,6 +180,9 @@ def work_on(run: Run, unit: Unit) -> Work:
     scored = [arm.key for arm in run.arms if run.scores(arm)]
     reliability = {key: run.reliability(key, unit.perturbation, unit.case) for key in scored}
     bounds = {key: run.bounds(key, unit.perturbation, unit.case) for key in run.promises}
+    white_box = run.white_box(unit)
+    attacked = run.arms if white_box else []
+    attacks = {arm.key: run.attacks(arm.key, unit.perturbation, unit.case) for arm in attacked}
 
     def finished(arm: Arm, condition: Condition) -> bool:
         files = []
@@ -154,10 +192,11 @@ def work_on(run: Run, unit: Unit) -> Work:
             files += [run.map_file(arm.key, unit.case, condition, name) for name in MAPS]
         if run.pictured(unit.case, condition):
             name = condition.name + ".png"
-            files += [run.picture(unit.case, name), run.picture(unit.case, arm.key, name)]
-        parts = [inputs, results[arm.key], *([bounds[arm.key]] if arm.key in bounds else [])]
+            own = run.own_picture(unit.case, arm.key, condition)
+            files += [own if white_box else run.picture(unit.case, name), run.picture(unit.case, arm.key, name)]
+        parts = [attacks.get(arm.key, inputs), results[arm.key], *([bounds[arm.key]] if arm.key in bounds else [])]
         done = all(condition in part.rows for part in parts)
         return done and all(file.is_file() for file in files)
 
     todo = {c: arms for c, _ in unit.images if (arms := [arm for arm in run.arms if not finished(arm, c)])}
-    return Work(unit, inputs, results, reliability, bounds, todo, sum(map(len, todo.values())))
+    return Work(unit, inputs, results, reliability, bounds, attacks, todo, sum(map(len, todo.values())))

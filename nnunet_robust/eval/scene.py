@@ -10,12 +10,14 @@ import numpy as np
 import torch
 
 from nnunet_robust.eval import pictures
+from nnunet_robust.eval.attacks.victim import Victim
 from nnunet_robust.eval.cases import CaseFiles
 from nnunet_robust.eval.complexity import SWEEP_SLICES, ComplexityMeter
 from nnunet_robust.eval.image_quality import image_quality
 from nnunet_robust.eval.metrics import Reference
 from nnunet_robust.eval.models import Model
 from nnunet_robust.eval.perturbations import measure, perturb, perturbation, robust_range
+from nnunet_robust.eval.perturbations.adversarial import STEPS
 from nnunet_robust.eval.precision import torch_threads
 from nnunet_robust.eval.results import Condition, cell
 from nnunet_robust.seeding import torch_generator
@@ -62,13 +64,17 @@ class Scene:
         self.experts = {name: np.where(hidden, 0, labels) for name, labels in loaded.experts.items()}
         self._lock = threading.Lock()
 
-    def image(self, condition: Condition, seed: int, *, as_it_is: bool) -> torch.Tensor:
+    def image(
+        self, condition: Condition, seed: int, *, as_it_is: bool, victim: Victim | None = None, steps: int = STEPS
+    ) -> torch.Tensor:
         """The image under a condition.
 
         Args:
             condition: which.
             seed: of the noise.
             as_it_is: take the image as its file has it: clean, or of a series.
+            victim: of an attack: the model, with this case's reference.
+            steps: of an attack.
 
         Returns:
             float32 (C, *spatial); not to be modified.
@@ -78,9 +84,11 @@ class Scene:
         """
         if as_it_is:
             return self._clean
+        row = perturbation(condition.perturbation)
         # Neither model nor level: comparisons are paired, and a level only scales the noise.
-        generator = torch_generator(seed, self.files.name, condition.perturbation, condition.replicate)
-        mask = torch.from_numpy(self.foreground) if perturbation(condition.perturbation).uses_mask else None
+        # An attack may then choose the very noise that it is compared with.
+        generator = torch_generator(seed, self.files.name, row.control or condition.perturbation, condition.replicate)
+        mask = torch.from_numpy(self.foreground) if row.uses_mask else None
         with _one_thread():
             return perturb(
                 self._clean,
@@ -90,6 +98,8 @@ class Scene:
                 mask,
                 self.spacing_mm,
                 self.bounds,
+                victim,
+                steps,
             )
 
     def measured(self, image: torch.Tensor, *, in_series: bool) -> dict[str, Any]:
@@ -106,6 +116,15 @@ class Scene:
             "noise_sigma": cell(quality.noise_sigma),
             "blur": cell(quality.blur),
         }
+
+    def spent(self, image: torch.Tensor) -> dict[str, float]:
+        """How far an image is from the clean one, in both norms of `attacks.budget.Budget`."""
+        low, high = (bound.view(-1, *[1] * (image.ndim - 1)) for bound in self.bounds)
+        moves = (high > low).flatten()
+        change = ((image - self._clean) / (high - low))[moves]
+        if not len(change):
+            return {"linf": 0.0, "l2": 0.0}
+        return {"linf": float(change.abs().max()), "l2": float(change.double().square().mean().sqrt())}
 
     def _decibels(self, image: torch.Tensor) -> dict[str, Any]:
         return dict(measure(self._clean, image, self.bounds))

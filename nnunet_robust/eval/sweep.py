@@ -19,6 +19,8 @@ import torch
 from nnunet_robust.digest import sha256
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval import pictures
+from nnunet_robust.eval.attacks.attacker import Attacker
+from nnunet_robust.eval.attacks.chain import check_known
 from nnunet_robust.eval.bounds.kept import Promises, members_calibrated, read_promises
 from nnunet_robust.eval.cases import CaseFiles, check_stored
 from nnunet_robust.eval.engine import Engine, Progress
@@ -30,15 +32,20 @@ from nnunet_robust.eval.models import Model, quiet
 from nnunet_robust.eval.parameters import (
     Series,
     SweepParameters,
+    attacked_conditions,
     cases_of,
+    check_numbers,
     conditions_of,
     device_of,
     models_of,
     series_of,
+    sources_of,
     use_nnunets_threads,
     workers_of,
 )
+from nnunet_robust.eval.perturbations import perturbation
 from nnunet_robust.eval.results import (
+    ATTACK_COLUMNS,
     BOUND_COLUMNS,
     INPUT_COLUMNS,
     RELIABILITY_COLUMNS,
@@ -93,7 +100,7 @@ def run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
 
 
 def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
-    conditions = conditions_of(parameters)
+    check_numbers(parameters)
     device = device_of(parameters.device)
     workers = workers_of(parameters.workers, device)
     shard((), parameters.shard)
@@ -103,6 +110,9 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
     use_nnunets_threads(device)
     name = None if parameters.dataset is None else dataset_name(parameters.dataset)
     models = models_of(parameters, name, device)
+    sources = sources_of(parameters, models, name, device)
+    levels_of = attacked_conditions(parameters, sources)
+    attacks = _attacks(levels_of, parameters.attack_steps, models, sources)
     cases = cases_of(parameters, name, models)
     series = series_of(parameters, cases, models)
     digests = [{case.name: sha256_of_case(case) for case in of_set} for _, of_set in series]
@@ -130,6 +140,7 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
         manifest = open_manifest(manifest_file, identity)
         _refuse_retrained(parameters.output, manifest, arms)
         _refuse_recalibrated(parameters.output, manifest, promises)
+        _refuse_other_attacks(parameters.output, manifest, attacks)
         return manifest
 
     manifest = known()
@@ -163,7 +174,7 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
 
     parameters.output.mkdir(parents=True, exist_ok=True)
     manifest = change(
-        lambda before: describe(before, identity, settings, parameters.conditions, described, arms, promises, device)
+        lambda before: describe(before, identity, settings, levels_of, attacks, described, arms, promises, device)
     )
     for case in cases:
         failure = Failure(case.name, "", "", "", broken[case.name]) if case.name in broken else None
@@ -175,6 +186,8 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
         ensembles,
         windows,
         promises,
+        sources,
+        Attacker(parameters.attack_steps, parameters.seed),
         by,
         parameters.seed,
         parameters.tolerance_mm,
@@ -182,6 +195,7 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
         parameters.save_uncertainty,
         set(manifest["pictures"]["cases"].values()),
     )
+    conditions = conditions_of(parameters, levels_of)
     units = _units([case for case in cases if case.name not in broken], conditions, series)
 
     def choose() -> None:
@@ -223,7 +237,8 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
 
 def _only_pictures_missing(run: Run, unit: Unit) -> bool:
     work = work_on(run, unit)
-    parts = [work.inputs, *work.results.values(), *work.bounds.values()]
+    measured = [work.measured(arm) for arm in run.arms]
+    parts = [*measured, *work.results.values(), *work.bounds.values()]
     return work.left > 0 and all(condition in part.rows for condition, _ in unit.images for part in parts)
 
 
@@ -307,6 +322,33 @@ def _refuse_recalibrated(output: Path, manifest: Mapping[str, Any], promises: Ma
             )
 
 
+def _attacks(
+    levels_of: Mapping[str, Sequence[float]], steps: int, models: Sequence[Model], sources: Mapping[str, Model]
+) -> dict[str, dict[str, Any]]:
+    """Attack -> what the manifest has of it."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in levels_of:
+        row = perturbation(name)
+        if row.uses_victim:
+            of_source = {row.source: sources[row.source].checkpoints} if row.source else None
+            found[name] = {"steps": steps, "source": of_source}
+            for model in [sources[row.source]] if row.source else models:
+                check_known(model)
+    return found
+
+
+def _refuse_other_attacks(output: Path, manifest: Mapping[str, Any], attacks: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, attack in attacks.items():
+        before = manifest.get("perturbations", {}).get(name, {}).get("attack", attack)
+        if before["steps"] != attack["steps"]:
+            raise UserError(
+                f"{output} holds {name} of {before['steps']} steps, not {attack['steps']}: take a new folder for -o, "
+                f"or --attack-steps {before['steps']}"
+            )
+        if before["source"] != attack["source"]:
+            raise UserError(f"{output} holds {name} of another checkpoint of that model: take a new folder for -o")
+
+
 def _clean_scores(run: Run, units: Sequence[Unit], sharded: bool) -> dict[str, float]:
     """Mean Dice of each case's clean image, over arms and labels; nothing while other shards have some to predict."""
     clean = Condition.clean()
@@ -337,6 +379,7 @@ def _combine(run: Run, manifest: Mapping[str, Any], cases: Sequence[CaseFiles]) 
     for part_of, columns, name_of in (
         (run.reliability, RELIABILITY_COLUMNS, "reliability"),
         (run.bounds, BOUND_COLUMNS, "bounds"),
+        (run.attacks, ATTACK_COLUMNS, "attacks"),
     ):
         if (run.output / "parts" / name_of).is_dir():
             every = (

@@ -46,6 +46,11 @@ class Unit:
     images: tuple[tuple[Condition, CaseFiles], ...]
     in_series: bool = False
 
+    @property
+    def as_it_is(self) -> bool:
+        """Whether its images are as their files have them: clean, or of a series."""
+        return self.in_series or self.perturbation == Condition.clean().perturbation
+
 
 def shard(units: Sequence[Unit], text: str | None) -> list[Unit]:
     """The units of one of n processes that need not know of each other.

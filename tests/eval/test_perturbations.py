@@ -15,6 +15,10 @@ from scipy import ndimage
 
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval import perturbations
+from nnunet_robust.eval.attacks.attack import ATTACKS
+from nnunet_robust.eval.attacks.budget import NORMS
+from nnunet_robust.eval.attacks.losses import Weighting
+from nnunet_robust.eval.attacks.victim import Answer, Score
 from nnunet_robust.eval.perturbations import (
     PERTURBATIONS,
     PRESETS,
@@ -76,8 +80,30 @@ def spacing_of(image: torch.Tensor) -> tuple[float, ...]:
     return SPACINGS.get(tuple(image.shape[1:]), (1.0,) * (image.ndim - 1))
 
 
+class Victim:
+    """A model that sees each channel as it lies in its robust range, and dislikes waves along it."""
+
+    def __init__(self, image: torch.Tensor, *, raw: bool) -> None:
+        n = image.ndim - 1
+        low, high = (bound.view(-1, *[1] * n) for bound in robust_range(image))
+        self._low, self._span = (low, torch.where(high > low, high - low, 1)) if raw else (low * 0, low * 0 + 1)
+        self._waves = torch.linspace(1, 9, image[0].numel(), device=image.device).view(image.shape[1:])
+
+    def score(self, image: torch.Tensor) -> Score:
+        return Score(1.0, float(self._loss(image.detach().float())))
+
+    def gradient(self, image: torch.Tensor, weighting: Weighting, progress: float) -> Answer:
+        leaf = image.detach().float().requires_grad_()
+        (found,) = torch.autograd.grad(self._loss(leaf), leaf)
+        return Answer(self.score(image), found)
+
+    def _loss(self, image: torch.Tensor) -> torch.Tensor:
+        return ((image - self._low) / self._span * self._waves).sin().sum()
+
+
 def apply(row: Perturbation, image: torch.Tensor, level: float, seed: int = 0) -> torch.Tensor:
-    return perturb(image, row.name, level, generator(seed), make_mask(image), spacing_of(image))
+    victim = Victim(image, raw=True) if row.uses_victim else None
+    return perturb(image, row.name, level, generator(seed), make_mask(image), spacing_of(image), victim=victim, steps=3)
 
 
 def apply_function(row: Perturbation, image: torch.Tensor, level: float, seed: int = 0) -> torch.Tensor:
@@ -85,6 +111,8 @@ def apply_function(row: Perturbation, image: torch.Tensor, level: float, seed: i
     keywords: dict[str, object] = {"mask": make_mask(image)} if row.uses_mask else {}
     if row.uses_spacing:
         keywords["spacing_mm"] = spacing_of(image)
+    if row.uses_victim:
+        keywords |= {"victim": Victim(image, raw=False), "steps": 3}
     return row.function(image, level, generator(seed), **keywords)
 
 
@@ -121,6 +149,9 @@ def test_every_row_of_every_module_is_in_the_table() -> None:
 
 def test_which_rows_take_what() -> None:
     assert {row.name for row in PERTURBATIONS.values() if row.uses_mask} == {"background_blur", "foreground_blur"}
+    attacks = {row.name for row in PERTURBATIONS.values() if row.uses_victim}
+    assert attacks == {f"{name}_{norm}" for name in ATTACKS for norm in NORMS}
+    assert all(PERTURBATIONS[name].control == f"random_{name.split('_')[-1]}" for name in attacks)
     assert {"slice_thickness", "missing_slices", "correlated_noise"} <= {
         row.name for row in PERTURBATIONS.values() if row.uses_spacing
     }
@@ -151,8 +182,10 @@ def test_presets_of_modalities_are_those_of_the_table(modality: str) -> None:
 
 
 def test_the_other_presets() -> None:
-    assert list(PRESETS) == ["kamath2025", "mri", "ct", "ultrasound", "histology", "noise", "all"]
-    assert PRESETS["all"] == {name: row.levels for name, row in PERTURBATIONS.items()}
+    assert list(PRESETS) == ["kamath2025", "mri", "ct", "ultrasound", "histology", "noise", "all", "attacks"]
+    no_budget = [row for row in PERTURBATIONS.values() if row not in perturbations.adversarial.ROWS]
+    assert PRESETS["all"] == {row.name: row.levels for row in no_budget}
+    assert set(PRESETS["attacks"]) == {"worst_case_linf", "worst_case_l2"}
     assert set(PRESETS["noise"]) == {
         "gaussian_noise", "speckle_noise", "salt_and_pepper", "rician_noise", "poisson_noise", "correlated_noise",
     }  # fmt: skip
@@ -230,8 +263,8 @@ def test_psnr_falls_with_the_level(row: Perturbation, shape: tuple[int, ...]) ->
 @ROWS_AND_COMBINATIONS
 def test_levels_share_one_field(row: Perturbation) -> None:
     """What two levels do to an image is alike if they start from one state, and less so if not."""
-    if not row.stochastic:
-        pytest.skip("nothing is random")
+    if not row.stochastic or row.uses_victim:
+        pytest.skip("nothing is random, or it is chosen for each level")
     image = make_image((1, 12, 16, 20))
     small, large, other = (
         (apply(row, image, row.levels[level], seed) - image).flatten() for level, seed in ((1, 0), (2, 0), (2, 1))
@@ -261,7 +294,11 @@ def test_channels_are_scaled_apart(row: Perturbation) -> None:
     image = make_image((2, 12, 16, 20))
     other = image.clone()
     other[1] = other[1] * 100 - 3
-    assert bits(apply(row, image, row.levels[2])[0]) == bits(apply(row, other, row.levels[2])[0])
+    of_image, of_other = (apply(row, x, row.levels[2])[0] for x in (image, other))
+    if row.uses_victim:  # the victim's gradient is one of both channels
+        torch.testing.assert_close(of_image, of_other, rtol=0, atol=0.01)
+    else:
+        assert bits(of_image) == bits(of_other)
 
 
 @ROWS_AND_COMBINATIONS

@@ -1,4 +1,4 @@
-"""Attacks: a raw image, perturbed within a budget so that a model segments it as wrongly as it can be made to.
+"""Attacks: an image, perturbed within a budget so that a model segments it as wrongly as it can be made to.
 
 One perturbation of the whole volume; the tiles of the sliding window see the same one. All but FGSM return the worst of
 the images that they came by: the lowest mean Dice on the grid of the logits and, of equals, the highest cross-entropy.
@@ -27,28 +27,21 @@ _STEP = 0.25  # of the radius: the 2/255 in 8/255 of Madry et al.
 
 
 def attack(
-    name: str,
-    victim: Victim,
-    image: torch.Tensor,
-    budget: Budget,
-    steps: int,
-    generator: torch.Generator,
-    bounds: tuple[torch.Tensor, torch.Tensor] | None = None,
+    name: str, victim: Victim, image: torch.Tensor, budget: Budget, steps: int, generator: torch.Generator
 ) -> torch.Tensor:
-    """Attack one raw image.
+    """Attack one image.
 
     Args:
         name: of `ATTACKS`.
-        victim: the model and the reference of the image.
-        image: float (C, *spatial), raw, on the CPU; not modified.
-        budget: of the perturbation, in shares of the robust range; 0 gives the image, bit for bit.
+        victim: the model and the reference of the image, of images like this one.
+        image: float (C, *spatial) in units of each channel's robust range; not modified.
+        budget: of the perturbation; 0 gives the image, bit for bit.
         steps: >= 1; of each of the attacks that the worst case is made of. FGSM has one, whatever is asked for.
         generator: the source of randomness, freshly made: the worst case draws the noise of `random_control` from it,
             and chooses from that very image too.
-        bounds: `robust_range(image)`, where it is at hand already.
 
     Returns:
-        The perturbed raw image, with the shape and dtype of `image`; each channel within its own minimum and maximum.
+        The perturbed image, with the shape and dtype of `image`; each channel within its own minimum and maximum.
 
     Raises:
         UserError: an unknown name, or steps < 1.
@@ -61,8 +54,25 @@ def attack(
         raise UserError(f"An attack takes at least one step, got {steps}")
     if budget.radius == 0:
         return image.clone()
-    ball = Ball(image, budget, bounds)
+    ball = Ball(image, budget)
     return ball.image(ATTACKS[name](victim, ball, steps, generator))
+
+
+def random_control(image: torch.Tensor, budget: Budget, generator: torch.Generator) -> torch.Tensor:
+    """What every attack is to be compared with: random noise of the same budget; see `Ball.control`.
+
+    Args:
+        image: float (C, *spatial) in units of each channel's robust range; not modified.
+        budget: of the noise; 0 gives the image, bit for bit.
+        generator: the source of randomness, freshly made: a radius then only scales the noise.
+
+    Returns:
+        The perturbed image, with the shape and dtype of `image`.
+    """
+    if budget.radius == 0:
+        return image.clone()
+    ball = Ball(image, budget)
+    return ball.image(ball.control(generator))
 
 
 def fgsm(victim: Victim, ball: Ball, steps: int, generator: torch.Generator) -> torch.Tensor:
@@ -112,6 +122,7 @@ def _projected(weighting: Weighting) -> Attack:
     """`_project` from a random start; the best so far."""
 
     def run(victim: Victim, ball: Ball, steps: int, generator: torch.Generator) -> torch.Tensor:
+        """Projected gradient ascent from a random start, by steps of a quarter of the budget; the worst on the way."""
         best = Best()
         _project(victim, ball, weighting, steps, ball.start(generator), best)
         return best.change

@@ -1,4 +1,4 @@
-"""What an attack may change: a ball around the raw image, in shares of each channel's robust range."""
+"""What an attack may change: a ball around the image, in shares of each channel's robust range."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 
 from nnunet_robust.errors import UserError
-from nnunet_robust.eval.perturbations import robust_range
 
 NORMS = ("linf", "l2")
 
@@ -39,15 +38,14 @@ class Budget:
 
 
 class Ball:
-    """The perturbations of one raw image that a budget allows.
+    """The perturbations of one image that a budget allows. Images are in units of each channel's robust range.
 
     Beside the budget, every value stays within its channel's own minimum and maximum, as for all perturbations: the
     image at d is clipped, and d with it, which only makes it smaller.
 
     Args:
-        image: float (C, *spatial), raw.
+        image: float (C, *spatial).
         budget: of the perturbation.
-        bounds: `robust_range(image)`, where it is at hand already.
 
     Attributes:
         norm: the budget's.
@@ -55,31 +53,26 @@ class Ball:
             not to make steps without bounds.
     """
 
-    def __init__(
-        self, image: torch.Tensor, budget: Budget, bounds: tuple[torch.Tensor, torch.Tensor] | None = None
-    ) -> None:
-        def per_channel(values: torch.Tensor) -> torch.Tensor:
-            return values.view(-1, *[1] * (image.ndim - 1))
-
-        low, high = (per_channel(values) for values in bounds or robust_range(image))
+    def __init__(self, image: torch.Tensor, budget: Budget) -> None:
+        minimum, maximum = (
+            bound.view(-1, *[1] * (image.ndim - 1)) for bound in image.detach().flatten(1).aminmax(dim=1)
+        )
         self.norm = budget.norm
         self._clean = image
-        self._span = high - low
-        self._minimum, self._maximum = (per_channel(values) for values in image.flatten(1).aminmax(dim=1))
-        divisor = torch.where(self._span > 0, self._span, 1.0)
-        moves = self._span > 0
-        self._lowest = torch.where(moves, (self._minimum - image) / divisor, 0.0)
-        self._highest = torch.where(moves, (self._maximum - image) / divisor, 0.0)
-        self._count = max(1, int(moves.sum()) * image[0].numel())
+        self._moves = maximum > minimum  # a constant channel has no range
+        self._lowest, self._highest = (bound.float() - image.float() for bound in (minimum, maximum))
+        self._minimum, self._maximum = minimum, maximum
+        self._count = max(1, int(self._moves.sum()) * image[0].numel())
         self.radius = min(budget.radius, self.size(torch.maximum(-self._lowest, self._highest)))
 
     def image(self, change: torch.Tensor) -> torch.Tensor:
-        """The raw image at a perturbation (C, *spatial); where that is 0, the image's own bits."""
-        return (self._clean + change * self._span).to(self._clean.dtype).clamp(self._minimum, self._maximum)
+        """The image at a perturbation (C, *spatial); where that is 0, the image's own bits."""
+        moved = (self._clean + change).to(self._clean.dtype).clamp(self._minimum, self._maximum)
+        return torch.where(change == 0, self._clean, moved)
 
     def nothing(self) -> torch.Tensor:
         """The perturbation that is none."""
-        return torch.zeros(self._clean.shape)
+        return torch.zeros(self._clean.shape, device=self._clean.device)
 
     def project(self, change: torch.Tensor) -> torch.Tensor:
         """The perturbation, brought back into the budget, then to where the image is not clipped."""
@@ -96,16 +89,15 @@ class Ball:
         return math.sqrt(float(change.square().sum(dtype=torch.float64)) / self._count)
 
     def direction(self, gradient: torch.Tensor) -> torch.Tensor:
-        """The perturbation of norm 1 that a gradient with respect to the raw image promises most of; 0 if that is 0."""
-        of_change = gradient * self._span
+        """The perturbation of norm 1 that a gradient with respect to the image promises most of; 0 if that is 0."""
         if self.norm == "linf":
-            return of_change.sign()
+            return gradient.sign()
         # in units of the largest: squares of small gradients would vanish
-        largest = of_change.abs().max()
+        largest = gradient.abs().max()
         if largest == 0:
-            return of_change
-        of_change = of_change / largest
-        return of_change / self.size(of_change)
+            return gradient
+        gradient = gradient / largest
+        return gradient / self.size(gradient)
 
     def control(self, generator: torch.Generator) -> torch.Tensor:
         """Random noise of the whole budget: its norm is the radius, before values are clipped to their channel's own.
@@ -128,28 +120,7 @@ class Ball:
 
     def _normal(self, generator: torch.Generator) -> torch.Tensor:
         noise = torch.randn(self._clean.shape, generator=generator, device=generator.device)
-        return noise.to(self._clean.device) * (self._span > 0)
+        return noise.to(self._clean.device) * self._moves
 
     def _unit(self, change: torch.Tensor) -> torch.Tensor:
         return change / max(self.size(change), torch.finfo(torch.float32).tiny)
-
-
-def random_control(
-    image: torch.Tensor,
-    budget: Budget,
-    generator: torch.Generator,
-    bounds: tuple[torch.Tensor, torch.Tensor] | None = None,
-) -> torch.Tensor:
-    """What every attack is to be compared with: random noise of the same budget; see `Ball.control`.
-
-    Args:
-        image: float (C, *spatial), raw; not modified.
-        budget: of the noise.
-        generator: the source of randomness, freshly made: a radius then only scales the noise.
-        bounds: `robust_range(image)`, where it is at hand already.
-
-    Returns:
-        The perturbed raw image, with the shape and dtype of `image`.
-    """
-    ball = Ball(image, budget, bounds)
-    return ball.image(ball.control(generator))

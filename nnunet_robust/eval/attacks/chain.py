@@ -56,6 +56,31 @@ NORMALISATIONS: dict[str, _Normalise] = {
 }
 
 
+def check_known(model: Model) -> None:
+    """Whether gradients are known of all that a model does to an image.
+
+    Raises:
+        UserError: its plans ask for a preprocessor, a normalisation or a resampling that is not known here.
+    """
+    settings = model.predictor.configuration_manager.configuration
+    preprocessor = model.predictor.configuration_manager.preprocessor_class
+    if preprocessor is not DefaultPreprocessor:
+        raise UserError(
+            f"attacks know nnU-Net's DefaultPreprocessor, and {model.trainer} has {preprocessor.__name__}: leave it out"
+        )
+    for scheme in settings["normalization_schemes"]:
+        if scheme not in NORMALISATIONS:
+            raise UserError(
+                f"attacks know the normalisations {', '.join(NORMALISATIONS)}, and {model.trainer} has {scheme}: "
+                f"leave it out"
+            )
+    if settings["resampling_fn_data"] != FUNCTION:
+        raise UserError(
+            f"attacks know the resampling {FUNCTION}, and {model.trainer} has {settings['resampling_fn_data']}: "
+            f"leave it out"
+        )
+
+
 class Prepared(NamedTuple):
     """A preprocessed image.
 
@@ -85,25 +110,17 @@ class Chain:
         device: of the targets.
 
     Raises:
-        UserError: the plans ask for a preprocessor, a normalisation or a resampling that is not known here.
+        UserError: see `check_known`.
     """
 
     def __init__(
         self, model: Model, label: NDArray[np.integer], properties: Mapping[str, Any], device: torch.device
     ) -> None:
+        check_known(model)
         predictor = model.predictor
         self._plans, self._configuration = predictor.plans_manager, predictor.configuration_manager
-        preprocessor = self._configuration.preprocessor_class
-        if preprocessor is not DefaultPreprocessor:
-            raise UserError(f"attacks know nnU-Net's DefaultPreprocessor, and {model.trainer} has {preprocessor}")
-        settings = self._configuration.configuration
-        for scheme in settings["normalization_schemes"]:
-            if scheme not in NORMALISATIONS:
-                raise UserError(f"attacks know the normalisations {', '.join(NORMALISATIONS)}, not {scheme}")
-        if settings["resampling_fn_data"] != FUNCTION:
-            raise UserError(f"attacks know the resampling {FUNCTION}, not {settings['resampling_fn_data']}")
-        self._options = settings["resampling_fn_data_kwargs"]
-        self._preprocessor = preprocessor(verbose=False)
+        self._options = self._configuration.configuration["resampling_fn_data_kwargs"]
+        self._preprocessor = DefaultPreprocessor(verbose=False)
         self._heads, self._ignore_label, self._device = model.heads, model.ignore_label, device
         order = self._plans.transpose_forward
         self._forward_axes = (0, *(axis + 1 for axis in order))

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from nnunet_robust.eval.attacks.chain import Chain
-from nnunet_robust.eval.attacks.gradient import WindowGradient
-from nnunet_robust.eval.attacks.losses import Target, Weighting, attack_loss, cross_entropy, mean_dice
-from nnunet_robust.eval.models import Model
+from nnunet_robust.eval.attacks.losses import Weighting
 
 
 class Score(NamedTuple):
@@ -36,7 +31,7 @@ class Answer(NamedTuple):
 
     Attributes:
         score: of the image.
-        gradient: of the weighted loss with respect to the raw image, float32 (C, *spatial).
+        gradient: of the weighted loss with respect to the image, float32 (C, *spatial).
     """
 
     score: Score
@@ -44,7 +39,7 @@ class Answer(NamedTuple):
 
 
 class Victim(Protocol):
-    """A model and the reference of one image. Images are raw, float (C, *spatial)."""
+    """A model and the reference of one image. Images are float (C, *spatial), raw unless a class says otherwise."""
 
     def score(self, image: torch.Tensor) -> Score:
         """How wrong is it there?"""
@@ -53,44 +48,23 @@ class Victim(Protocol):
         """How wrong is it there, and how does `attack_loss` change with the image?"""
 
 
-class ModelVictim:
-    """A trained model through its whole chain: preprocessing, sliding window, folds and mirroring.
-
-    In float32 throughout, where the sweep's `exact` sums logits in half precision: at a voxel whose labels are nearly
-    as likely as one another the two may differ.
+class ScaledVictim:
+    """A victim of raw images, seen in units of the image's robust range, in which attacks go about.
 
     Args:
-        model: which.
-        window: the model's, made once for all of its cases.
-        label: reference (*spatial), as its file has it.
-        properties: what nnU-Net's reader gave beside the image.
-
-    Raises:
-        UserError: see `Chain`.
+        victim: of raw images.
+        raw: from an image (C, *spatial) in these units to the raw one that it stands for.
+        span: width of each channel's robust range, (C, 1, ...): one of these units.
     """
 
-    def __init__(
-        self, model: Model, window: WindowGradient, label: NDArray[np.integer], properties: Mapping[str, Any]
-    ) -> None:
-        self._window = window
-        self._chain = Chain(model, label, properties, model.predictor.device)
+    def __init__(self, victim: Victim, raw: Callable[[torch.Tensor], torch.Tensor], span: torch.Tensor) -> None:
+        self._victim, self._raw, self._span = victim, raw, span
 
     def score(self, image: torch.Tensor) -> Score:
         """See `Victim`."""
-        prepared = self._chain.forward(image)
-        return _score(self._window.logits(prepared.data), prepared.target)
+        return self._victim.score(self._raw(image))
 
     def gradient(self, image: torch.Tensor, weighting: Weighting, progress: float) -> Answer:
         """See `Victim`."""
-        prepared = self._chain.forward(image)
-        found = self._window.gradient(
-            prepared.data, lambda logits: attack_loss(logits, prepared.target, weighting, progress)
-        )
-        return Answer(_score(found.logits, prepared.target), prepared.back(found.gradient))
-
-
-def _score(logits: torch.Tensor, target: Target) -> Score:
-    losses = cross_entropy(logits, target)
-    return Score(
-        mean_dice(logits, target), float(losses.sum(dtype=torch.float64)) / (int(target.valid.sum()) * len(losses))
-    )
+        answer = self._victim.gradient(self._raw(image), weighting, progress)
+        return Answer(answer.score, answer.gradient.to(image.device) * self._span)

@@ -10,13 +10,16 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from nnunet_robust.errors import UserError
+from nnunet_robust.eval.attacks.victim import ScaledVictim, Victim
 from nnunet_robust.eval.perturbations import (
+    adversarial,
     blur,
     ct,
     histology,
@@ -61,6 +64,7 @@ _ROWS = (
     *ct.ROWS,
     *ultrasound.ROWS,
     *histology.ROWS,
+    *adversarial.ROWS,
 )
 PERTURBATIONS: dict[str, Perturbation] = {row.name: row for row in _ROWS}
 
@@ -72,6 +76,7 @@ _ALSO = {
     "histology": ("poisson_noise", "brightness", "contrast", "pixelation"),
 }
 _NOISE = (*noise.ROWS, *photons.ROWS, *texture.ROWS)
+_FROM = "_from_"
 
 PRESETS: dict[str, dict[str, tuple[float, ...]]] = {
     # with the clean images, the five conditions of both papers
@@ -81,16 +86,22 @@ PRESETS: dict[str, dict[str, tuple[float, ...]]] = {
         for modality, also in _ALSO.items()
     },
     "noise": {row.name: row.levels for row in _NOISE},
-    "all": {row.name: row.levels for row in _ROWS},
+    "all": {row.name: row.levels for row in _ROWS if row not in adversarial.ROWS},
+    "attacks": {row.name: row.levels for row in adversarial.ROWS if row.name.startswith("worst_case")},
 }
 
 
 def perturbation(name: str) -> Perturbation:
     """The row of that name, or the one made for a combination such as `gaussian_noise+gaussian_blur`.
 
+    `pgd_linf_from_<model>` is the row of an attack on that model, whoever predicts: its images are the same for all.
+
     Raises:
         UserError: there is none; the message has the nearest name and the list.
     """
+    attacked, _, source = name.partition(_FROM)
+    if source and attacked in PERTURBATIONS and PERTURBATIONS[attacked].uses_victim:
+        return replace(PERTURBATIONS[attacked], name=name, source=source)
     if "+" in name:
         return combined(name, _single)
     return _single(name)
@@ -124,6 +135,8 @@ def perturb(
     mask: torch.Tensor | None = None,
     spacing_mm: Sequence[float] | None = None,
     bounds: tuple[torch.Tensor, torch.Tensor] | None = None,
+    victim: Victim | None = None,
+    steps: int = adversarial.STEPS,
 ) -> torch.Tensor:
     """Perturb a raw image: scale to its robust range, apply, scale back, clip.
 
@@ -142,12 +155,15 @@ def perturb(
         spacing_mm: size of a voxel along each spatial axis, as nnU-Net's `properties["spacing"]`; None is 1 mm each.
             Only rows with `uses_spacing` look at it.
         bounds: `robust_range(image)`, where it is at hand already.
+        victim: the model and this image's reference, of raw images. Needed by rows with `uses_victim`, ignored by the
+            others.
+        steps: of an attack, >= 1.
 
     Returns:
         A new tensor with the shape, dtype and device of `image`; computed in float32.
 
     Raises:
-        UserError: unknown name, level out of range, no mask or a wrong one, a spacing that is none, an image
+        UserError: unknown name, level out of range, no mask or a wrong one, no victim, a spacing that is none, an image
             that is no such tensor.
     """
     row = perturbation(name)
@@ -162,16 +178,23 @@ def perturb(
     keywords: dict[str, Any] = {"mask": mask} if row.uses_mask else {}
     if row.uses_spacing:
         keywords["spacing_mm"] = _checked_spacing(name, image, spacing_mm)
+    if row.uses_victim and victim is None:
+        raise UserError(f"{name} is an attack and needs a model with the image's reference: give both, or leave it out")
     if level == 0:
         return image.clone()
     low, high = (_per_channel(bound, image) for bound in bounds or robust_range(image))
     span = high - low
     scaled = (image.float() - low) / torch.where(span > 0, span, 1.0)
-    changed = row.function(scaled, level, generator, **keywords)
     minimum, maximum = (_per_channel(bound, image) for bound in image.flatten(1).aminmax(dim=1))
-    raw = (changed * span + low).to(image.dtype).clamp(minimum, maximum)
-    # scaling there and back rounds: without this the untouched foreground of background_blur would change
-    return torch.where((changed == scaled) | (span == 0), image, raw)
+
+    def raw(changed: torch.Tensor) -> torch.Tensor:
+        found = (changed * span + low).to(image.dtype).clamp(minimum, maximum)
+        # scaling there and back rounds: without this the untouched foreground of background_blur would change
+        return torch.where((changed == scaled) | (span == 0), image, found)
+
+    if victim is not None and row.uses_victim:
+        keywords |= {"victim": ScaledVictim(victim, raw, span), "steps": steps}
+    return raw(row.function(scaled, level, generator, **keywords))
 
 
 def robust_range(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -28,7 +28,7 @@ def combined(name: str, look_up: Callable[[str], Perturbation]) -> Perturbation:
         look_up: gives the row of a part; raises UserError where there is none.
 
     Raises:
-        UserError: an unknown part, or a level that is no number in (0, maximum] of the part.
+        UserError: an unknown part, an attack, or a level that is no number in (0, maximum] of the part.
     """
     parts = tuple(_part(text, name, look_up) for text in name.split("+"))
     rows = [row for row, _ in parts]
@@ -50,6 +50,8 @@ def combined(name: str, look_up: Callable[[str], Perturbation]) -> Perturbation:
 def _part(text: str, whole: str, look_up: Callable[[str], Perturbation]) -> _Part:
     name, at, number = text.partition("@")
     row = look_up(name)
+    if row.uses_victim:
+        raise UserError(f"{name} in '{whole}' is an attack, which cannot be a part of a combination: sweep it alone")
     if not at:
         return row, row.levels[-1]
     try:

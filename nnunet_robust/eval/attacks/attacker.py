@@ -1,0 +1,60 @@
+"""A sweep's attacked images: made one at a time, and kept for a while, as several models may get the same one."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+
+import torch
+
+from nnunet_robust.eval.attacks.gradient import WindowGradient
+from nnunet_robust.eval.attacks.model_victim import ModelVictim
+from nnunet_robust.eval.models import Model
+from nnunet_robust.eval.perturbations import perturbation
+from nnunet_robust.eval.results import Condition
+from nnunet_robust.eval.scene import Scene
+from nnunet_robust.eval.sliding_window import SlidingWindow
+
+_VALUES_KEPT = 1 << 26
+
+
+class Attacker:
+    """Attacks models. Threads may ask at once; they are served one after the other.
+
+    Args:
+        steps: of each attack, >= 1.
+        seed: of the perturbations.
+    """
+
+    def __init__(self, steps: int, seed: int) -> None:
+        self._steps, self._seed = steps, seed
+        self._windows: dict[str, WindowGradient] = {}
+        self._kept: OrderedDict[tuple[str, str, str, float, int], torch.Tensor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def image(self, scene: Scene, condition: Condition, model: Model) -> torch.Tensor:
+        """A case's image under an attack on a model.
+
+        Args:
+            scene: the case.
+            condition: an attack; its `source`, where it has one, is not looked at.
+            model: the one that is attacked.
+
+        Returns:
+            float32 (C, *spatial), raw; not to be modified.
+
+        Raises:
+            UserError: the model's preprocessing is not one that gradients are known of, or the image has no reference.
+        """
+        attack = perturbation(condition.perturbation).function.__name__
+        key = scene.files.name, model.key, attack, condition.level, condition.replicate
+        with self._lock:
+            if key not in self._kept:
+                if model.key not in self._windows:
+                    # of its own, see `WindowGradient`, and in full precision whatever the sweep predicts with
+                    self._windows[model.key] = WindowGradient(SlidingWindow.from_predictor(model.predictor))
+                victim = ModelVictim(model, self._windows[model.key], scene.label, scene.properties)
+                self._kept[key] = scene.image(condition, self._seed, as_it_is=False, victim=victim, steps=self._steps)
+                while len(self._kept) > 1 and sum(map(torch.numel, self._kept.values())) > _VALUES_KEPT:
+                    self._kept.popitem(last=False)
+            return self._kept[key]
