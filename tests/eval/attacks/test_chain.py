@@ -99,8 +99,8 @@ def test_normalisations_are_nnunets(name: str, masked: bool) -> None:
 @pytest.mark.parametrize(
     ("setting", "value", "message"),
     [
-        ("normalization_schemes", ["ZScoreNormalization", "Mine"], "not Mine"),
-        ("resampling_fn_data", "resample_torch_fornnunet", "not resample_torch_fornnunet"),
+        ("normalization_schemes", ["ZScoreNormalization", "Mine"], "has Mine: leave it out"),
+        ("resampling_fn_data", "resample_torch_fornnunet", "has resample_torch_fornnunet: leave it out"),
     ],
 )
 def test_what_is_not_known_is_told(
