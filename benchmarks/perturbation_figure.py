@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from skimage import data, filters
 
-from nnunet_robust.eval.perturbations import PERTURBATIONS, Perturbation, perturb
+from nnunet_robust.eval.perturbations import PERTURBATIONS, Perturbation, adversarial, perturb
 from nnunet_robust.seeding import numpy_generator, torch_generator
 
 EDGE = 128
@@ -55,7 +55,7 @@ def shown(row: Perturbation, level: float) -> torch.Tensor:
 
 def main() -> None:
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent.parent / "docs/figures/perturbations.png"
-    rows = list(PERTURBATIONS.values())
+    rows = [row for row in PERTURBATIONS.values() if row not in adversarial.ROWS]
     half = (len(rows) + 1) // 2
     columns = max(len(row.levels) for row in rows) + 1
     figure, axes = plt.subplots(half, 2 * columns, figsize=(2 * columns * 0.95, half * 1.22))

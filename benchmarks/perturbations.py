@@ -155,7 +155,7 @@ def main() -> None:
         print(f"\n{title}")
         run = {"": lambda images=images: [perturb(i, "brightness", 0.2, torch_generator()) for i in images]}
         print(f"{'perturb (brightness)':<22} {1e3 * medians(run, options.repeats)['']:8.1f} ms")
-        for name in options.only or PERTURBATIONS:
+        for name in options.only or [name for name, row in PERTURBATIONS.items() if not row.uses_victim]:
             row = PERTURBATIONS[name]
             if row.modality == "histology" and images[0].ndim == 4:
                 continue  # there are no volumes of slides

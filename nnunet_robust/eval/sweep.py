@@ -8,7 +8,7 @@ disk at once; a run that was killed goes on where it stood; another model or per
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,9 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
     models = models_of(parameters, name, device)
     sources = sources_of(parameters, models, name, device)
     levels_of = attacked_conditions(parameters, sources)
-    attacks = _attacks(levels_of, parameters.attack_steps, models, sources)
+    attacks = _attacks(levels_of, parameters.attack_steps, sources)
+    for model in _attacked(levels_of, models, sources):
+        check_known(model)
     cases = cases_of(parameters, name, models)
     series = series_of(parameters, cases, models)
     digests = [{case.name: sha256_of_case(case) for case in of_set} for _, of_set in series]
@@ -187,7 +189,7 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
         windows,
         promises,
         sources,
-        Attacker(parameters.attack_steps, parameters.seed),
+        Attacker(_attacked(levels_of, models, sources), parameters.attack_steps, parameters.seed),
         by,
         parameters.seed,
         parameters.tolerance_mm,
@@ -322,19 +324,23 @@ def _refuse_recalibrated(output: Path, manifest: Mapping[str, Any], promises: Ma
             )
 
 
-def _attacks(
-    levels_of: Mapping[str, Sequence[float]], steps: int, models: Sequence[Model], sources: Mapping[str, Model]
-) -> dict[str, dict[str, Any]]:
+def _attacks(levels_of: Iterable[str], steps: int, sources: Mapping[str, Model]) -> dict[str, dict[str, Any]]:
     """Attack -> what the manifest has of it."""
-    found: dict[str, dict[str, Any]] = {}
-    for name in levels_of:
-        row = perturbation(name)
-        if row.uses_victim:
-            of_source = {row.source: sources[row.source].checkpoints} if row.source else None
-            found[name] = {"steps": steps, "source": of_source}
-            for model in [sources[row.source]] if row.source else models:
-                check_known(model)
-    return found
+    return {
+        row.name: {
+            "steps": steps,
+            "source": {row.source: sources[row.source].checkpoints} if row.source else None,
+        }
+        for row in map(perturbation, levels_of)
+        if row.uses_victim
+    }
+
+
+def _attacked(levels_of: Iterable[str], models: Sequence[Model], sources: Mapping[str, Model]) -> list[Model]:
+    """The models that are attacked."""
+    rows = [perturbation(name) for name in levels_of]
+    found = [*(models if any(row.white_box for row in rows) else []), *sources.values()]
+    return list({model.key: model for model in found}.values())
 
 
 def _refuse_other_attacks(output: Path, manifest: Mapping[str, Any], attacks: Mapping[str, Mapping[str, Any]]) -> None:

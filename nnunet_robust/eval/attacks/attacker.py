@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 
 import torch
 
@@ -22,13 +23,16 @@ class Attacker:
     """Attacks models. Threads may ask at once; they are served one after the other.
 
     Args:
+        models: those that are attacked.
         steps: of each attack, >= 1.
         seed: of the perturbations.
     """
 
-    def __init__(self, steps: int, seed: int) -> None:
+    def __init__(self, models: Iterable[Model], steps: int, seed: int) -> None:
         self._steps, self._seed = steps, seed
-        self._windows: dict[str, WindowGradient] = {}
+        # Of its own, see `WindowGradient`, and in full precision whatever the sweep predicts with. Made here, as a
+        # window takes the number of threads of whoever makes it, on which the last bits depend.
+        self._windows = {model.key: WindowGradient(SlidingWindow.from_predictor(model.predictor)) for model in models}
         self._kept: OrderedDict[tuple[str, str, str, float, int], torch.Tensor] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -38,21 +42,19 @@ class Attacker:
         Args:
             scene: the case.
             condition: an attack; its `source`, where it has one, is not looked at.
-            model: the one that is attacked.
+            model: the one that is attacked, of `models`.
 
         Returns:
             float32 (C, *spatial), raw; not to be modified.
 
         Raises:
-            UserError: the model's preprocessing is not one that gradients are known of, or the image has no reference.
+            UserError: the model's preprocessing is not one that gradients are known of, all of the reference is to be
+                ignored, or a tile with its gradient does not fit into memory.
         """
         attack = perturbation(condition.perturbation).function.__name__
         key = scene.files.name, model.key, attack, condition.level, condition.replicate
         with self._lock:
             if key not in self._kept:
-                if model.key not in self._windows:
-                    # of its own, see `WindowGradient`, and in full precision whatever the sweep predicts with
-                    self._windows[model.key] = WindowGradient(SlidingWindow.from_predictor(model.predictor))
                 victim = ModelVictim(model, self._windows[model.key], scene.label, scene.properties)
                 self._kept[key] = scene.image(condition, self._seed, as_it_is=False, victim=victim, steps=self._steps)
                 while len(self._kept) > 1 and sum(map(torch.numel, self._kept.values())) > _VALUES_KEPT:
