@@ -3,9 +3,9 @@
     python benchmarks/attacks.py cost MODEL_FOLDER IMAGES LABELS [--cases 2] [--level 0.02] [--steps 20] [--mirroring]
     python benchmarks/attacks.py steps MODEL_FOLDER IMAGES LABELS [--cases 4] [--level 0.02]
 
-`cost`: seconds of each attack on one image, and in predictions of the same model (preprocessing and sliding window alone,
-timed in the same run, in turns). `steps`: mean Dice of the attacked image over numbers of steps, beside random noise of the same
-budget and the clean image, and with the whole robust range as budget, where nothing may be left.
+`cost`: seconds of each attack on one image, and in predictions of the same model (preprocessing and sliding window
+alone, timed in the same run, in turns). `steps`: mean Dice of the attacked image over numbers of steps, beside random
+noise of the same budget and the clean image, and with the whole robust range as budget, where nothing may be left.
 """
 
 from __future__ import annotations

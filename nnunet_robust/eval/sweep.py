@@ -8,7 +8,7 @@ disk at once; a run that was killed goes on where it stood; another model or per
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ import torch
 from nnunet_robust.digest import sha256
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval import pictures
+from nnunet_robust.eval.attacks.asked import attacked_models, described_attacks, refuse_other_attacks
 from nnunet_robust.eval.attacks.attacker import Attacker
-from nnunet_robust.eval.attacks.chain import check_known
 from nnunet_robust.eval.bounds.kept import Promises, members_calibrated, read_promises
 from nnunet_robust.eval.cases import CaseFiles, check_stored
 from nnunet_robust.eval.engine import Engine, Progress
@@ -43,7 +43,6 @@ from nnunet_robust.eval.parameters import (
     use_nnunets_threads,
     workers_of,
 )
-from nnunet_robust.eval.perturbations import perturbation
 from nnunet_robust.eval.results import (
     ATTACK_COLUMNS,
     BOUND_COLUMNS,
@@ -112,9 +111,8 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
     models = models_of(parameters, name, device)
     sources = sources_of(parameters, models, name, device)
     levels_of = attacked_conditions(parameters, sources)
-    attacks = _attacks(levels_of, parameters.attack_steps, sources)
-    for model in _attacked(levels_of, models, sources):
-        check_known(model)
+    attacks = described_attacks(levels_of, parameters.attack_steps, sources)
+    attacked = attacked_models(levels_of, models, sources)
     cases = cases_of(parameters, name, models)
     series = series_of(parameters, cases, models)
     digests = [{case.name: sha256_of_case(case) for case in of_set} for _, of_set in series]
@@ -142,7 +140,7 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
         manifest = open_manifest(manifest_file, identity)
         _refuse_retrained(parameters.output, manifest, arms)
         _refuse_recalibrated(parameters.output, manifest, promises)
-        _refuse_other_attacks(parameters.output, manifest, attacks)
+        refuse_other_attacks(parameters.output, manifest, attacks)
         return manifest
 
     manifest = known()
@@ -189,7 +187,7 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
         windows,
         promises,
         sources,
-        Attacker(_attacked(levels_of, models, sources), parameters.attack_steps, parameters.seed),
+        Attacker(attacked, parameters.attack_steps, parameters.seed),
         by,
         parameters.seed,
         parameters.tolerance_mm,
@@ -322,37 +320,6 @@ def _refuse_recalibrated(output: Path, manifest: Mapping[str, Any], promises: Ma
                 f"{output} holds what became of another calibration of {key}: take a new folder for -o, or delete "
                 f"{output / 'parts' / 'bounds' / key} and the calibration of that model in manifest.json"
             )
-
-
-def _attacks(levels_of: Iterable[str], steps: int, sources: Mapping[str, Model]) -> dict[str, dict[str, Any]]:
-    """Attack -> what the manifest has of it."""
-    return {
-        row.name: {
-            "steps": steps,
-            "source": {row.source: sources[row.source].checkpoints} if row.source else None,
-        }
-        for row in map(perturbation, levels_of)
-        if row.uses_victim
-    }
-
-
-def _attacked(levels_of: Iterable[str], models: Sequence[Model], sources: Mapping[str, Model]) -> list[Model]:
-    """The models that are attacked."""
-    rows = [perturbation(name) for name in levels_of]
-    found = [*(models if any(row.white_box for row in rows) else []), *sources.values()]
-    return list({model.key: model for model in found}.values())
-
-
-def _refuse_other_attacks(output: Path, manifest: Mapping[str, Any], attacks: Mapping[str, Mapping[str, Any]]) -> None:
-    for name, attack in attacks.items():
-        before = manifest.get("perturbations", {}).get(name, {}).get("attack", attack)
-        if before["steps"] != attack["steps"]:
-            raise UserError(
-                f"{output} holds {name} of {before['steps']} steps, not {attack['steps']}: take a new folder for -o, "
-                f"or --attack-steps {before['steps']}"
-            )
-        if before["source"] != attack["source"]:
-            raise UserError(f"{output} holds {name} of another checkpoint of that model: take a new folder for -o")
 
 
 def _clean_scores(run: Run, units: Sequence[Unit], sharded: bool) -> dict[str, float]:
