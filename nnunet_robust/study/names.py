@@ -19,7 +19,7 @@ from nnunet_robust.trainers.names import Options, name_of, parse
 
 # Key of the YAML -> option of the grammar; the lists are dimensions of the matrix.
 _LISTS = {"patch_sizes": "patch_size", "seeds": "seed"}
-_VALUES = ("stages", "batch_size", "epochs", "iterations", "augmentation")
+_VALUES = ("stages", "batch_size", "epochs", "iterations", "augmentation", "adversarial")
 
 
 def compose_trainers(document: Document) -> tuple[str, ...]:

@@ -70,6 +70,7 @@ AUGMENTATIONS: dict[str, str] = {
     "noDA": "nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA:nnUNetTrainerNoDA",
     "textureDA": "nnunet_robust.trainers.texture_da:TextureAugmentation",
 }
+ADVERSARIAL = "nnunet_robust.trainers.adversarial:AdversarialTraining"
 
 
 @functools.cache
@@ -84,9 +85,11 @@ def trainer_class(name: str) -> type[nnUNetTrainer]:
     base = _load(TRAINERS[trainer].location)
     if base.__name__ == name:
         return base
-    mixins = (_load(AUGMENTATIONS[options.augmentation]),) if options.augmentation else ()
+    locations = [AUGMENTATIONS[options.augmentation]] if options.augmentation else []
+    if options.adversarial:
+        locations.append(ADVERSARIAL)
     namespace = {"options": options, "__module__": __name__, "__qualname__": name, "__doc__": base.__doc__}
-    return type(name, (base, *mixins), namespace)
+    return type(name, (base, *map(_load, locations)), namespace)
 
 
 def _load(location: str) -> Any:

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_robust.errors import UserError
 from nnunet_robust.trainers import TRAINERS, trainer_class
+from nnunet_robust.trainers.adversarial import RADIUS, STEPS
 from nnunet_robust.trainers.names import parse
 from nnunet_robust.trainers.plans import format_size
 
@@ -24,6 +25,9 @@ STANDARD = "nnUNetTrainer"
 # What nnU-Net's trainer sets for itself, outside the plans (2.8.1, nnUNetTrainer.__init__).
 _EPOCHS, _ITERATIONS = 1000, 250
 _AUGMENTATIONS = {None: "nnU-Net's", "noDA": "none", "textureDA": "nnU-Net's and textural noise"}
+_ATTACKED = (
+    f"half of each batch: {STEPS} steps up the loss, no voxel moved by more than {RADIUS} of its channel's range"
+)
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,7 @@ def _settings(name: str, plans: dict[str, Any], configuration: str) -> dict[str,
         "epochs": str(options.epochs or _EPOCHS),
         "iterations an epoch": str(options.iterations or _ITERATIONS),
         "augmentation": _AUGMENTATIONS[options.augmentation],
+        "adversarial patches": _ATTACKED if options.adversarial else "none",
         "seed": "none" if options.seed is None else str(options.seed),
     }
 

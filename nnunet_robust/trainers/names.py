@@ -1,6 +1,6 @@
 """The grammar of trainer names: a trainer, then options, each at most once and in a fixed order.
 
-    <trainer>[_ps<N>[x<N>[x<N>]]][_st<N>][_bs<N>][_<N>epochs][_<N>iters][_noDA|_textureDA][_seed<N>]
+    <trainer>[_ps<N>[x<N>[x<N>]]][_st<N>][_bs<N>][_<N>epochs][_<N>iters][_noDA|_textureDA][_adv][_seed<N>]
 
 The name alone rebuilds the model: nothing comes from the environment.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 
 from nnunet_robust.errors import UserError
 
-RULE = "<trainer>[_ps<N>[x<N>[x<N>]]][_st<N>][_bs<N>][_<N>epochs][_<N>iters][_noDA|_textureDA][_seed<N>]"
+RULE = "<trainer>[_ps<N>[x<N>[x<N>]]][_st<N>][_bs<N>][_<N>epochs][_<N>iters][_noDA|_textureDA][_adv][_seed<N>]"
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Options:
         iterations: training iterations per epoch; a fifth as many validation iterations (nnU-Net's 250 to 50).
         augmentation: "noDA" for none, neither in training nor (mirroring) in prediction; "textureDA" for textural noise
             beside nnU-Net's own.
+        adversarial: True for training on adversarial patches, half of each batch.
         seed: makes initialisation, sampling and augmentation reproducible.
     """
 
@@ -38,6 +39,7 @@ class Options:
     epochs: int | None = None
     iterations: int | None = None
     augmentation: str | None = None
+    adversarial: bool | None = None
     seed: int | None = None
 
     def __bool__(self) -> bool:
@@ -53,6 +55,7 @@ _OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("epochs", f"{_N}epochs", r"(?P<value>\d+)\D?ep(?:ochs?)?|ep(?:ochs?)?(?P<value2>\d+)"),
     ("iterations", f"{_N}iters", r"(?P<value>\d+)\D?it(?:er)?s?|it(?:er)?s?(?P<value2>\d+)"),
     ("augmentation", "noDA|textureDA", r"(?P<value>no)da|(?P<value2>texture)s?(?:da)?"),
+    ("adversarial", "adv", r"(?P<value>adv(?:ers[a-z]*)?|at|pgd(?:at)?)\d*"),
     ("seed", f"seed(?:0|{_N})", r"s(?:eed)?\D?(?P<value>\d+)"),
 )
 _NAME = re.compile(
@@ -94,6 +97,7 @@ def _options(texts: dict[str, str | None]) -> Options:
         epochs=number("epochs"),
         iterations=number("iterations"),
         augmentation=texts["augmentation"],
+        adversarial=True if texts["adversarial"] else None,
         seed=number("seed"),
     )
 
@@ -102,12 +106,12 @@ def name_of(trainer: str, options: Options) -> str:
     """The name that `parse` reads as `trainer` and `options`."""
     parts = {
         "patch_size": "ps{}", "stages": "st{}", "batch_size": "bs{}", "epochs": "{}epochs", "iterations": "{}iters",
-        "augmentation": "{}", "seed": "seed{}",
+        "augmentation": "{}", "adversarial": "adv", "seed": "seed{}",
     }  # fmt: skip
     name = trainer
     for field, form in parts.items():
         value = getattr(options, field)
-        if value is not None:
+        if value is not None and value is not False:
             name += "_" + form.format("x".join(map(str, value)) if isinstance(value, tuple) else value)
     return name
 
@@ -141,6 +145,7 @@ def nearest_name(name: str, trainers: Iterable[str]) -> str | None:
         epochs=number("epochs", 1),
         iterations=number("iterations", 1),
         augmentation=f"{found['augmentation'].lower()}DA" if "augmentation" in found else None,
+        adversarial=True if "adversarial" in found else None,
         seed=number("seed", 0),
     )
     return name_of(close[0], options)

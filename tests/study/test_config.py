@@ -32,7 +32,8 @@ def test_names_are_composed_in_the_grammar_s_order(tmp_path: Path) -> None:
 trainers:
   - nnUNetTrainer
   - nnUNetTrainerNoSkip_ps48_7epochs
-  - { trainer: nnUNetTrainerUNETR, stages: null, seeds: null, batch_size: 4 }
+  - nnUNetTrainerNoSkip_ps48_adv
+  - { trainer: nnUNetTrainerUNETR, stages: null, seeds: null, batch_size: 4, adversarial: true }
   - trainer: nnUNetTrainerDA5
     patch_sizes: null
     stages: null
@@ -58,8 +59,10 @@ folds: [0, all]
         "nnUNetTrainer_ps16x32x64_st4_bs2_100epochs_50iters_noDA_seed3",
         "nnUNetTrainerNoSkip_ps48_st4_bs2_7epochs_50iters_noDA_seed0",
         "nnUNetTrainerNoSkip_ps48_st4_bs2_7epochs_50iters_noDA_seed3",
-        "nnUNetTrainerUNETR_ps32_bs4_100epochs_50iters_noDA",
-        "nnUNetTrainerUNETR_ps16x32x64_bs4_100epochs_50iters_noDA",
+        "nnUNetTrainerNoSkip_ps48_st4_bs2_100epochs_50iters_noDA_adv_seed0",
+        "nnUNetTrainerNoSkip_ps48_st4_bs2_100epochs_50iters_noDA_adv_seed3",
+        "nnUNetTrainerUNETR_ps32_bs4_100epochs_50iters_noDA_adv",
+        "nnUNetTrainerUNETR_ps16x32x64_bs4_100epochs_50iters_noDA_adv",
         "nnUNetTrainerDA5",
     )
     assert study.folds == ("0", "all")
@@ -99,6 +102,7 @@ TRAINERS = "trainers: [nnUNetTrainer]\n"
         (HEAD + TRAINERS + "seeds: [1, one]\n", 5, "seeds[1] must be a whole number, got one"),
         (HEAD + TRAINERS + "seeds: [-1]\n", 5, "seeds[0] must be at least 0, got -1"),
         (HEAD + TRAINERS + "epochs: 0\n", 5, "epochs must be at least 1, got 0"),
+        (HEAD + TRAINERS + "adversarial: fgsm\n", 5, "adversarial must be true or false or null, got fgsm"),
         (HEAD + TRAINERS + "folds: [0, 0]\n", 5, "folds: 0 is there twice"),
         (HEAD + TRAINERS + "folds: [some]\n", 5, "folds[0] must be of the form ^all$"),
         (HEAD + TRAINERS + "configurations: [3d]\n", 5, "configurations[0] is 3d: there are 2d, 3d_fullres, 3d_lowres"),

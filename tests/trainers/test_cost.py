@@ -151,7 +151,7 @@ def test_what_a_name_changes() -> None:
     before = deepcopy(PLANS)
     assert changes("nnUNetTrainer", PLANS, "3d_fullres") == []
     assert changes("nnUNetTrainerNoSkip", PLANS, "3d_fullres") == []
-    name = "nnUNetTrainerNoSkip_ps16_st3_bs2_100epochs_50iters_noDA_seed0"
+    name = "nnUNetTrainerNoSkip_ps16_st3_bs2_100epochs_50iters_noDA_adv_seed0"
     assert changes(name, PLANS, "3d_fullres") == [
         ("patch", "8x32x32", "16x16x16"),
         ("stages", "4", "3"),
@@ -159,6 +159,11 @@ def test_what_a_name_changes() -> None:
         ("epochs", "1000", "100"),
         ("iterations an epoch", "250", "50"),
         ("augmentation", "nnU-Net's", "none"),
+        (
+            "adversarial patches",
+            "none",
+            "half of each batch: 3 steps up the loss, no voxel moved by more than 0.03 of its channel's range",
+        ),
         ("seed", "none", "0"),
     ]
     assert before == PLANS

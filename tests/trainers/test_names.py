@@ -19,6 +19,7 @@ VALUES = {
     "epochs": (None, 1, 100),
     "iterations": (None, 50),
     "augmentation": (None, "noDA", "textureDA"),
+    "adversarial": (None, True),
     "seed": (None, 0, 7),
 }
 
@@ -51,6 +52,13 @@ def test_examples_of_the_design() -> None:
         ("nnUNetTrainerNoSkip_10epoch", "nnUNetTrainerNoSkip_10epochs"),
         ("nnUNetTrainerNoSkip_50it", "nnUNetTrainerNoSkip_50iters"),
         ("nnUNetTrainer_noda", "nnUNetTrainer_noDA"),
+        ("nnUNetTrainer_adversarial", "nnUNetTrainer_adv"),
+        ("nnUNetTrainer_ADV_seed1", "nnUNetTrainer_adv_seed1"),
+        ("nnUNetTrainer_at_ps64", "nnUNetTrainer_ps64_adv"),
+        ("nnUNetTrainer_pgdAT", "nnUNetTrainer_adv"),
+        ("nnUNetTrainer_adv_noDA", "nnUNetTrainer_noDA_adv"),  # order
+        ("nnUNetTrainer_adv_training_adv", "nnUNetTrainer_adv"),
+        ("nnUNetTrainer_seed1_adv_textureda", "nnUNetTrainer_textureDA_adv_seed1"),
         ("nnUNetTrainerNoSkip__ps64", "nnUNetTrainerNoSkip_ps64"),
         ("nnUNetTrainerNoSkip_ps-64", "nnUNetTrainerNoSkip_ps64"),
         ("nnUNetTrainerNoSkip_fast", "nnUNetTrainerNoSkip"),

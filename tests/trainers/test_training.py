@@ -75,10 +75,13 @@ def test_options_reach_the_model_folder_and_prediction(
     assert not list(folder.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("trainer", TRAINERS)
-def test_seeded_runs_are_bit_equal_and_resume_exactly(trainer: str, textures: str, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("trainer", "options"),
+    [*((trainer, "_bs2_2epochs_2iters") for trainer in TRAINERS), ("nnUNetTrainer", "_bs3_2epochs_3iters_adv")],
+)
+def test_seeded_runs_are_bit_equal_and_resume_exactly(trainer: str, options: str, textures: str, monkeypatch) -> None:
     stages = "" if trainer == "nnUNetTrainerUNETR" else "_st3"
-    name = f"{trainer}{stages}_bs2_2epochs_2iters_seed5"
+    name = f"{trainer}{stages}{options}_seed5"
     folder = train(textures, "2d", name, validate=False)
     first = weights(folder)
 
@@ -169,9 +172,9 @@ def test_workers_seed_torch_too() -> None:
 
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_regions_ignore_label_and_colour_channels(trainer: str, regions: str) -> None:
-    """A real training and validation; textural noise is on its way through the trainer's own augmentation."""
+    """A real training and validation; textural noise and attacks are on their way through the trainer's own steps."""
     size = "32" if trainer == "nnUNetTrainerUNETR" else "32_st3"
-    folder = train(regions, "2d", f"{trainer}_ps{size}_bs2_1epochs_2iters_textureDA_seed1")
+    folder = train(regions, "2d", f"{trainer}_ps{size}_bs2_1epochs_2iters_textureDA_adv_seed1")
     summary = json.loads((folder / "fold_0" / "validation" / "summary.json").read_text())
     assert set(summary["mean"]) == {"(1, 2)", "2"}
     assert all(tensor.isfinite().all() for tensor in weights(folder).values())
