@@ -34,6 +34,11 @@ UNCERTAINTY_ASSUMPTION = (
     f"Scores of uncertainty are means over the predicted structure and the {BAND_MM:g} mm around it; reliability is "
     f"counted within {BAND_MM:g} mm of the reference or the prediction."
 )
+DENOISED_ASSUMPTION = (
+    "Models with +denoise see the denoised image where its noise (noise_sigma in inputs.csv) is above what the model "
+    "bears, and else the image as it is; those with +denoise_always see the denoised image. inputs.csv is of the "
+    "images before that."
+)
 EXPERTS_ASSUMPTION = "Several experts have drawn each case; the identity's `reference` says what metrics compare with."
 _PACKAGES = (
     "nnunet-robust",
@@ -113,6 +118,7 @@ def describe(
             *ASSUMPTIONS,
             *([SERIES_ASSUMPTION] if any("series" in p for p in perturbations.values()) else []),
             *([UNCERTAINTY_ASSUMPTION] if identity["members_by"] else []),
+            *([DENOISED_ASSUMPTION] if any("denoise" in model for model in described.values()) else []),
             *([EXPERTS_ASSUMPTION] if identity["reference"] else []),
         ],
         "pictures": before.get("pictures", {"cases": {}}),
@@ -122,7 +128,7 @@ def describe(
 def _made_of(arm: Model | Ensemble) -> dict[str, Any]:
     if isinstance(arm, Ensemble):
         return {"members": [model.key for model in arm.models], "weights": arm.weighting}
-    return {"folder": str(arm.folder)}
+    return {"folder": str(arm.folder), **({"denoise": arm.denoiser.described()} if arm.denoiser else {})}
 
 
 def _git_commit() -> str | None:

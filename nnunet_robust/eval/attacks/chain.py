@@ -85,12 +85,15 @@ class Chain:
         device: of the targets.
 
     Raises:
-        UserError: the plans ask for a preprocessor, a normalisation or a resampling that is not known here.
+        UserError: the plans ask for a preprocessor, a normalisation or a resampling that is not known here; or the
+            model denoises its images.
     """
 
     def __init__(
         self, model: Model, label: NDArray[np.integer], properties: Mapping[str, Any], device: torch.device
     ) -> None:
+        if model.denoiser is not None:
+            raise UserError(f"attacks do not see a denoiser: attack the model of {model.trainer} as it is")
         predictor = model.predictor
         self._plans, self._configuration = predictor.plans_manager, predictor.configuration_manager
         preprocessor = self._configuration.preprocessor_class
