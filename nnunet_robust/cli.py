@@ -13,6 +13,7 @@ from nnunet_robust.dataset_conversion.commands import convert, synthesize
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval.care_commands import care
 from nnunet_robust.eval.commands import evaluation, print_table
+from nnunet_robust.eval.denoise_commands import denoising
 from nnunet_robust.study.commands import study
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app.add_typer(synthesize, name="synthesize")
 app.add_typer(convert, name="convert")
 app.add_typer(evaluation)
 app.add_typer(care)
+app.add_typer(denoising)
 app.add_typer(study, name="study")
 
 # The class of all usage errors: newer typers bring a copy of click, in which `click.ClickException` is another class.
@@ -41,6 +43,7 @@ _VARIADIC = (
     "--uncertainty",
     "--members",
     "--calibration",
+    "--denoise",
     "--perturb",
     "--levels",
     "--tile-size",

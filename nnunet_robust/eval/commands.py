@@ -88,6 +88,14 @@ def sweep(
     ] = None,
     preset: Annotated[str | None, typer.Option("--preset", help="A named set of perturbations and levels.")] = None,
     levels: Annotated[list[float] | None, typer.Option("--levels", help="Levels of each --perturb.")] = None,
+    denoise: Annotated[
+        list[str] | None,
+        typer.Option("--denoise", help="Each model also with denoising: auto (where it bears no more noise), always."),
+    ] = None,
+    denoise_from: Annotated[
+        Path | None,
+        typer.Option("--denoise-from", metavar="OUT", help="For auto: a sweep of noise over calibration cases."),
+    ] = None,
     series: Annotated[Path | None, typer.Option("--series", help="A CSV of test sets, each a condition.")] = None,
     tile_size: Annotated[
         list[str] | None, typer.Option("--tile-size", help="Sliding windows, as 64 or 32x64x64; default: training's.")
@@ -138,6 +146,8 @@ def sweep(
         uncertainty=uncertainty or [],
         calibrations=calibration or [],
         save_uncertainty=save_uncertainty,
+        denoise=denoise or [],
+        denoise_from=denoise_from,
         series=series,
         tile_sizes=tile_size or [],
         attack_sources=attack_source or [],
@@ -154,6 +164,7 @@ def sweep(
     )
     with SweepProgress() as progress:
         result = run_sweep(parameters, progress)
+    print(*result.notes, sep="\n", end="\n" * bool(result.notes), file=sys.stderr)
     for failure in result.failures[:_FAILURES_SHOWN]:
         print(f"failed: {failure}", file=sys.stderr)
     if result.failures:

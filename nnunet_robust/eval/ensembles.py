@@ -6,7 +6,6 @@ map is that command's.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +18,6 @@ from numpy.typing import NDArray
 
 from nnunet_robust.digest import sha256
 from nnunet_robust.errors import UserError
-from nnunet_robust.eval.cases import digest_of_images
 from nnunet_robust.eval.complexity import SWEEP_SLICES, ComplexityMeter
 from nnunet_robust.eval.confidence.heads import Heads
 from nnunet_robust.eval.confidence.uncertainty import BAND_MM, Uncertainty, neighbourhood, uncertainty
@@ -29,10 +27,10 @@ from nnunet_robust.eval.confidence.weights import (
     mean_entropy_bits,
     uniform_weights,
 )
+from nnunet_robust.eval.earlier import EarlierSweep
 from nnunet_robust.eval.members import Members, Prediction
 from nnunet_robust.eval.models import Model
 from nnunet_robust.eval.results import ARM, arm_key
-from nnunet_robust.eval.statistics import load_results
 
 WEIGHTINGS = ("uniform", "confidence", "complexity")
 ALL = "all"
@@ -165,38 +163,14 @@ def _learned(
     origin: Path, ensemble: Ensemble, identity: Mapping[str, Any], digests: Sequence[Mapping[str, str | None]]
 ) -> tuple[CompetenceCurve, str]:
     """The members' curve from an earlier sweep, and its results' digest."""
-    manifest_file, table = origin / "manifest.json", origin / "results.csv"
-    if not manifest_file.is_file() or not table.is_file():
-        raise UserError(f"--weights-from {origin}: not the folder of a finished sweep")
-    try:
-        manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
-        entries, before = manifest["models"], manifest["identity"]
-    except (json.JSONDecodeError, KeyError) as error:
-        raise UserError(f"--weights-from {origin}: {manifest_file.name} is not a sweep's ({error!r})") from error
-    for name in ("mirroring", "precision", "checkpoint"):
-        if before.get(name) != identity[name]:
-            raise UserError(
-                f"--weights-from {origin}: its {name} was {before.get(name)!r}, here it is {identity[name]!r}: "
-                f"predict the calibration cases as these"
-            )
+    earlier = EarlierSweep.open("--weights-from", origin)
+    earlier.check_alike(identity)
     wanted = {**{model.key: model.checkpoints for model in ensemble.models}, ensemble.key: ensemble.checkpoints}
     for key, checkpoints in wanted.items():
-        if key not in entries:
-            raise UserError(f"--weights-from {origin}: it has no {key}; sweep there with --ensemble of the same models")
-        if entries[key]["checkpoints"] != checkpoints:
-            raise UserError(f"--weights-from {origin}: {key} has other checkpoints there: sweep it again")
-    channels = ensemble.models[0].channels
-    images = {digest_of_images(d, channels) for of_set in digests for d in of_set.values() if d}
-    both = [name for name, digest in before["cases"].items() if digest and digest_of_images(digest, channels) in images]
-    if both:
-        raise UserError(
-            f"--weights-from {origin}: case {both[0]!r} is of this sweep too: weights that have seen its reference "
-            f"would flatter the ensemble; take other cases"
-        )
-    rows = load_results(table)
-    arms = rows[list(ARM)].drop_duplicates()
-    arms["key"] = [arm_key(**arm) for arm in arms.to_dict("records")]
-    of_arm = dict(list(rows.merge(arms, on=list(ARM)).groupby("key")))
+        earlier.check_has(key, checkpoints, "sweep there with --ensemble of the same models")
+    why = "weights that have seen its reference would flatter the ensemble"
+    earlier.check_unseen(digests, ensemble.models[0].channels, why)
+    of_arm = dict(list(earlier.rows.groupby("key")))
     image = ["patient", "case", "perturbation", "level", "replicate"]
     dice = {key: of_arm[key].groupby(image)["dice"].mean() for key in wanted}
     divergence = pd.to_numeric(of_arm[ensemble.key].groupby(image)["predicted_divergence_bits"].first())
@@ -206,7 +180,7 @@ def _learned(
         together[[model.key for model in ensemble.models]].to_numpy(float),
         together.index.get_level_values("patient").tolist(),
     )
-    return curve, sha256(table)
+    return curve, sha256(origin / "results.csv")
 
 
 def _divergence(image: np.ndarray, foreground: NDArray[np.bool_], spacing_mm: Sequence[float]) -> float:

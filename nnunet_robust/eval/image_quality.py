@@ -74,17 +74,31 @@ def image_quality(
     References: Donoho & Johnstone, "Ideal spatial adaptation by wavelet shrinkage", Biometrika 1994, section 4.2;
     Cressie, "Statistics for Spatial Data", 1993, section 2.4 (the variogram and its nugget, which is what noise is).
     """
-    slices = np.moveaxis(image, slice_axis(spacing_mm) + 1, 1) if image.ndim == 4 else image[:, None]
-    if max_slices is not None and slices.shape[1] > max_slices:
-        slices = slices[:, np.linspace(0, slices.shape[1] - 1, max_slices).round().astype(int)]
-    channels = [np.ascontiguousarray(channel, dtype=np.float32) for channel in slices]
+    channels = _channels(image, spacing_mm, max_slices)
     return ImageQuality(
-        _mean([_noise(channel) for channel in channels]), _mean([_blur(channel) for channel in channels])
+        mean_of([_noise(channel) for channel in channels]), mean_of([_blur(channel) for channel in channels])
     )
 
 
-def _mean(values: list[float]) -> float:
-    """Of those that are there; NaN if none is."""
+def noise_sigmas(image: np.ndarray, spacing_mm: Sequence[float], max_slices: int | None = SWEEP_SLICES) -> list[float]:
+    """The noise of each channel alone, NaN where it cannot be measured: `mean_of` them is `ImageQuality.noise_sigma`.
+
+    Args:
+        image: as for `image_quality`, as the other arguments.
+    """
+    return [_noise(channel) for channel in _channels(image, spacing_mm, max_slices)]
+
+
+def _channels(image: np.ndarray, spacing_mm: Sequence[float], max_slices: int | None) -> list[np.ndarray]:
+    """Each channel's slices (n, rows, columns), float32."""
+    slices = np.moveaxis(image, slice_axis(spacing_mm) + 1, 1) if image.ndim == 4 else image[:, None]
+    if max_slices is not None and slices.shape[1] > max_slices:
+        slices = slices[:, np.linspace(0, slices.shape[1] - 1, max_slices).round().astype(int)]
+    return [np.ascontiguousarray(channel, dtype=np.float32) for channel in slices]
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """The mean of those that are there; NaN if none is."""
     there = [value for value in values if not math.isnan(value)]
     return float(np.mean(there)) if there else math.nan
 

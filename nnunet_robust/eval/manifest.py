@@ -38,6 +38,11 @@ ATTACK_ASSUMPTION = (
     "Attacks know the reference segmentation, and the model that they are on, mirroring and folds included; they are "
     "one perturbation of the whole volume, found in full precision."
 )
+DENOISED_ASSUMPTION = (
+    "Models with +denoise see the denoised image where its noise (noise_sigma in inputs.csv) is above what the model "
+    "bears, and else the image as it is; those with +denoise_always see the denoised image. inputs.csv is of the "
+    "images before that."
+)
 EXPERTS_ASSUMPTION = "Several experts have drawn each case; the identity's `reference` says what metrics compare with."
 _PACKAGES = (
     "nnunet-robust",
@@ -125,6 +130,7 @@ def describe(
             *([SERIES_ASSUMPTION] if any("series" in p for p in perturbations.values()) else []),
             *([ATTACK_ASSUMPTION] if any("attack" in p for p in perturbations.values()) else []),
             *([UNCERTAINTY_ASSUMPTION] if identity["members_by"] else []),
+            *([DENOISED_ASSUMPTION] if any("denoise" in model for model in described.values()) else []),
             *([EXPERTS_ASSUMPTION] if identity["reference"] else []),
         ],
         "pictures": before.get("pictures", {"cases": {}}),
@@ -134,7 +140,7 @@ def describe(
 def _made_of(arm: Model | Ensemble) -> dict[str, Any]:
     if isinstance(arm, Ensemble):
         return {"members": [model.key for model in arm.models], "weights": arm.weighting}
-    return {"folder": str(arm.folder)}
+    return {"folder": str(arm.folder), **({"denoise": arm.denoiser.described()} if arm.denoiser else {})}
 
 
 def _git_commit() -> str | None:

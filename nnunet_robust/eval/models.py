@@ -26,6 +26,7 @@ from nnunet_robust.digest import sha256
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval.cases import CaseFiles, LoadedCase, load_case
 from nnunet_robust.eval.confidence.heads import Heads
+from nnunet_robust.eval.denoising.denoiser import Denoiser
 from nnunet_robust.eval.results import arm_key
 from nnunet_robust.trainers.plans import format_size, nearest_patch_sizes, total_stride
 
@@ -48,7 +49,7 @@ class Model:
 
     Attributes:
         trainer: its trainer's name, with `@<dataset>` behind it where it was trained on another dataset than it is
-            tested on: the label in tables and plots.
+            tested on, and `+denoise` before that where its images are denoised: the label in tables and plots.
         plans: name of its plans.
         configuration: 2d, 3d_fullres, ...
         fold: its folds, e.g. "0" or "0+1+2" (their logits are averaged).
@@ -56,6 +57,7 @@ class Model:
         checkpoints: SHA-256 of each fold's checkpoint.
         patch_size: voxels per axis that it was trained on.
         predictor: nnU-Net's predictor, initialised; its configuration's patch size is that of the tiles.
+        denoiser: what the raw images go through first; None leaves them as they are.
     """
 
     trainer: str
@@ -66,6 +68,7 @@ class Model:
     checkpoints: dict[str, str]
     patch_size: tuple[int, ...]
     predictor: nnUNetPredictor
+    denoiser: Denoiser | None = None
 
     @property
     def tile_size(self) -> tuple[int, ...]:
@@ -119,6 +122,11 @@ class Model:
         }
         return replace(self, predictor=predictor)
 
+    def with_denoising(self, denoiser: Denoiser) -> Model:
+        """The same weights, fed with denoised images; nothing is loaded again."""
+        name, at, dataset = self.trainer.partition("@")
+        return replace(self, trainer=f"{name}{denoiser.label}{at}{dataset}", denoiser=denoiser)
+
     def _check_tile_size(self, tile_size: tuple[int, ...]) -> None:
         configuration = self.predictor.configuration_manager
         network = getattr(self.predictor.network, "_orig_mod", self.predictor.network)  # as torch.compile wraps it
@@ -148,10 +156,12 @@ class Model:
         }
         if configuration.preprocessor_class is not DefaultPreprocessor:  # whatever it may look at
             settings = {"plans": plans.plans, "configuration": configuration.configuration}
+        if self.denoiser is not None:
+            settings["denoised_above"] = self.denoiser.threshold
         return json.dumps(settings, sort_keys=True, default=str)
 
     def preprocess(self, image: np.ndarray, properties: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
-        """nnU-Net's own preprocessing of one image. Threads may do so at once.
+        """nnU-Net's own preprocessing of one image, denoised before where that is asked for. Threads may do so at once.
 
         Args:
             image: (C, *spatial), raw intensities as nnU-Net's reader gives them; not modified.
@@ -161,6 +171,8 @@ class Model:
             float32 (C, *spatial), cropped, normalised and resampled; and the properties that `export` needs.
         """
         predictor = self.predictor
+        if self.denoiser is not None:
+            image = self.denoiser(image, [float(s) for s in properties["spacing"]])
         data, _, found = self._preprocessor.run_case_npy(
             image,
             None,

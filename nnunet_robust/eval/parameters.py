@@ -48,6 +48,9 @@ class SweepParameters:
         weights: of its members: uniform, confidence or complexity.
         weights_from: for weights by complexity, the folder of a sweep over calibration cases.
         uncertainty: what tells a model's members apart, folds or mirroring or both; none: no scores of uncertainty.
+        denoise: the models again with denoised images, as arms of their own: "auto" where an image is noisier than
+            what the model bears, "always"; none: no such arms.
+        denoise_from: for auto, the folder of a sweep over other cases that tells what each model bears.
         calibrations: of the models, from `nnunet-robust calibrate`: what becomes of their promises is stored, too.
         save_uncertainty: keep the maps of uncertainty.
         series: a `series.csv`: test sets that are conditions of their own, see `nnunet_robust.eval.series`.
@@ -85,6 +88,8 @@ class SweepParameters:
     uncertainty: Sequence[str] = ()
     save_uncertainty: bool = False
     calibrations: Sequence[Path] = ()
+    denoise: Sequence[str] = ()
+    denoise_from: Path | None = None
     series: Path | None = None
     tile_sizes: Sequence[str] = ()
     attack_sources: Sequence[str] = ()

@@ -242,7 +242,8 @@ def _arm(sweep: Sweep, model: Model | None) -> dict[str, str] | None:
     if model is None:
         return None
     for entry in sweep.manifest["models"].values():
-        if entry["checkpoints"] == model.checkpoints and entry["tile_size"] == model.arm["tile_size"]:
+        same = entry["checkpoints"] == model.checkpoints and entry["tile_size"] == model.arm["tile_size"]
+        if same and "denoise" not in entry:
             return {name: entry[name] for name in ARM}
     return None
 

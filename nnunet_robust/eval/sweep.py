@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from nnunet_robust.eval.attacks.asked import attacked_models, described_attacks,
 from nnunet_robust.eval.attacks.attacker import Attacker
 from nnunet_robust.eval.bounds.kept import Promises, members_calibrated, read_promises
 from nnunet_robust.eval.cases import CaseFiles, check_stored
+from nnunet_robust.eval.denoising.arms import denoised_models, notes
 from nnunet_robust.eval.engine import Engine, Progress
 from nnunet_robust.eval.ensembles import make_ensembles
 from nnunet_robust.eval.failures import Failure, combine_failures, record, recorded
@@ -72,10 +73,12 @@ class SweepResult:
     Attributes:
         table: the path of `results.csv`.
         failures: what could not be computed of this run's models and cases, by this run or an earlier one.
+        notes: what was learned before anything was predicted, in sentences.
     """
 
     table: Path
     failures: tuple[Failure, ...]
+    notes: tuple[str, ...] = ()
 
 
 def run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
@@ -112,7 +115,6 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
     sources = sources_of(parameters, models, name, device)
     levels_of = attacked_conditions(parameters, sources)
     attacks = described_attacks(levels_of, parameters.attack_steps, sources)
-    attacked = attacked_models(levels_of, models, sources)
     cases = cases_of(parameters, name, models)
     series = series_of(parameters, cases, models)
     digests = [{case.name: sha256_of_case(case) for case in of_set} for _, of_set in series]
@@ -132,13 +134,16 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
     ensembles = make_ensembles(
         models, parameters.ensemble, parameters.weights, parameters.weights_from, identity, every
     )
-    arms: list[Arm] = [*models, *ensembles]
+    denoised = denoised_models(models, parameters.denoise, parameters.denoise_from, identity, every)
+    attacked = attacked_models(levels_of, [*models, *denoised], sources)
+    arms: list[Arm] = [*models, *denoised, *ensembles]
     promises = read_promises(parameters.calibrations, models, by, parameters.precision, every, patients)
     manifest_file = parameters.output / "manifest.json"
 
     def known() -> dict[str, Any]:
         manifest = open_manifest(manifest_file, identity)
         _refuse_retrained(parameters.output, manifest, arms)
+        _refuse_relearned(parameters.output, manifest, denoised)
         _refuse_recalibrated(parameters.output, manifest, promises)
         refuse_other_attacks(parameters.output, manifest, attacks)
         return manifest
@@ -151,6 +156,8 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
         )
         for model in models
     }
+    by_network = {model.predictor: windows[model.key] for model in models}
+    windows |= {model.key: by_network[model.predictor] for model in denoised}
     broken = _check(cases, manifest, models[0])
     for number in new:
         for case in series[number][1]:
@@ -182,7 +189,7 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
     run = Run(
         parameters.output,
         identity["dataset"],
-        models,
+        [*models, *denoised],
         ensembles,
         windows,
         promises,
@@ -232,7 +239,7 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
         engine.process([unit for unit in units if unit.case in run.shown and _only_pictures_missing(run, unit)])
     keep_choices()
     with folder_lock(parameters.output):
-        return _combine(run, open_manifest(manifest_file, identity), cases)
+        return replace(_combine(run, open_manifest(manifest_file, identity), cases), notes=notes(denoised))
 
 
 def _only_pictures_missing(run: Run, unit: Unit) -> bool:
@@ -312,6 +319,16 @@ def _refuse_retrained(output: Path, manifest: Mapping[str, Any], arms: Sequence[
             )
 
 
+def _refuse_relearned(output: Path, manifest: Mapping[str, Any], denoised: Sequence[Model]) -> None:
+    for model in denoised:
+        before = manifest.get("models", {}).get(model.key)
+        if before is not None and model.denoiser is not None and before["denoise"] != model.denoiser.described():
+            raise UserError(
+                f"{output} holds results of {model.key} by another threshold (--denoise-from has changed): take a new "
+                f"folder for -o, or delete {output / 'parts' / model.key} and its entry in manifest.json"
+            )
+
+
 def _refuse_recalibrated(output: Path, manifest: Mapping[str, Any], promises: Mapping[str, Promises]) -> None:
     for key, promise in promises.items():
         before = manifest.get("models", {}).get(key, {}).get("calibration")
@@ -342,9 +359,11 @@ def _combine(run: Run, manifest: Mapping[str, Any], cases: Sequence[CaseFiles]) 
     of_series = [files for row in manifest["perturbations"].values() for files in row.get("series", {}).values()]
     names = sorted({case.name for case in cases}.union(*of_series))
     perturbations = sorted({Condition.clean().perturbation, *manifest["perturbations"]})
+    # Of equally good ones the report names the first: a model as it is, where denoising changes nothing.
+    arms = sorted(manifest["models"], key=lambda key: ("denoise" in manifest["models"][key], key))
     table = run.output / "results.csv"
     combine(
-        (run.results(key, p, name) for key in sorted(manifest["models"]) for name in names for p in perturbations),
+        (run.results(key, p, name) for key in arms for name in names for p in perturbations),
         RESULT_COLUMNS,
         table,
     )
@@ -355,9 +374,7 @@ def _combine(run: Run, manifest: Mapping[str, Any], cases: Sequence[CaseFiles]) 
         (run.attacks, ATTACK_COLUMNS, "attacks"),
     ):
         if (run.output / "parts" / name_of).is_dir():
-            every = (
-                part_of(key, p, name) for key in sorted(manifest["models"]) for name in names for p in perturbations
-            )
+            every = (part_of(key, p, name) for key in arms for name in names for p in perturbations)
             combine(every, columns, run.output / f"{name_of}.csv")
     keys = {"", *(arm.key for arm in run.arms)}
     return SweepResult(table, tuple(failure for failure in combine_failures(run.output) if failure.model in keys))

@@ -60,8 +60,11 @@ def check_known(model: Model) -> None:
     """Whether gradients are known of all that a model does to an image.
 
     Raises:
-        UserError: its plans ask for a preprocessor, a normalisation or a resampling that is not known here.
+        UserError: its plans ask for a preprocessor, a normalisation or a resampling that is not known here, or it
+            denoises its images.
     """
+    if model.denoiser is not None:
+        raise UserError(f"attacks do not see a denoiser, and {model.trainer} has one: sweep attacks without --denoise")
     settings = model.predictor.configuration_manager.configuration
     preprocessor = model.predictor.configuration_manager.preprocessor_class
     if preprocessor is not DefaultPreprocessor:

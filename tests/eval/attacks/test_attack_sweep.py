@@ -188,6 +188,7 @@ def test_controls_and_sources_come_by_themselves() -> None:
         ({"attack_steps": 0}, "--attack-steps 0: at least 1 step"),
         ({"conditions": {"contrast": (0.3,)}, "attack_sources": ["self"]}, "--attack-source is of attacks: name some"),
         ({"ensemble": ["all"]}, "an ensemble is not attacked as one: sweep attacks without --ensemble"),
+        ({"denoise": ["always"]}, "attacks do not see a denoiser, and .*denoise_always has one: sweep attacks without"),
         ({"attack_sources": ["nnUNetTrainerNone"]}, "no trained model nnUNetTrainerNone__nnUNetPlans__2d"),
         ({"conditions": {"pgd_linf_from_x@y": (0.1,)}}, "no trained model x@y__nnUNetPlans__2d"),
     ],

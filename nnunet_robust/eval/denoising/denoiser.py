@@ -1,0 +1,98 @@
+"""Denoised or not, by the image's own noise."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nnunet_robust.eval.denoising.borne import Borne
+from nnunet_robust.eval.denoising.variation import ANISOTROPY, STRENGTH, denoise
+from nnunet_robust.eval.image_quality import mean_of, noise_sigmas
+
+FILTER = f"total variation (Chambolle 2004), weight {STRENGTH:g} x noise, slice by slice beyond {ANISOTROPY:g} : 1"
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """Denoises an image, always or where it is noisier than what a model bears. Threads may use it at once.
+
+    Attributes:
+        borne: what the model was measured to bear; None denoises always.
+    """
+
+    borne: Borne | None = None
+
+    @property
+    def label(self) -> str:
+        """What is added to the name of a model."""
+        return "+denoise_always" if self.borne is None else "+denoise"
+
+    @property
+    def threshold(self) -> float | None:
+        """Images whose `noise_sigma` is above are denoised; None: all whose noise can be measured."""
+        return None if self.borne is None else self.borne.threshold
+
+    def needed(self, noise_sigma: float) -> bool:
+        """Whether an image is denoised.
+
+        Args:
+            noise_sigma: its noise, see `image_quality`; NaN, which cannot be measured, leaves it as it is.
+        """
+        return noise_sigma > (0.0 if self.borne is None else self.borne.threshold)
+
+    def __call__(self, image: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+        """The image, denoised if it needs it.
+
+        Args:
+            image: (C, *spatial), raw intensities, as nnU-Net's reader gives them; not modified.
+            spacing_mm: per spatial axis.
+
+        Returns:
+            The image itself where it needs nothing; else an array of its shape and dtype, see `variation.denoise`.
+        """
+        known = _look(image, spacing_mm)
+        if not self.needed(known.noise_sigma):
+            return image
+        if known.denoised is None:
+            known = known._replace(denoised=denoise(image, spacing_mm, known.noise_sigmas))
+            _last.seen = known
+        assert known.denoised is not None
+        return known.denoised
+
+    def described(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {"filter": FILTER, **({} if self.borne is None else self.borne.described())}
+
+
+class _Seen(NamedTuple):
+    """What a thread has found out about the image that it looked at last."""
+
+    image: np.ndarray
+    spacing_mm: tuple[float, ...]
+    noise_sigmas: list[float]
+    denoised: np.ndarray | None
+
+    @property
+    def noise_sigma(self) -> float:
+        return mean_of(self.noise_sigmas)
+
+
+# Several models ask about one image, one after the other; their thresholds differ, the denoised image does not.
+_last = threading.local()
+
+
+def _look(image: np.ndarray, spacing_mm: Sequence[float]) -> _Seen:
+    seen: _Seen | None = getattr(_last, "seen", None)
+    if seen is None or not _same(seen.image, image) or seen.spacing_mm != tuple(spacing_mm):
+        # The image is kept so that no other takes its place in memory.
+        seen = _Seen(image, tuple(spacing_mm), noise_sigmas(image, spacing_mm), None)
+        _last.seen = seen
+    return seen
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    return bool(one.__array_interface__ == other.__array_interface__)  # address, shape, strides, type

@@ -1,0 +1,132 @@
+"""A folder of images for `nnUNetv2_predict`: denoised where it helps the model, else copied."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunet_robust.digest import sha256
+from nnunet_robust.errors import UserError
+from nnunet_robust.eval.denoising.denoiser import Denoiser
+from nnunet_robust.eval.denoising.writers import write_image
+from nnunet_robust.eval.image_quality import image_quality
+from nnunet_robust.eval.models import Model, quiet
+from nnunet_robust.files import clean_up, write_atomically
+
+RECORD = "denoised.json"
+"""Beside the images; nnU-Net looks for files of the dataset's ending only."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of an image.
+
+    Attributes:
+        noise_sigma: its noise as a share of its robust range; None where it cannot be measured.
+        denoised: whether it was denoised; else it was copied.
+        files: SHA-256 of its files, as they were.
+    """
+
+    noise_sigma: float | None
+    denoised: bool
+    files: tuple[str, ...]
+
+
+def denoise_folder(
+    images: Mapping[str, Sequence[Path]],
+    output: Path,
+    model: Model,
+    denoiser: Denoiser,
+    track: Callable[[list[str]], Iterable[str]] = iter,
+) -> tuple[dict[str, Done], dict[str, str]]:
+    """Write the images that a model is to see, one after the other; what was done in an earlier run is not done again.
+
+    Args:
+        images: name -> its files, see `new_images.find_images`.
+        output: the folder; `<name>_0000<ending>` and so on, and `denoised.json`.
+        model: whose images.
+        denoiser: decides.
+        track: wraps the list of names, for a progress bar.
+
+    Returns:
+        Name -> what became of it, and name -> why it could not be read.
+
+    Raises:
+        UserError: the folder holds something else, or was made otherwise, or is that of the images; or an image cannot
+            be written.
+    """
+    ending = model.predictor.dataset_json["file_ending"]
+    settings = {"model": model.key, "checkpoints": model.checkpoints, "denoise": denoiser.described()}
+    targets = {
+        name: [output / f"{name}_{channel:04d}{ending}" for channel in range(len(files))]
+        for name, files in images.items()
+    }
+    done = _earlier(output, settings, {path for paths in targets.values() for path in paths}, ending)
+    done = {name: entry for name, entry in done.items() if name in images}
+    failed: dict[str, str] = {}
+    for name in track(list(images)):
+        digests = tuple(map(sha256, images[name]))
+        if name in done and done[name].files == digests and all(path.is_file() for path in targets[name]):
+            continue
+        try:
+            image, spacing_mm = _read(name, images[name], model)
+        except UserError as error:
+            failed[name] = str(error)
+            continue
+        made = denoiser(image, spacing_mm)
+        if made is image:
+            for original, target in zip(images[name], targets[name], strict=True):
+                _copy(original, target)
+        else:
+            write_image(model.reader, made, images[name], targets[name])
+        noise = image_quality(image, spacing_mm).noise_sigma
+        done[name] = Done(noise if np.isfinite(noise) else None, made is not image, digests)
+        record = {**settings, "cases": {name: asdict(done[name]) for name in sorted(done)}}
+        write_atomically(output / RECORD, json.dumps(record, indent=1) + "\n")
+    return done, failed
+
+
+def _earlier(output: Path, settings: Mapping[str, Any], targets: set[Path], ending: str) -> dict[str, Done]:
+    """What an earlier run has done in the output folder."""
+    record = output / RECORD
+    strangers = [path for path in sorted(output.glob(f"*{ending}")) if path not in targets]
+    if strangers:
+        raise UserError(
+            f"-o {output} holds {strangers[0].name}, which is none of the images of -i: nnUNetv2_predict would take "
+            f"it for one of them; take a new folder"
+        )
+    if not record.is_file():
+        if there := sorted(path for path in targets if path.exists()):
+            raise UserError(f"-o {output} holds {there[0].name} already, and no {RECORD}: take a new folder")
+        return {}
+    before = json.loads(record.read_text(encoding="utf-8"))
+    if {name: before.get(name) for name in settings} != json.loads(json.dumps(settings)):
+        raise UserError(f"-o {output} was made for another model or by another threshold: take a new folder")
+    return {name: Done(**{**entry, "files": tuple(entry["files"])}) for name, entry in before["cases"].items()}
+
+
+def _read(name: str, files: Sequence[Path], model: Model) -> tuple[np.ndarray, list[float]]:
+    try:
+        with quiet():
+            image, properties = model.reader.read_images([str(path) for path in files])
+    except Exception as error:
+        raise UserError(f"image {name!r} cannot be read: {' '.join(str(error).split())[:300]}") from error
+    if len(image) != model.channels:
+        raise UserError(f"image {name!r} has {len(image)} channels, and the model takes {model.channels}")
+    if not np.isfinite(image).all():
+        raise UserError(f"image {name!r} has voxels that are NaN or infinite: mend or remove it")
+    return image.astype(np.float32, copy=False), [float(s) for s in properties["spacing"]]
+
+
+def _copy(original: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".tmp_{target.name}")
+    with clean_up(temporary):
+        shutil.copyfile(original, temporary)
+        temporary.replace(target)
