@@ -13,6 +13,7 @@ from nnunet_robust.dataset_conversion.commands import convert, synthesize
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval.care_commands import care
 from nnunet_robust.eval.commands import evaluation, print_table
+from nnunet_robust.eval.monitor_commands import monitor
 from nnunet_robust.study.commands import study
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app.add_typer(synthesize, name="synthesize")
 app.add_typer(convert, name="convert")
 app.add_typer(evaluation)
 app.add_typer(care)
+app.add_typer(monitor, name="monitor")
 app.add_typer(study, name="study")
 
 # The class of all usage errors: newer typers bring a copy of click, in which `click.ClickException` is another class.

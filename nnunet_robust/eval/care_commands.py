@@ -122,7 +122,7 @@ def calibrate(
     if not known:
         print(f"warning: {training}", file=sys.stderr)
     promise = Promise(alpha, delta or None, interval_alpha, condition)
-    calibration = run_calibration(predictor, cases, promise, training, output, _bar("calibrating"))
+    calibration = run_calibration(predictor, cases, promise, training, output, bar("calibrating"))
     for label in calibration.bounds:
         print(*calibration.sentences(label), sep="\n", file=sys.stderr)
     print(output)
@@ -159,12 +159,12 @@ def apply(
     known = read_calibration(calibration)
     where = device_of(device)
     use_nnunets_threads(where)
-    folder = _model_folder(models, dataset, trainers, plans, configuration)
+    folder = one_model_folder(models, dataset, trainers, plans, configuration)
     predictor = load_calibrated(folder, checkpoint, where, known)
     assessor = Assessor(predictor, known, kind, dice_limits, share_limits)  # type: ignore[arg-type]
     found, _ = _images(images, assessor)
     failed = apply_calibration(
-        assessor, known, calibration, found, output, kind=kind, maps=maps, track=_bar("segmenting")
+        assessor, known, calibration, found, output, kind=kind, maps=maps, track=bar("segmenting")
     )
     for one in failed:
         print(f"failed: {one.case}: {'; '.join(one.reasons)}", file=sys.stderr)
@@ -206,7 +206,7 @@ def qa(
     known = None if calibration is None else read_calibration(calibration)
     where = device_of(device)
     use_nnunets_threads(where)
-    folder = _model_folder(models, dataset, trainers, plans, configuration)
+    folder = one_model_folder(models, dataset, trainers, plans, configuration)
     if known is None:
         model = load_model(folder, None, checkpoint, where, True, None)
         predictor = Predictor(model, ("folds", "mirroring"), "exact")
@@ -214,7 +214,7 @@ def qa(
         predictor = load_calibrated(folder, checkpoint, where, known)
     assessor = Assessor(predictor, known, kind, dice_limits, share_limits)  # type: ignore[arg-type]
     found, ignored = _images(images, assessor)
-    rows = assess_folder(assessor, found, _bar("assessing"))
+    rows = assess_folder(assessor, found, bar("assessing"))
     write_csv(output / "qa.csv", rows)
     write_page(output / "qa.html", rows, f"{folder.name}, folds {predictor.model.fold}", known, assessor.rules, ignored)
     print_table(printed_table(rows))
@@ -230,7 +230,7 @@ def qa(
 def _check_one(models: Sequence[Path] | None, trainers: Sequence[str] | None) -> None:
     named = [*map(str, models or ()), *(trainers or ())]
     if len(named) > 1:
-        raise UserError(f"{len(named)} models are named ({', '.join(named)}): a calibration is of one, name it alone")
+        raise UserError(f"{len(named)} models are named ({', '.join(named)}): name one alone")
 
 
 def _one_calibration(files: Sequence[Path] | None) -> Path | None:
@@ -239,9 +239,14 @@ def _one_calibration(files: Sequence[Path] | None) -> Path | None:
     return files[0] if files else None
 
 
-def _model_folder(
+def one_model_folder(
     models: list[Path] | None, dataset: str | None, trainers: list[str] | None, plans: str, configuration: str
 ) -> Path:
+    """The folder of the one model that is named.
+
+    Raises:
+        UserError: none is named, or several are.
+    """
     from nnunet_robust.folders import dataset_name, model_folder
 
     _check_one(models, trainers)
@@ -269,7 +274,8 @@ def _images(folder: Path, assessor: Assessor) -> tuple[dict[str, tuple[Path, ...
     return found, ignored
 
 
-def _bar(what: str) -> Callable[[Sequence[_T]], Iterable[_T]]:
+def bar(what: str) -> Callable[[Sequence[_T]], Iterable[_T]]:
+    """A progress bar on stderr around what is gone through."""
     from rich.console import Console
     from rich.progress import track
 
