@@ -14,6 +14,7 @@ from nnunet_robust.errors import UserError
 from nnunet_robust.eval.care_commands import care
 from nnunet_robust.eval.commands import evaluation, print_table
 from nnunet_robust.eval.denoise_commands import denoising
+from nnunet_robust.eval.monitor_commands import monitor
 from nnunet_robust.study.commands import study
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ app.add_typer(convert, name="convert")
 app.add_typer(evaluation)
 app.add_typer(care)
 app.add_typer(denoising)
+app.add_typer(monitor, name="monitor")
 app.add_typer(study, name="study")
 
 # The class of all usage errors: newer typers bring a copy of click, in which `click.ClickException` is another class.

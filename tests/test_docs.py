@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nnunet_robust.dataset_conversion.commands import convert, synthesize
 from nnunet_robust.eval.bounds.input_checks import LIMITS
 from nnunet_robust.eval.bounds.limits import REVIEWED
+from nnunet_robust.eval.confidence.uncertainty import PredictedDice, StructureScores
+from nnunet_robust.eval.drift.features import image_features, prediction_features
+from nnunet_robust.eval.drift.words import MEANINGS
 from nnunet_robust.eval.perturbations import PERTURBATIONS, PRESETS
 from nnunet_robust.study.document import schema
 from nnunet_robust.study.examples import EXAMPLES
@@ -63,6 +67,17 @@ def test_every_limit_of_a_verdict_is_documented() -> None:
         assert all(re.search(rf"\b{re.escape(f'{value:g}')} (x|widths)", row) for value in wanted), (name, row)
     dice = next(line for line in lines if line.startswith("| lower end of the interval of the Dice"))
     assert f"below their {100 * REVIEWED:g} % quantile" in dice
+
+
+def test_every_feature_of_drift_is_documented() -> None:
+    image, mask = np.random.default_rng(0).normal(size=(1, 32, 32)), np.zeros((32, 32), bool)
+    mask[8:20, 8:20] = True
+    scores = {"x": StructureScores(0.1, 0.0, 10, 20, PredictedDice(0.9, 0.8, 0.85))}
+    names = {*image_features(image, (1.0, 1.0), ["T1"]), *prediction_features(image, (1.0, 1.0), {"x": mask}, scores)}
+    starts = {next((start for start in MEANINGS if name.startswith(start)), name) for name in names}
+    assert starts | {"bottleneck", "bottleneck rest"} == {*MEANINGS}
+    for start in MEANINGS:
+        assert f"| `{start}" in doc("docs/monitor.md"), start
 
 
 def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:

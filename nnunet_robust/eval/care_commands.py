@@ -159,7 +159,7 @@ def apply(
     known = read_calibration(calibration)
     where = device_of(device)
     use_nnunets_threads(where)
-    folder = chosen_folder(models, dataset, trainers, plans, configuration)
+    folder = one_model_folder(models, dataset, trainers, plans, configuration)
     predictor = load_calibrated(folder, checkpoint, where, known)
     assessor = Assessor(predictor, known, kind, dice_limits, share_limits)  # type: ignore[arg-type]
     found, _ = _images(images, assessor)
@@ -206,7 +206,7 @@ def qa(
     known = None if calibration is None else read_calibration(calibration)
     where = device_of(device)
     use_nnunets_threads(where)
-    folder = chosen_folder(models, dataset, trainers, plans, configuration)
+    folder = one_model_folder(models, dataset, trainers, plans, configuration)
     if known is None:
         model = load_model(folder, None, checkpoint, where, True, None)
         predictor = Predictor(model, ("folds", "mirroring"), "exact")
@@ -231,7 +231,7 @@ def check_one(models: Sequence[Path] | None, trainers: Sequence[str] | None) -> 
     """Refuse several models."""
     named = [*map(str, models or ()), *(trainers or ())]
     if len(named) > 1:
-        raise UserError(f"{len(named)} models are named ({', '.join(named)}): this is of one, name it alone")
+        raise UserError(f"{len(named)} models are named ({', '.join(named)}): name one alone")
 
 
 def _one_calibration(files: Sequence[Path] | None) -> Path | None:
@@ -240,10 +240,14 @@ def _one_calibration(files: Sequence[Path] | None) -> Path | None:
     return files[0] if files else None
 
 
-def chosen_folder(
+def one_model_folder(
     models: list[Path] | None, dataset: str | None, trainers: list[str] | None, plans: str, configuration: str
 ) -> Path:
-    """The folder of the one model that is named."""
+    """The folder of the one model that is named.
+
+    Raises:
+        UserError: none is named, or several are.
+    """
     from nnunet_robust.folders import dataset_name, model_folder
 
     check_one(models, trainers)
@@ -272,7 +276,7 @@ def _images(folder: Path, assessor: Assessor) -> tuple[dict[str, tuple[Path, ...
 
 
 def bar(what: str) -> Callable[[Sequence[_T]], Iterable[_T]]:
-    """A progress bar, wrapped around a list."""
+    """A progress bar on stderr around what is gone through."""
     from rich.console import Console
     from rich.progress import track
 

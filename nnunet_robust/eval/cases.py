@@ -96,7 +96,7 @@ def cases_of_folders(
     names = sorted({match[1] for path in images.iterdir() if (match := pattern.fullmatch(path.name))})
     if not names:
         raise UserError(f"no images named <case>_0000{file_ending} in {images}")
-    patients = _patients(images.parent)
+    patients = recorded_patients(images.parent)
     cases = []
     for name in names:
         files = tuple(images / f"{name}_{channel:04d}{file_ending}" for channel in range(channels))
@@ -157,7 +157,7 @@ def cases_of_dataset(dataset: str, fold: str, file_ending: str, channels: int) -
     if int(fold) >= len(splits):
         raise UserError(f"{dataset} has no labelsTs, and {splits_file} has no fold {fold}: give -i and -l")
     files = get_filenames_of_train_images_and_targets(str(raw))
-    patients = _patients(raw)
+    patients = recorded_patients(raw)
     unknown = [name for name in splits[int(fold)]["val"] if name not in files]
     if unknown:
         raise UserError(f"validation case {unknown[0]!r} of fold {fold} is not in {raw}: restore it, or give -i and -l")
@@ -167,8 +167,8 @@ def cases_of_dataset(dataset: str, fold: str, file_ending: str, channels: int) -
     ]
 
 
-def _patients(raw: Path) -> dict[str, str]:
-    """Case to patient, where one of our converters has recorded it in `dataset.json`."""
+def recorded_patients(raw: Path) -> dict[str, str]:
+    """Case to patient, where one of our converters has recorded it in a raw dataset's `dataset.json`."""
     file = raw / "dataset.json"
     return json.loads(file.read_text()).get("nnunet_robust", {}).get("patients", {}) if file.is_file() else {}
 

@@ -19,7 +19,7 @@ from nnunet_robust.eval.care_commands import (
     Plans,
     Trainers,
     bar,
-    chosen_folder,
+    one_model_folder,
 )
 
 denoising = typer.Typer()
@@ -56,7 +56,7 @@ def denoise(
             "give --from OUT, the folder of a sweep of this model under noise, or --always, and not both: OUT tells "
             "how much noise the model bears"
         )
-    folder = chosen_folder(models, dataset, trainers, plans, configuration)
+    folder = one_model_folder(models, dataset, trainers, plans, configuration)
     model = load_model(folder, folds, checkpoint, torch.device("cpu"), True, None)
     denoiser = Denoiser()
     if sweep is not None:

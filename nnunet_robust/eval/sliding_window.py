@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
@@ -125,6 +125,24 @@ class SlidingWindow:
     def choices(self) -> dict[str, Any]:
         """What was chosen, for the manifest; empty before the first image."""
         return asdict(self._choices) if self._choices else {}
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """One per fold, not compiled, on the device, in evaluation mode."""
+        return tuple(self._networks)
+
+    def tiles(self, data: torch.Tensor) -> Iterator[torch.Tensor]:
+        """The tiles of one preprocessed image as they are, none of them mirrored, in nnU-Net's order.
+
+        Args:
+            data: as for `logits`.
+
+        Yields:
+            (1, C, *patch), on the device.
+        """
+        padded, _ = self._padded(data)
+        for slicer in self._slicers(tuple(padded.shape[1:])):
+            yield padded[slicer][None].to(self._device)
 
     def n_members(self, by: Collection[str]) -> int:
         """How many members `members_many` tells apart; 1 where it tells none."""

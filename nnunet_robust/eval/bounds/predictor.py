@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from nnunet_robust.errors import UserError
@@ -62,6 +63,11 @@ class Predictor:
         members: of `sliding_window.MEMBERS_BY`, what its members are told apart by.
         precision: exact or fast, see `SlidingWindow`.
 
+    Attributes:
+        model: as given.
+        identity: see `model_identity`.
+        window: runs its networks.
+
     Raises:
         UserError: there are no such members.
     """
@@ -70,21 +76,29 @@ class Predictor:
         self.model = model
         self.identity = model_identity(model, members, precision)
         self._members = tuple(self.identity["members"])
-        self._window = SlidingWindow.from_predictor(model.predictor, precision)
+        self.window = SlidingWindow.from_predictor(model.predictor, precision)
 
-    def predict(self, image: NDArray[np.float32], properties: Mapping[str, Any]) -> Predicted:
+    def predict(
+        self,
+        image: NDArray[np.float32],
+        properties: Mapping[str, Any],
+        also: Callable[[torch.Tensor], None] | None = None,
+    ) -> Predicted:
         """Predict one image.
 
         Args:
             image: (C, *spatial), raw intensities as nnU-Net's reader gives them.
             properties: what the reader gave beside it.
+            also: called with the preprocessed image, float32 (C, *spatial).
 
         Raises:
             UserError: see `SlidingWindow.logits`.
         """
         with quiet():
             data, found = self.model.preprocess(image, properties)
-            (logits,) = self._window.members_many([data], self._members)
+            if also is not None:
+                also(data)
+            (logits,) = self.window.members_many([data], self._members)
             prediction = predict(self.model, logits, found)
         assert prediction.found is not None
         spacing_mm = tuple(float(s) for s in properties["spacing"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
@@ -15,7 +16,30 @@ from nnunet_robust.eval.models import Model
 from nnunet_robust.folders import nnunet_folder
 
 
-def check_not_trained_on(cases: Sequence[CaseFiles], model: Model) -> tuple[bool, str]:
+@dataclass(frozen=True)
+class Use:
+    """What cases are for, in words.
+
+    Attributes:
+        harm: what is wrong with cases that the model was trained on.
+        condition: what holds only if it was not.
+    """
+
+    harm: str
+    condition: str
+
+
+CALIBRATION = Use(
+    "promises made on them would not hold for others",
+    "what is promised holds only if none of the calibration's was among them",
+)
+REFERENCE = Use(
+    "what a model makes of those is unlike what it makes of any others, and every new image would be a stranger",
+    "the rate of false alarms holds only if none of the reference's was among them",
+)
+
+
+def check_not_trained_on(cases: Sequence[CaseFiles], model: Model, use: Use = CALIBRATION) -> tuple[bool, str]:
     """Make sure that a model was not trained on cases.
 
     Which cases a fold was trained on stands in `splits_final.json` of the preprocessed dataset. A case is one of them
@@ -23,8 +47,9 @@ def check_not_trained_on(cases: Sequence[CaseFiles], model: Model) -> tuple[bool
     A copy under another name whose bytes differ is not recognised.
 
     Args:
-        cases: to calibrate on.
+        cases: which; their labels are not looked at.
         model: all of whose folds count.
+        use: what they are for.
 
     Returns:
         Whether that could be found out, and what is known, in words.
@@ -37,7 +62,7 @@ def check_not_trained_on(cases: Sequence[CaseFiles], model: Model) -> tuple[bool
     if trained is None:
         return False, (
             f"it is not known which cases the model was trained on (there is no splits_final.json of {dataset} in "
-            f"nnUNet_preprocessed): what is promised holds only if none of the calibration's was among them"
+            f"nnUNet_preprocessed): {use.condition}"
         )
     found = {case.name: case.name for case in cases if case.name in trained}
     found.update(_same_files([case for case in cases if case.name not in found], dataset, trained))
@@ -45,8 +70,8 @@ def check_not_trained_on(cases: Sequence[CaseFiles], model: Model) -> tuple[bool
         listed = ", ".join(name if name == other else f"{name} (there {other})" for name, other in found.items())
         raise UserError(
             f"{len(found)} of {len(cases)} cases are among the {len(trained)} that fold {model.fold} of the model was "
-            f"trained on: {listed}; promises made on them would not hold for others: leave them out (if another "
-            f"patient's image has that name by chance, rename it)"
+            f"trained on: {listed}; {use.harm}: leave them out (if another patient's image has that name by "
+            f"chance, rename it)"
         )
     return True, (
         f"none of these cases is, by name or file, among the {len(trained)} that fold {model.fold} was trained on "

@@ -69,7 +69,8 @@ def prediction_features(
     Returns:
         "texture divergence" between all that is called foreground and the rest (bits, in [0, 1], mean over channels);
         for each structure its "share" of the voxels (in [0, 1]) and, with `scores`, its "entropy" (mean bits around it)
-        and "predicted Dice" (in [0, 1]; NaN with a single member). To `DIGITS` digits; NaN: not defined.
+        and "predicted Dice" (in [0, 1]; of a single member, who has none, the soft Dice). To `DIGITS` digits; NaN: not
+        defined.
     """
     foreground = np.any([*masks.values()], axis=0)
     meter = ComplexityMeter(
@@ -80,7 +81,9 @@ def prediction_features(
         found[f"share of {name}"] = float(np.mean(mask))
     for name, score in (scores or {}).items():
         found[f"entropy of {name}"] = score.entropy_bits
-        found[f"predicted Dice of {name}"] = score.overlap.predicted_dice
+        overlap = score.overlap
+        single = math.isnan(overlap.predicted_dice)
+        found[f"predicted Dice of {name}"] = overlap.soft_dice if single else overlap.predicted_dice
     return _rounded(found)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -53,34 +53,47 @@ class Reference:
         condition: what the images are, in words: "clean images of the test set".
         images: measured, by patient and case, the first of each patient.
         n_left_out: further images of the same patients, which do not count.
+        rate: of false alarms over the whole stream that follows, in (0, 1).
+        setup: how later images are to be read: "folder" of the model, its "checkpoint", the "file_ending" of images,
+            the "patient" pattern of their names, and what is known of the model's "training".
     """
 
     model: dict[str, Any]
     condition: str
     images: tuple[MeasuredImage, ...]
     n_left_out: int
+    rate: float = 0.01
+    setup: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, images: Iterable[MeasuredImage], model: Mapping[str, Any], condition: str) -> Reference:
+    def of(
+        cls,
+        images: Iterable[MeasuredImage],
+        model: Mapping[str, Any],
+        condition: str,
+        rate: float = 0.01,
+        setup: Mapping[str, str] | None = None,
+    ) -> Reference:
         """Make a reference of images that the model was not trained on.
 
         Of each patient the image counts whose name is the first: images of one patient are more alike than those of
         several, and a test that takes them for as many would give false alarms.
 
         Raises:
-            UserError: too few patients, images twice, or images that were not measured alike.
+            UserError: too few patients, images twice, images that were not measured alike, or a rate that is none.
         """
+        check_rate(rate)
         given = sorted(images, key=lambda image: (image.patient, image.case))
         for image in given:
             _check_measured_like(given[0], image)
         _check_none_twice(given)
         firsts = tuple({image.patient: image for image in reversed(given)}.values())[::-1]
-        if len(firsts) < FEWEST_PATIENTS:
-            raise UserError(
-                f"a reference of {len(firsts)} patients: give images of {FEWEST_PATIENTS} or more, "
-                f"with fewer even a large change is seldom found"
-            )
-        return cls(dict(model), condition, firsts, len(given) - len(firsts))
+        check_patients(len(firsts))
+        return cls(dict(model), condition, firsts, len(given) - len(firsts), rate, dict(setup or {}))
+
+    def leaving_out(self, n_left_out: int) -> Reference:
+        """The same, with so many further images of its patients that were not even measured."""
+        return replace(self, n_left_out=n_left_out)
 
     @cached_property
     def basis(self) -> Basis | None:
@@ -124,6 +137,29 @@ class Reference:
         return {} if self.basis is None else self.basis.features(image.activations)
 
 
+def check_rate(rate: float) -> None:
+    """Make sure that a rate of false alarms is one.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not 0 < rate < 1:
+        raise UserError(f"the rate of false alarms must be between 0 and 1, got {rate:g}: give e.g. 0.01")
+
+
+def check_patients(n_patients: int) -> None:
+    """Make sure that a reference has patients enough.
+
+    Raises:
+        UserError: it has not.
+    """
+    if n_patients < FEWEST_PATIENTS:
+        raise UserError(
+            f"a reference of {n_patients} patients: give images of {FEWEST_PATIENTS} or more, "
+            f"with fewer even a large change is seldom found"
+        )
+
+
 def write_reference(path: Path, reference: Reference) -> None:
     """Write a reference, whole or not at all; the same one gives the same bytes."""
     head = {
@@ -132,6 +168,8 @@ def write_reference(path: Path, reference: Reference) -> None:
         "model": reference.model,
         "condition": reference.condition,
         "n_left_out": reference.n_left_out,
+        "rate": reference.rate,
+        "setup": dict(reference.setup),
     }
     write_atomically(path, lines_to_json(head, map(image_to_json, reference.images)))
 
@@ -149,13 +187,12 @@ def read_reference(path: Path) -> Reference:
         if content["format"] != FORMAT:
             raise UserError(f"{path} is of another version of this package ({content['version']}): fit it again")
         images = [image_from_json(image) for image in content["images"]]
-        made = Reference.of(images, content["model"], content["condition"])
-        n_left_out = int(content["n_left_out"])
+        made = Reference.of(images, content["model"], content["condition"], content["rate"], content["setup"])
+        return made.leaving_out(int(content["n_left_out"]))
     except UserError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a reference ({type(error).__name__}: {error}): fit it again") from error
-    return Reference(made.model, made.condition, made.images, n_left_out)
 
 
 def lines_to_json(head: Mapping[str, Any], images: Iterable[Mapping[str, Any]]) -> str:

@@ -7,7 +7,7 @@ numbers as all at once, and a run that was killed has changed nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from nnunet_robust import __version__
@@ -67,10 +67,8 @@ class Stream:
         left_out, taken, rows = {}, [], []
         patients, digests = set(self._patients), set(self._digests)
         for image in images:
-            if image.digest in digests:
-                left_out[image.case] = "this image was seen before"
-            elif image.patient in patients:
-                left_out[image.case] = f"another image of patient {image.patient} counts"
+            if reason := _left_out(image.patient, image.digest, patients, digests):
+                left_out[image.case] = reason
             else:
                 rows.append(self._reference.row(image))
                 taken.append(image)
@@ -81,6 +79,10 @@ class Stream:
             self.images += taken
             self._patients, self._digests = patients, digests
         return left_out
+
+    def left_out(self, patient: str, digest: str) -> str | None:
+        """Why an image would not count, as `add` says it; None: it would."""
+        return _left_out(patient, digest, self._patients, self._digests)
 
     def write(self, path: Path) -> None:
         """Write it, whole or not at all; the same stream gives the same bytes."""
@@ -110,6 +112,12 @@ class Stream:
         if left_out:
             case, reason = next(iter(left_out.items()))
             raise UserError(f"{path} was changed: {case} counts there, but {reason}; begin a new file")
+
+
+def _left_out(patient: str, digest: str, patients: Collection[str], digests: Collection[str]) -> str | None:
+    if digest in digests:
+        return "this image was seen before"
+    return f"another image of patient {patient} counts" if patient in patients else None
 
 
 def _short(value: object) -> str:
