@@ -68,6 +68,12 @@ class SlidingWindow:
         precision: exact or fast.
         choices: attributes of `Choices` that are not to be measured: the `choices` of an earlier run repeat it.
 
+    Attributes:
+        patch_size: of a tile.
+        mirrors: axes of a tile's batch to mirror along, one entry for each copy, in nnU-Net's order; () is none.
+        num_heads: channels of the output.
+        device: where to compute.
+
     Raises:
         UserError: precision or choices that do not exist on the device; OpenVINO is needed and missing.
     """
@@ -84,12 +90,12 @@ class SlidingWindow:
         choices: Mapping[str, Any] | None = None,
     ) -> None:
         self._networks = [network.to(device).eval() for network in networks]
-        self._patch_size = tuple(int(size) for size in patch_size)
+        self.patch_size = tuple(int(size) for size in patch_size)
         axes = [axis + 2 for axis in mirror_axes or ()]
         # nnU-Net's order; () is the tile as it is
-        self._mirrors = [c for n in range(len(axes) + 1) for c in itertools.combinations(axes, n)]
-        self._num_heads = num_heads
-        self._device = device
+        self.mirrors = [c for n in range(len(axes) + 1) for c in itertools.combinations(axes, n)]
+        self.num_heads = num_heads
+        self.device = device
         self._tile_step_size = tile_step_size
         self._exact = precision == "exact"
         self._sum_type = torch.half if self._exact else torch.float32
@@ -127,6 +133,12 @@ class SlidingWindow:
         return asdict(self._choices) if self._choices else {}
 
     @property
+    def threads(self) -> int:
+        """Of the networks, on a CPU: those of whoever made the window; the last bits depend on them."""
+        count: int = self._offered["threads"][0]
+        return count
+
+    @property
     def networks(self) -> tuple[nn.Module, ...]:
         """One per fold, not compiled, on the device, in evaluation mode."""
         return tuple(self._networks)
@@ -140,13 +152,13 @@ class SlidingWindow:
         Yields:
             (1, C, *patch), on the device.
         """
-        padded, _ = self._padded(data)
-        for slicer in self._slicers(tuple(padded.shape[1:])):
-            yield padded[slicer][None].to(self._device)
+        padded, _ = self.padded(data)
+        for slicer in self.slicers(tuple(padded.shape[1:])):
+            yield padded[slicer][None].to(self.device)
 
     def n_members(self, by: Collection[str]) -> int:
         """How many members `members_many` tells apart; 1 where it tells none."""
-        counts = {"folds": len(self._networks), "mirroring": len(self._mirrors)}
+        counts = {"folds": len(self._networks), "mirroring": len(self.mirrors)}
         return math.prod(counts[name] for name in by)
 
     def logits(self, data: torch.Tensor) -> torch.Tensor:
@@ -179,7 +191,7 @@ class SlidingWindow:
             return []
         while True:
             try:
-                with torch_threads(self._offered["threads"][0], self._device), torch.inference_mode():
+                with torch_threads(self.threads, self.device), torch.inference_mode():
                     self._prepare(images)
                     assert self._choices is not None
                     return self._predict(images, by, torch.device(self._choices.results_device))
@@ -188,46 +200,47 @@ class SlidingWindow:
                     raise
                 if self._choices is None or self._choices.results_device == "cpu":
                     raise UserError(
-                        f"a single tile of {'x'.join(map(str, self._patch_size))} voxels"
+                        f"a single tile of {'x'.join(map(str, self.patch_size))} voxels"
                         f"{', or the logits of all members,' if by else ''} does not fit into the memory of "
-                        f"{self._device}: take a device with more{', or fewer members' if by else ''}"
+                        f"{self.device}: take a device with more{', or fewer members' if by else ''}"
                     ) from error
-            empty_cache(self._device)
+            empty_cache(self.device)
             self._choices = replace(self._choices, results_device="cpu")
 
     def _prepare(self, images: Sequence[torch.Tensor]) -> None:
         """At the first images: choose, and make the forward passes."""
         if self._choices is not None:
             return
-        padded = [self._padded(image)[0] for image in images]
-        tiles = sum(len(self._slicers(tuple(image.shape[1:]))) for image in padded)
-        probe = padded[0][self._slicers(tuple(padded[0].shape[1:]))[0]][None].to(self._device)
+        padded = [self.padded(image)[0] for image in images]
+        tiles = sum(len(self.slicers(tuple(image.shape[1:]))) for image in padded)
+        probe = padded[0][self.slicers(tuple(padded[0].shape[1:]))[0]][None].to(self.device)
         choices = choose(
-            lambda tried: make_forward(self._networks[0], tried, self._device, probe),
+            lambda tried: make_forward(self._networks[0], tried, self.device, probe),
             self._offered,
             probe,
-            1 if self._batch_size_given else tiles * len(self._mirrors),
-            same_bits=self._exact and self._device.type == "cpu",
+            1 if self._batch_size_given else tiles * len(self.mirrors),
+            same_bits=self._exact and self.device.type == "cpu",
         )
-        self._forwards = [make_forward(network, choices, self._device, probe) for network in self._networks]
+        self._forwards = [make_forward(network, choices, self.device, probe) for network in self._networks]
         self._choices = choices
 
-    def _padded(self, image: torch.Tensor) -> tuple[torch.Tensor, _Slicer]:
+    def padded(self, image: torch.Tensor) -> tuple[torch.Tensor, _Slicer]:
+        """An image (C, *spatial), at least a tile large, and where in it the image lies."""
         if image.ndim != 4:
             raise ValueError(f"an image is (C, *spatial) with three spatial axes, got shape {tuple(image.shape)}")
-        data, inside = pad_nd_image(image, self._patch_size, "constant", {"value": 0}, True, None)
+        data, inside = pad_nd_image(image, self.patch_size, "constant", {"value": 0}, True, None)
         return data, (slice(None), *inside[1:])
 
-    def _slicers(self, shape: tuple[int, ...]) -> list[_Slicer]:
+    def slicers(self, shape: tuple[int, ...]) -> list[_Slicer]:
         """Where the tiles of a padded image lie, in nnU-Net's order."""
-        slices = len(shape) - len(self._patch_size)  # leading axes that a 2d network goes through one by one
-        steps = compute_steps_for_sliding_window(shape[slices:], self._patch_size, self._tile_step_size)
+        slices = len(shape) - len(self.patch_size)  # leading axes that a 2d network goes through one by one
+        steps = compute_steps_for_sliding_window(shape[slices:], self.patch_size, self._tile_step_size)
         starts = [range(length) for length in shape[:slices]] + steps
         return [
             (
                 slice(None),
                 *corner[:slices],
-                *(slice(s, s + size) for s, size in zip(corner[slices:], self._patch_size, strict=True)),
+                *(slice(s, s + size) for s, size in zip(corner[slices:], self.patch_size, strict=True)),
             )
             for corner in itertools.product(*starts)
         ]
@@ -237,7 +250,7 @@ class SlidingWindow:
         key = str(device)
         if key not in self._gaussians:
             self._gaussians[key] = compute_gaussian(
-                self._patch_size, sigma_scale=1.0 / 8, value_scaling_factor=10, dtype=self._sum_type, device=device
+                self.patch_size, sigma_scale=1.0 / 8, value_scaling_factor=10, dtype=self._sum_type, device=device
             )
         return self._gaussians[key]
 
@@ -253,8 +266,8 @@ class SlidingWindow:
         return self._weights[key]
 
     def _predict(self, images: Sequence[torch.Tensor], by: Collection[str], device: torch.device) -> list[Logits]:
-        padded, insides = zip(*(self._padded(image.to(device)) for image in images), strict=True)
-        slicers = [self._slicers(tuple(data.shape[1:])) for data in padded]
+        padded, insides = zip(*(self.padded(image.to(device)) for image in images), strict=True)
+        slicers = [self.slicers(tuple(data.shape[1:])) for data in padded]
         means: list[torch.Tensor] = []
         members: list[list[torch.Tensor]] = []
         for fold, forward in enumerate(self._forwards):
@@ -294,16 +307,16 @@ class SlidingWindow:
 
         def empty() -> list[torch.Tensor]:
             return [
-                torch.zeros((self._num_heads, *data.shape[1:]), dtype=self._sum_type, device=device) for data in images
+                torch.zeros((self.num_heads, *data.shape[1:]), dtype=self._sum_type, device=device) for data in images
             ]
 
         sums = empty()
-        copies = [empty() for _ in self._mirrors] if split else []
+        copies = [empty() for _ in self.mirrors] if split else []
         tiles = [(number, slicer) for number, of_image in enumerate(slicers) for slicer in of_image]
         start = 0
         while start < len(tiles):
             group = tiles[start : start + self._tiles_at_once(len(tiles) - start)]
-            stacked = torch.stack([images[number][slicer] for number, slicer in group]).to(self._device)
+            stacked = torch.stack([images[number][slicer] for number, slicer in group]).to(self.device)
             predictions = self._over_mirrors(forward, stacked, split)
             if predictions is None:
                 continue  # with a smaller batch
@@ -325,7 +338,7 @@ class SlidingWindow:
     def _tiles_at_once(self, left: int) -> int:
         """Powers of two only: sizes that were measured, and few shapes to compile or tune for."""
         assert self._choices is not None
-        return min(max(1, self._choices.batch_size // len(self._mirrors)), 1 << (left.bit_length() - 1))
+        return min(max(1, self._choices.batch_size // len(self.mirrors)), 1 << (left.bit_length() - 1))
 
     def _over_mirrors(self, forward: Forward, tiles: torch.Tensor, split: bool) -> list[torch.Tensor] | None:
         """Logits of tiles (t, C, *patch): the mean over mirrored copies and, where `split`, each copy's.
@@ -334,12 +347,12 @@ class SlidingWindow:
             None: out of memory, try again with less.
         """
         assert self._choices is not None
-        at_once = max(1, min(self._choices.batch_size // len(tiles), len(self._mirrors)))
+        at_once = max(1, min(self._choices.batch_size // len(tiles), len(self.mirrors)))
         total: torch.Tensor | None = None
         copies = []
         try:
-            for start in range(0, len(self._mirrors), at_once):
-                mirrors = self._mirrors[start : start + at_once]
+            for start in range(0, len(self.mirrors), at_once):
+                mirrors = self.mirrors[start : start + at_once]
                 batch = torch.stack([tiles.flip(axes) if axes else tiles for axes in mirrors], 1).flatten(0, 1)
                 outputs = forward(batch).unflatten(0, (len(tiles), len(mirrors)))
                 if not self._exact:
@@ -357,10 +370,10 @@ class SlidingWindow:
                 raise
         else:
             assert total is not None
-            total /= len(self._mirrors)
+            total /= len(self.mirrors)
             return [total, *copies]
         # outside of the handler, whose traceback holds on to the memory
-        empty_cache(self._device)
+        empty_cache(self.device)
         self._choices = replace(self._choices, batch_size=used // 2)
         return None
 

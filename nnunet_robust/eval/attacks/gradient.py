@@ -56,9 +56,9 @@ class WindowGradient:
 
     def __init__(self, window: SlidingWindow) -> None:
         self._window = window
-        self._device = window._device
+        self._device = window.device
         self._gaussian = compute_gaussian(
-            window._patch_size,
+            window.patch_size,
             sigma_scale=1.0 / 8,
             value_scaling_factor=10,
             dtype=torch.float32,
@@ -107,37 +107,37 @@ class WindowGradient:
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:
         try:
-            with torch_threads(self._window._offered["threads"][0], self._device), torch.no_grad():
+            with torch_threads(self._window.threads, self._device), torch.no_grad():
                 yield
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             raise UserError(
-                f"a tile of {'x'.join(map(str, self._window._patch_size))} voxels and its gradient do not fit into "
+                f"a tile of {'x'.join(map(str, self._window.patch_size))} voxels and its gradient do not fit into "
                 f"the memory of {self._device}: take a device with more, or a smaller tile"
             ) from error
 
     def _padded(self, data: torch.Tensor) -> tuple[torch.Tensor, tuple[Any, ...]]:
-        return self._window._padded(data.to(self._device, torch.float32))
+        return self._window.padded(data.to(self._device, torch.float32))
 
     def _copies(self, padded: torch.Tensor) -> Iterator[tuple[nn.Module, tuple[Any, ...], tuple[int, ...]]]:
         """Network, tile and axes to mirror along, in nnU-Net's order."""
-        slicers = self._window._slicers(tuple(padded.shape[1:]))
-        for network in self._window._networks:
+        slicers = self._window.slicers(tuple(padded.shape[1:]))
+        for network in self._window.networks:
             for slicer in slicers:
-                for axes in self._window._mirrors:
+                for axes in self._window.mirrors:
                     yield network, slicer, axes
 
     def _weights(self, padded: torch.Tensor) -> torch.Tensor:
         """1 / (W folds mirrors), for each voxel."""
         weights = torch.zeros(padded.shape[1:], device=self._device)
-        for slicer in self._window._slicers(tuple(padded.shape[1:])):
+        for slicer in self._window.slicers(tuple(padded.shape[1:])):
             weights[slicer[1:]] += self._gaussian
-        return 1 / (weights * len(self._window._networks) * len(self._window._mirrors))
+        return 1 / (weights * len(self._window.networks) * len(self._window.mirrors))
 
     def _sum(self, padded: torch.Tensor) -> torch.Tensor:
         """The first pass: logits (heads, *padded)."""
-        logits = torch.zeros((self._window._num_heads, *padded.shape[1:]), device=self._device)
+        logits = torch.zeros((self._window.num_heads, *padded.shape[1:]), device=self._device)
         for network, slicer, axes in self._copies(padded):
             logits[slicer] += self._gaussian * network(padded[slicer][None].flip(axes)).flip(axes)[0]
         logits *= self._weights(padded)

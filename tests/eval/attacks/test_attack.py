@@ -330,7 +330,7 @@ def test_the_score_is_that_of_the_prediction(texture: Texture, textures: str, te
 def test_one_tile_by_hand(texture: Texture, name: str, norm: str) -> None:
     """The image is one tile: network, z-score and cross-entropy, with autograd through all of it."""
     image, victim, loaded = texture
-    network = victim._window._window._networks[0]
+    network = victim._window._window.networks[0]
     reference = torch.from_numpy(loaded.label).long()
     low, high = np.percentile(image.numpy(), [0.5, 99.5])
     # one step: a difference of 1e-8 in a pixel turns the gradient of such a network by 90 degrees within four

@@ -76,7 +76,7 @@ def test_it_is_the_gradient_of_the_whole(case: str) -> None:
     assert torch.equal(gradient.logits(data), found.logits)
     assert torch.equal(gradient.gradient(data, odd_loss).gradient, found.gradient)
     assert torch.equal(data, image(*shape))
-    assert all(weight.grad is None for weight in gradient._window._networks[0].parameters())
+    assert all(weight.grad is None for weight in gradient._window.networks[0].parameters())
 
 
 def test_the_logits_are_those_of_the_window() -> None:
