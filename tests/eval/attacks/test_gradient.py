@@ -52,6 +52,16 @@ def naive_logits(predictor: nnUNetPredictor, data: torch.Tensor) -> torch.Tensor
     return torch.stack(members).mean(0)[(slice(None), *inside[1:])]
 
 
+def smooth(network: nn.Module) -> nn.Module:
+    """Without kinks, on whose side the last bit of a unit would decide."""
+    network = copy.deepcopy(network)
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.LeakyReLU):
+                setattr(module, name, nn.ELU())
+    return network
+
+
 def odd_loss(logits: torch.Tensor) -> torch.Tensor:
     """Another weight for each voxel and head, and not linear."""
     weights = torch.linspace(-1, 2, logits.numel(), dtype=logits.dtype).view(logits.shape)
@@ -61,7 +71,7 @@ def odd_loss(logits: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("case", CASES)
 def test_it_is_the_gradient_of_the_whole(case: str) -> None:
     network, patch, mirror_axes, folds, step, shape = CASES[case]
-    predictor = stock(network, patch, mirror_axes, folds, step)
+    predictor = stock(smooth(network), patch, mirror_axes, folds, step)
     data = image(*shape)
     leaf = data.clone().requires_grad_()
     wanted_logits = naive_logits(predictor, leaf)
@@ -72,9 +82,7 @@ def test_it_is_the_gradient_of_the_whole(case: str) -> None:
     assert found.gradient.dtype == torch.float32 and found.gradient.shape == data.shape
     torch.testing.assert_close(found.logits.double(), wanted_logits.detach(), rtol=0, atol=2e-5)
     assert found.loss == pytest.approx(wanted_loss.item(), rel=1e-5)
-    apart = (found.gradient - wanted).abs() / wanted.abs().max()
-    # the last bit of a unit near its kink decides on which side it is, here and there
-    assert (apart > 1e-4).float().mean() < 0.01 and apart.max() < 0.1
+    assert (found.gradient - wanted).abs().max() < 1e-4 * wanted.abs().max()
     assert torch.equal(gradient.logits(data), found.logits)
     assert torch.equal(gradient.gradient(data, odd_loss).gradient, found.gradient)
     assert torch.equal(data, image(*shape))
