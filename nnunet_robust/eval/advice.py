@@ -11,6 +11,7 @@ import pandas as pd
 
 from nnunet_robust.eval.placement import MASK_FEATURES, Place
 from nnunet_robust.eval.recommend import TRUSTED_DICE, ImageAnswer, Recommendation
+from nnunet_robust.eval.spoken import spoken
 from nnunet_robust.eval.statistics import CONFIDENCE, NO_DIFFERENCE
 from nnunet_robust.eval.verdict import Verdict
 
@@ -102,7 +103,7 @@ def _reasons(recommendation: Recommendation, inside: list[ImageAnswer]) -> str:
     table["images"] = together.groupby("perturbation")["inside"].sum()
     table = table[table["images"] > 0].sort_values(["images", "distance"], ascending=[False, True], kind="stable")
     found = [
-        f"{name.replace('_', ' ')} at {row['level']:.3g} ({row['low']:.3g} to {row['high']:.3g}; "
+        f"{spoken(str(name))} at {row['level']:.3g} ({row['low']:.3g} to {row['high']:.3g}; "
         f"{recommendation.units.get(name, '')})".replace("; )", ")")
         for name, row in table.head(_CONDITIONS).iterrows()
     ]
@@ -113,7 +114,7 @@ def _reasons(recommendation: Recommendation, inside: list[ImageAnswer]) -> str:
 def _alike(place: Place) -> list[str]:
     """The conditions that an image is most like, nearest first."""
     rows = place.levels.head(_CONDITIONS).to_dict("records")
-    return [f"{row['perturbation'].replace('_', ' ')} {row['level']:.2g}" for row in rows] or ["clean"]
+    return [f"{spoken(row['perturbation'])} {row['level']:.2g}" for row in rows] or ["clean"]
 
 
 def _masks(answers: tuple[ImageAnswer, ...]) -> str:

@@ -220,6 +220,7 @@ def _points(sweep: Sweep, model: Model | None) -> tuple[pd.DataFrame, list[str]]
             f"{sweep.folder} holds {' and '.join(sweep.datasets)}: give the sweep of one dataset with --from"
         )
     rows = sweep.rows
+    rows = rows[~rows["perturbation"].isin(list(sweep.attacks))]  # made against a model: no noise that images come with
     rows = rows[(rows["perturbation"] == CLEAN) | rows["series"] | (rows["level"] > 0)]  # each clean image once
     dice = rows.groupby([*_POINT, "architecture"])["dice"].mean().unstack()
     architectures = [str(name) for name in dice.columns]

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nnunet_robust.eval.spoken import spoken as spoken
 from nnunet_robust.eval.statistics import CLEAN, COMPARABLE
 
 
-def spoken(perturbation: str) -> str:
-    """A perturbation's name in a sentence: "speckle noise"."""
-    return perturbation.replace("_", " ")
+def spoken_list(perturbations: Iterable[str]) -> str:
+    """Names of perturbations, one after the other; apart by semicolons where a name has a comma."""
+    names = [spoken(name) for name in perturbations]
+    return ("; " if any("," in name for name in names) else ", ").join(names)
 
 
 _ENSEMBLE = re.compile(r"ensemble([^()]*)\(([^()]*)\)(.*)")  # the sweep's name: weighting, members, and what is added

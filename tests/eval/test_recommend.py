@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -137,6 +138,29 @@ def test_a_planted_relation_is_found(name: str, level: float, expected: str, swe
     assert len(image_table(answer)) == 4
     assert expected_table(answer)["architecture"][0] == expected
     assert expected_table(answer).set_index("architecture")["Dice on clean images"][ARCHITECTURES[0]] > 0.85
+
+
+def test_attacked_images_are_no_noise_to_learn_from(sweep: Path, tmp_path: Path) -> None:
+    """Measured like images under noise, with scores that would turn the answer, and yet it is the same."""
+    attacked = shutil.copytree(sweep, tmp_path / "out")
+
+    def add(table: pd.DataFrame) -> pd.DataFrame:
+        noisy = table[table["perturbation"] == "gaussian_noise"].assign(perturbation=f"pgd_linf_from_{GENTLE}")
+        if "dice" in noisy:
+            noisy["dice"] = np.where(noisy["model"] == GENTLE, 0.0, 1.0)
+        return pd.concat([table, noisy])
+
+    for name in ("results", "inputs"):
+        rewrite(attacked / f"{name}.csv", add)
+    manifest = json.loads((attacked / "manifest.json").read_text())
+    attack = {"steps": 20, "source": {GENTLE: {"0": "checkpoint"}}}
+    levels = manifest["perturbations"]["gaussian_noise"]["levels"]
+    manifest["perturbations"][f"pgd_linf_from_{GENTLE}"] = {"levels": levels, "unit": "some unit", "attack": attack}
+    (attacked / "manifest.json").write_text(json.dumps(manifest))
+    new = write_images(tmp_path / "new", "gaussian_noise", 0.3)
+    before, after = (recommend(new, folder) for folder in (sweep, attacked))
+    assert after.verdict == before.verdict
+    assert not any("PGD" in sentence for sentence in sentences(after))
 
 
 def test_identical_models_make_no_difference(tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
 `read` has the sweeps, `analysis` the statistics of them (`measured` those over what was measured of the inputs;
 `ranking`, `calibration`, `promises` and `experts` those of confidence and bounds, which `confidence_figures`,
-`confidence_kinds` and `confidence_page` show), `figures` and `kinds` (of tables) what is shown, as data. `page` makes
-the page of that, `export` the files; `panels` draws, `tables` writes numbers, `rendering` is what pages share. `viewer`
-has the pictures, `compare` compares two sweeps of one dataset.
+`confidence_kinds` and `confidence_page` show; `attacks` and `denoising` those of pairs, which `attack_figures`,
+`attack_kinds` and `attack_page` show), `figures` and `kinds` (of tables) what is shown, as data. `page` makes the page
+of that, `export` the files; `panels` draws, `tables` writes numbers, `sections` fills sections, `rendering` is what
+pages share. `viewer` has the pictures, `compare` compares two sweeps of one dataset.
 """
 
 from __future__ import annotations

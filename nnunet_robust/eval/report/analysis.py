@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ import pandas as pd
 
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval import statistics
-from nnunet_robust.eval.report import calibration, experts, promises, ranking
+from nnunet_robust.eval.report import attacks, calibration, denoising, experts, promises, ranking
 from nnunet_robust.eval.report.measured import Divergence, Relation, over_divergence, over_ratio
 from nnunet_robust.eval.report.read import Sweep, read_sweeps
 from nnunet_robust.eval.statistics import CLEAN, MARGIN, MEAN_OF_LABELS
@@ -79,8 +79,8 @@ class Analysis:
 
     @cached_property
     def recipe(self) -> pd.DataFrame:
-        """`statistics.recipe`."""
-        return statistics.recipe(self.rows, METRIC, margin=self.margin)
+        """`statistics.recipe`, without attacks made against one model: the choice would only be for the others."""
+        return statistics.recipe(self.rows[~self.against_one(self.rows)], METRIC, margin=self.margin)
 
     @cached_property
     def ranges(self) -> pd.DataFrame:
@@ -181,6 +181,31 @@ class Analysis:
         return promises.first_breaks(self.promises[self.promises["perturbation"] != CLEAN])
 
     @cached_property
+    def attacked(self) -> pd.DataFrame:
+        """`attacks.attacked_scores`."""
+        return attacks.attacked_scores(self.sweeps, METRIC)
+
+    @cached_property
+    def attack_effects(self) -> pd.DataFrame:
+        """`attacks.effects`, of architectures."""
+        return attacks.effects(self.sweeps, self.attacked, METRIC)
+
+    @cached_property
+    def attack_effects_of_lines(self) -> pd.DataFrame:
+        """`attacks.effects`, of trained models."""
+        return attacks.effects(self.sweeps, self.attacked, METRIC, "line")
+
+    @cached_property
+    def transfer(self) -> pd.DataFrame:
+        """`attacks.transfer`."""
+        return attacks.transfer(self.sweeps, self.attacked, METRIC)
+
+    @cached_property
+    def denoising(self) -> pd.DataFrame:
+        """`denoising.differences`."""
+        return denoising.differences(self.rows, METRIC)
+
+    @cached_property
     def experts(self) -> pd.DataFrame:
         """`experts.agreement`."""
         return experts.agreement(self.rows)
@@ -193,6 +218,32 @@ class Analysis:
     def unit(self, dataset: str, perturbation: str) -> str:
         """What a perturbation's level is counted in."""
         return self.sweep_of[dataset].unit(perturbation)
+
+    def no_attack(self, table: pd.DataFrame) -> pd.Series:
+        """Which rows of a table are not of attacks.
+
+        Args:
+            table: columns dataset, perturbation.
+        """
+        return ~self._among(table, {of: set(sweep.attacks) for of, sweep in self.sweep_of.items()})
+
+    def against_one(self, table: pd.DataFrame) -> pd.Series:
+        """Which rows of a table are of attacks whose images were made against one model, and shown to all.
+
+        Args:
+            table: columns dataset, perturbation.
+        """
+        return self._among(
+            table,
+            {of: {name for name, row in sweep.attacks.items() if row["source"]} for of, sweep in self.sweep_of.items()},
+        )
+
+    @staticmethod
+    def _among(table: pd.DataFrame, names: Mapping[str, Collection[str]]) -> pd.Series:
+        found = pd.Series(False, index=table.index)
+        for dataset, of_dataset in names.items():
+            found |= (table["dataset"] == dataset) & table["perturbation"].isin(list(of_dataset))
+        return found
 
     def in_series(self, dataset: str, perturbation: str) -> bool:
         """Whether the levels are test sets of their own."""

@@ -74,7 +74,10 @@ def _page(first: Sweep, second: Sweep) -> dict[str, Any]:
         "contents": _CONTENTS,
         "facts": _facts(first, second),
         "checkpoints": _checkpoints(first.manifest, second.manifest),
-        "summaries": [(name, comparison_sentences(part)) for name, part in table.groupby("dataset", sort=False)],
+        "summaries": [
+            (name, comparison_sentences(part, {**first.attacks, **second.attacks}))
+            for name, part in table.groupby("dataset", sort=False)
+        ],
         "differs": differs,
         "same": same,
         "curves": _curves(comparison, first, second),
@@ -87,7 +90,12 @@ def _page(first: Sweep, second: Sweep) -> dict[str, Any]:
                 for said in s.left_out
             ),
         ],
-        "limits": [*few_patients(fewest), *_smallest_p(table), *_LIMITS],
+        "limits": [
+            *few_patients(fewest),
+            *_smallest_p(table),
+            *([_ATTACKS] if first.attacks or second.attacks else []),
+            *_LIMITS,
+        ],
     }
 
 
@@ -113,20 +121,40 @@ def _smallest_p(table: pd.DataFrame) -> list[str]:
     ]
 
 
+_ATTACKS = (
+    "Attacked images are made anew for each sweep's models: under the same attack the two sweeps have other images, of "
+    "the same budget."
+)
+
 # ---- sentences ----
 
 
-def comparison_sentences(table: pd.DataFrame) -> list[str]:
+def comparison_sentences(table: pd.DataFrame, attacks: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """One dataset in three sentences: the clean images, how many changes are clear, the largest one.
+
+    Attacks on each model itself have the last two of their own. Those that were made against one model are in none: its
+    own one would count twice, and the model may be another one in each sweep.
 
     Args:
         table: its rows of `Comparison.table`, of Dice.
+        attacks: see `Sweep.attacks`, of both sweeps.
     """
     clean, perturbed = (table[rows] for rows in (table["perturbation"] == CLEAN, table["perturbation"] != CLEAN))
     said = [_clean_images(clean)] if len(clean) else []
-    if len(perturbed):
-        said += [_how_many(perturbed), _largest(perturbed)]
+    own = [name for name, attack in attacks.items() if not attack["source"]]
+    for start, part in (
+        ("", perturbed[~perturbed["perturbation"].isin(list(attacks))]),
+        ("Under attacks on each model itself, ", perturbed[perturbed["perturbation"].isin(own)]),
+    ):
+        if len(part):
+            said += [_after(start, sentence) for sentence in (_how_many(part), _largest(part))]
+    if perturbed["perturbation"].isin([name for name in attacks if name not in own]).any():
+        said.append("Attacks whose images were made against one model are in none of these sentences.")
     return said
+
+
+def _after(start: str, sentence: str) -> str:
+    return start + sentence[:1].lower() + sentence[1:] if start else sentence
 
 
 def _sample(row: Mapping[Any, Any]) -> str:
@@ -213,6 +241,11 @@ def _settings(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"checkpoint of {key}, fold {fold}", digest[:16]
         for choice, value in model.get("choices", {}).items():
             yield f"{choice} of {key}", str(value)
+    for name, row in manifest.get("perturbations", {}).items():
+        if "attack" in row:
+            yield f"steps of {spoken(name)}", str(row["attack"]["steps"])
+            for source, digests in (row["attack"]["source"] or {}).items():
+                yield f"checkpoints of {source} in {spoken(name)}", ", ".join(d[:16] for d in digests.values())
 
 
 def _checkpoints(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:

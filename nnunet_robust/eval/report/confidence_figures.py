@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from nnunet_robust.eval.confidence.reliability import CONFIDENCE_ROW
 from nnunet_robust.eval.plots import LineStyle, rule_styles
@@ -15,9 +14,10 @@ from nnunet_robust.eval.report import confidence_panels, panels
 from nnunet_robust.eval.report.analysis import Analysis
 from nnunet_robust.eval.report.calibration import CONFIDENCE_LABEL
 from nnunet_robust.eval.report.experts import EXPERTS_LINE, as_curves
+from nnunet_robust.eval.report.over_level import over_level
 from nnunet_robust.eval.report.promises import INTERVAL, KINDS, PROMISES, share
 from nnunet_robust.eval.report.ranking import SCORES
-from nnunet_robust.eval.report.report_figure import ReportFigure, by_panel, sample_of
+from nnunet_robust.eval.report.report_figure import ReportFigure, sample_of
 from nnunet_robust.eval.statistics import CLEAN
 from nnunet_robust.eval.wording import number, percent, spoken
 
@@ -32,44 +32,6 @@ def confidence_figures(analysis: Analysis, styles: Mapping[str, LineStyle]) -> I
         yield from make(analysis, styles)
 
 
-def _over_level(
-    analysis: Analysis,
-    points: pd.DataFrame,
-    group: str,
-    what: str,
-    label: str,
-    styles: Mapping[str, LineStyle],
-    limits: tuple[float, float],
-    rules: Mapping[str, float] | None = None,
-    structure: str = "",
-) -> Iterator[ReportFigure]:
-    """A panel for each dataset and perturbation, of the lines that are defined anywhere in it.
-
-    `rules`: what a horizontal line means -> where it is.
-    """
-    of_rules = rule_styles(list(rules or {}))
-    at = {value: of_rules[meaning] for meaning, value in (rules or {}).items()}
-    for (dataset, name), part in by_panel(points[points["perturbation"] != CLEAN]):
-        part = part[part.groupby("line")["mean"].transform("count") > 0]
-        if part.empty:
-            continue
-        told = panels.told(part.assign(x=part["level"]))
-        read_by = "".join(f" {meaning} ({number(value)})." for meaning, value in (rules or {}).items())
-        yield ReportFigure(
-            group=group,
-            name="_".join(filter(None, (dataset, name, structure))),
-            dataset=dataset,
-            title=", ".join(filter(None, (spoken(name), structure))),
-            sample=sample_of(part),
-            data=part,
-            alt=f"{what} over the level of {spoken(name)}. {told}.{read_by}",
-            draw=partial(panels.level_panel, part, label, analysis.unit(dataset, name), styles, limits, at),
-            styles={**{line: styles[line] for line in dict.fromkeys(part["line"])}, **of_rules},
-            series=analysis.in_series(dataset, name),
-            value=what,
-        )
-
-
 def _ranking(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[ReportFigure]:
     table = analysis.ranking
     renamed = {"spearman": "mean", "spearman_low": "low", "spearman_high": "high"}
@@ -78,7 +40,7 @@ def _ranking(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Re
     lowest = float(np.nanmin([0.0, *points["mean"], *points["low"]]))
     limits = (min(-0.1, np.floor((lowest - 0.02) * 10) / 10), 1.02)
     for score, label in SCORES.items():
-        yield from _over_level(
+        yield from over_level(
             analysis,
             points[points["score"] == score],
             f"{RANKING}-{score}",
@@ -126,7 +88,7 @@ def _calibration(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterato
     if table["mean"].notna().any():
         limits = (0.0, 1.08 * float(np.nanmax(table[["mean", "high"]].to_numpy(float))) or 1.0)
         what = "Expected calibration error"
-        yield from _over_level(analysis, table, ERROR, what, "expected calibration error", styles, limits)
+        yield from over_level(analysis, table, ERROR, what, "expected calibration error", styles, limits)
 
 
 def _diagrams(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[ReportFigure]:
@@ -168,7 +130,7 @@ def _bounds(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Rep
         several = points["label"].nunique() > 1
         kind = "share of " + what if promise in KINDS else f"Share of {what}"
         for label, of_label in points.groupby("label", sort=False):
-            yield from _over_level(
+            yield from over_level(
                 analysis,
                 of_label,
                 f"{PROMISE}-{promise}",
@@ -195,7 +157,7 @@ def _experts(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Re
     limits = panels.y_limits(points, "dice")
     with_experts = {**styles, **rule_styles([EXPERTS_LINE])}
     what = "Mean Dice with the experts"
-    yield from _over_level(analysis, points, EXPERTS, what, "mean Dice with the experts", with_experts, limits)
+    yield from over_level(analysis, points, EXPERTS, what, "mean Dice with the experts", with_experts, limits)
 
 
 def _condition(name: str, level: Any) -> str:

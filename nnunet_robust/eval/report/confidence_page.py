@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from nnunet_robust.eval.report.analysis import Analysis
 from nnunet_robust.eval.report.calibration import REGION
 from nnunet_robust.eval.report.confidence_figures import DIAGRAM, ERROR, EXPERTS, PROMISE, RANKING, RISK
 from nnunet_robust.eval.report.promises import PROMISES, calibrations, sentences
 from nnunet_robust.eval.report.ranking import SCORES
-from nnunet_robust.eval.report.rendering import capital, table_data
+from nnunet_robust.eval.report.sections import Section, filled
 from nnunet_robust.eval.report.tables import ReportTable
 from nnunet_robust.eval.statistics import CONFIDENCE
 
@@ -27,26 +27,8 @@ GROUPS = {
 _BANDS = f"Bands and bars are {100 * CONFIDENCE:.0f} % bootstrap intervals over patients"
 
 
-class _Section(NamedTuple):
-    """Attributes:
-    name: for ids; that of its tables' `section`.
-    title: heading.
-    short: for the contents.
-    groups: of figures; those that there are, the names in `opened` not folded away.
-    opened: groups that stand open.
-    text: paragraphs.
-    """
-
-    name: str
-    title: str
-    short: str
-    groups: tuple[str, ...]
-    opened: tuple[str, ...]
-    text: tuple[str, ...]
-
-
 _SECTIONS = (
-    _Section(
+    Section(
         "sureness",
         "How sure is it, and with reason?",
         "How sure",
@@ -62,7 +44,7 @@ _SECTIONS = (
             "scores have the mean error. A risk is in the units of the error: compare curves within a panel.",
         ),
     ),
-    _Section(
+    Section(
         "calibration",
         "Do probabilities mean what they say?",
         "Calibration",
@@ -75,7 +57,7 @@ _SECTIONS = (
             "have wide bars. " + _BANDS + ".",
         ),
     ),
-    _Section(
+    Section(
         "bounds",
         "Are the promised bounds kept?",
         "Bounds",
@@ -90,7 +72,7 @@ _SECTIONS = (
             "lie a little on the wrong side by chance. " + _BANDS + ".",
         ),
     ),
-    _Section(
+    Section(
         "experts",
         "The model beside the experts",
         "Experts",
@@ -105,11 +87,6 @@ _SECTIONS = (
 )
 
 
-def group_title(group: str) -> str:
-    """What a group of figures shows; the group's own name where it is none of these."""
-    return GROUPS.get(group, group)
-
-
 def confidence_sections(
     analysis: Analysis, drawn: Mapping[str, Any], tables: Sequence[ReportTable]
 ) -> list[dict[str, Any]]:
@@ -121,28 +98,7 @@ def confidence_sections(
         tables: of the report.
     """
     lists = {"sureness": _undefined, "bounds": _promised}
-    found = []
-    for section in _SECTIONS:
-        groups = [name for name in section.groups if name in drawn]
-        own = [table for table in tables if table.section == section.name]
-        if not groups and not own:
-            continue
-        opened = [name for name in groups if name in section.opened] or groups[:1]
-        found.append(
-            {
-                "id": section.name,
-                "title": section.title,
-                "short": section.short,
-                "text": section.text,
-                "groups": [
-                    {"title": capital(group_title(name)), "open": name in opened, "panels": drawn[name]}
-                    for name in groups
-                ],
-                "tables": [table_data(table) for table in own],
-                "lists": lists[section.name](analysis) if section.name in lists else [],
-            }
-        )
-    return found
+    return list(filled(_SECTIONS, GROUPS, lists, analysis, drawn, tables))
 
 
 def _promised(analysis: Analysis) -> list[dict[str, Any]]:

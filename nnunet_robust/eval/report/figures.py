@@ -11,11 +11,12 @@ import pandas as pd
 from nnunet_robust.eval.plots import LineStyle, line_styles
 from nnunet_robust.eval.report import panels
 from nnunet_robust.eval.report.analysis import CURVES, METRIC, Analysis
+from nnunet_robust.eval.report.attack_figures import attack_figures
 from nnunet_robust.eval.report.confidence_figures import confidence_figures
 from nnunet_robust.eval.report.measured import Relation
 from nnunet_robust.eval.report.report_figure import ReportFigure, by_panel, sample_of
 from nnunet_robust.eval.statistics import CLEAN, COMPARABLE
-from nnunet_robust.eval.wording import percent, spoken
+from nnunet_robust.eval.wording import percent, spoken, spoken_list
 
 _MOST_COLUMNS = 16  # of a heat map: as wide as the page
 
@@ -26,7 +27,7 @@ def report_figures(analysis: Analysis) -> list[ReportFigure]:
     found = [figure for metric in CURVES for figure in _curves(analysis, styles, metric)]
     found += [
         figure
-        for make in (_divergence, _ratio, _ranks, _failures, confidence_figures)
+        for make in (_divergence, _ratio, _ranks, _failures, attack_figures, confidence_figures)
         for figure in make(analysis, styles)
     ]
     names: dict[str, int] = {}
@@ -127,7 +128,8 @@ def _relation_figure(
 
 
 def _ranks(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[ReportFigure]:
-    for dataset, of_dataset in analysis.ranks.groupby("dataset", sort=False):
+    ranks = analysis.ranks[~analysis.against_one(analysis.ranks)]
+    for dataset, of_dataset in ranks.groupby("dataset", sort=False):
         lines = [name for name in analysis.architectures if name in set(of_dataset["line"])]
         if len(lines) < 2:
             continue
@@ -142,7 +144,7 @@ def _ranks(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Repo
                 group="ranks",
                 name=f"{dataset}_{number}",
                 dataset=str(dataset),
-                title=", ".join(map(spoken, names)),
+                title=spoken_list(names),
                 sample=_patients(analysis, str(dataset)),
                 data=part,
                 alt=f"Ranks of {len(lines)} architectures. First, with the share of bootstraps: {'; '.join(parts)}.",

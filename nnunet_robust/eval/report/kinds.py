@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from nnunet_robust.eval.report.analysis import Analysis
+from nnunet_robust.eval.report.attack_kinds import ATTACK_KINDS
 from nnunet_robust.eval.report.confidence_kinds import CONFIDENCE_KINDS
 from nnunet_robust.eval.report.tables import Column, Kind, ReportTable, report_table
 from nnunet_robust.eval.statistics import MEAN_OF_LABELS
@@ -209,7 +210,7 @@ def inputs_table(analysis: Analysis) -> ReportTable | None:
 
 def report_tables(analysis: Analysis) -> list[ReportTable]:
     """The tables of statistics that have any rows, in the report's order."""
-    found = [(kind, kind.data(analysis)) for kind in (*_KINDS, *CONFIDENCE_KINDS)]
+    found = [(kind, kind.data(analysis)) for kind in (*_KINDS, *ATTACK_KINDS, *CONFIDENCE_KINDS)]
     return [
         report_table(kind.name, kind.title, kind.note, kind.columns, data, kind.section)
         for kind, data in found

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from nnunet_robust.eval.report.read import Sweep
+from nnunet_robust.eval.spoken import spoken
 from nnunet_robust.eval.statistics import CLEAN, bootstrap_interval, case_scores
 
 DIVERGENCE = "texture_divergence_bits"
@@ -48,14 +49,14 @@ def points(sweeps: Sequence[Sweep], metric: str, measured: str) -> pd.DataFrame:
         measured: a column of `inputs.csv`.
 
     Returns:
-        Columns dataset, perturbation, level, patient, architecture, the metric's name, x; clean images once. Empty
-        where nothing was measured.
+        Columns dataset, perturbation, level, patient, architecture, the metric's name, x; clean images once; without
+        attacks, which the models that are not attacked mostly withstand. Empty where nothing was measured.
     """
     found = []
     for sweep in sweeps:
         if sweep.inputs is None or measured not in sweep.inputs:
             continue
-        scores = case_scores(sweep.rows, metric)
+        scores = case_scores(sweep.rows[~sweep.rows["perturbation"].isin(list(sweep.attacks))], metric)
         for keys in ([*_PLACE, "architecture", "line"], [*_PLACE, "architecture"]):  # cases, then trained models
             scores = scores.groupby(keys, sort=False)[metric].mean().reset_index()
         x = sweep.inputs.groupby(_PLACE)[measured].mean().rename("x").reset_index().dropna()
@@ -131,7 +132,7 @@ def over_ratio(sweeps: Sequence[Sweep], metric: str) -> list[Relation]:
             if not in_series and not (binned and part["patient"].nunique() >= 2 * _PATIENTS_OF_A_BIN):
                 continue
             panels = part.groupby("without_size", sort=False) if several else [("all architectures", part)]
-            where = f"{dataset}, {'clean images' if name == CLEAN else str(name).replace('_', ' ')}"
+            where = f"{dataset}, {'clean images' if name == CLEAN else spoken(str(name))}"
             for title, of_panel in panels:
                 line = of_panel["size"] if several else of_panel["architecture"]
                 relations.append(_ratio_relation(f"{where}: {title}", of_panel.assign(line=line), metric, in_series))

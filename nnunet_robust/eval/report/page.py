@@ -14,7 +14,11 @@ from nnunet_robust import __version__
 from nnunet_robust.eval import plots
 from nnunet_robust.eval.report import promises
 from nnunet_robust.eval.report.analysis import CURVES, METRIC, Analysis
-from nnunet_robust.eval.report.confidence_page import confidence_sections, group_title
+from nnunet_robust.eval.report.attack_figures import TRANSFER
+from nnunet_robust.eval.report.attack_page import GROUPS as ATTACK_GROUPS
+from nnunet_robust.eval.report.attack_page import attack_sections
+from nnunet_robust.eval.report.confidence_page import GROUPS as CONFIDENCE_GROUPS
+from nnunet_robust.eval.report.confidence_page import confidence_sections
 from nnunet_robust.eval.report.figures import ReportFigure, report_figures
 from nnunet_robust.eval.report.kinds import inputs_table, recipe_tables, report_tables
 from nnunet_robust.eval.report.rendering import csv_link, environment, table_data
@@ -26,7 +30,7 @@ from nnunet_robust.eval.wording import (
     few_patients,
     number,
     sentences,
-    spoken,
+    spoken_list,
     with_interval,
 )
 from nnunet_robust.files import write_atomically
@@ -43,6 +47,9 @@ _LIMITS = (
     "An object is missed where there is one and the prediction has none, and hallucinated the other way round. Dice "
     "and NSD are then 0, HD95 and ASSD the image's diagonal, so that a failure never improves a mean.",
 )
+
+
+_TITLES = {**ATTACK_GROUPS, **CONFIDENCE_GROUPS}
 
 
 def write_page(analysis: Analysis, path: Path) -> Path:
@@ -66,18 +73,22 @@ def _page(analysis: Analysis) -> dict[str, Any]:
     groups = {figure.group: [other for other in figures if other.group == figure.group] for figure in figures}
     with plots.plain_style():
         drawn = {key: _group(key, members) for key, members in groups.items()}
-    confidence = confidence_sections(analysis, drawn, tables)
+    of_groups = [make(analysis, drawn, tables) for make in (attack_sections, confidence_sections)]
+    special = [section for sections in of_groups for section in sections]
     curves = [drawn[metric] for metric in CURVES if metric in drawn]
     dice = analysis.points["dice"]
+    lost = analysis.summary_over_labels
+    lost = lost[analysis.no_attack(lost)]
     sections = [
         ("summary", "Summary"), ("recipe", "Which to take"), ("curves", "Curves"),
         *[("texture", "Texture divergence")] * ("divergence" in drawn),
         *[("context", "Foreground ratio")] * ("ratio" in drawn), *[("ranks", "Ranks")] * ("ranks" in drawn),
-        ("failures", "Failures"), *((section["id"], section["short"]) for section in confidence),
+        ("failures", "Failures"), *((section["id"], section["short"]) for section in special),
         ("pictures", "Pictures"), ("statistics", "Statistics"), ("limits", "Assumptions and limits"),
         ("left-out", "Left out"), ("measured", "Measured inputs"), ("manifest", "Manifest"),
     ]  # fmt: skip
     inputs, counts = inputs_table(analysis), analysis.failure_counts
+    counts = counts[analysis.no_attack(counts)]
     return {
         "version": __version__,
         "datasets": analysis.datasets,
@@ -88,10 +99,14 @@ def _page(analysis: Analysis) -> dict[str, Any]:
         "contents": sections,
         "facts": _facts(analysis),
         "summaries": [
-            (name, sentences(*(part[part["dataset"] == name] for part in (dice, analysis.summary_over_labels))))
+            (
+                name,
+                sentences(*(part[part["dataset"] == name] for part in (dice, lost))) + _attacks_apart(analysis, name),
+            )
             for name in analysis.datasets
         ],
         "recipe": _recipe(analysis),
+        "against_one": bool(analysis.against_one(analysis.rows).any()),
         "curves": curves,
         "divergence": drawn.get("divergence"),
         "ratio": drawn.get("ratio"),
@@ -102,7 +117,7 @@ def _page(analysis: Analysis) -> dict[str, Any]:
             for dataset, part in counts[analysis.once(counts)].groupby("dataset", sort=False)
             for sentence in failure_sentences(part, str(dataset) if len(analysis.datasets) > 1 else "")
         ],
-        "confidence_sections": confidence,
+        "sections": special,
         "viewer": viewer_data(analysis.sweeps),
         "tables": [table_data(table) for table in tables if table.section == "statistics"],
         "inputs": None if inputs is None else table_data(inputs),
@@ -122,6 +137,15 @@ def _page(analysis: Analysis) -> dict[str, Any]:
     }
 
 
+def _attacks_apart(analysis: Analysis, dataset: str) -> list[str]:
+    if not analysis.sweep_of[dataset].attacks:
+        return []
+    return [
+        "Attacks on the models are in none of these sentences, nor among those on missed and hallucinated objects: "
+        "they have a section of their own."
+    ]
+
+
 def _facts(analysis: Analysis) -> list[tuple[str, str]]:
     clean = analysis.points["dice"]
     clean = clean[clean["perturbation"] == CLEAN]
@@ -137,7 +161,7 @@ def _facts(analysis: Analysis) -> list[tuple[str, str]]:
         ("Datasets" if several else "Dataset", ", ".join(analysis.datasets)),
         ("Architectures", f"{len(analysis.architectures)}{trained}"),
         ("Cases", "; ".join(cases)),
-        ("Perturbations", ", ".join(map(spoken, perturbations)) or "none"),
+        ("Perturbations", spoken_list(perturbations) or "none"),
     ]
     ensembles = {short: name for sweep in analysis.sweeps for short, name in sweep.ensembles.items()}
     if ensembles:
@@ -164,7 +188,7 @@ def _group(key: str, figures: Sequence[ReportFigure]) -> dict[str, Any]:
     """Panels that stand together: drawn, with one legend and one CSV for all of them."""
     info = COMPARABLE.get(key)
     title = key if info is None else f"{info.label} in {info.unit}" if info.unit else info.label
-    title = {"divergence": "Dice over divergence", "ratio": "Dice over ratio"}.get(key, group_title(title))
+    title = {"divergence": "Dice over divergence", "ratio": "Dice over ratio"}.get(key, _TITLES.get(title, title))
     styles = {name: style for figure in figures for name, style in figure.styles.items()}
     data = pd.concat([_labelled(figure) for figure in figures], ignore_index=True)
     return {
@@ -178,7 +202,7 @@ def _group(key: str, figures: Sequence[ReportFigure]) -> dict[str, Any]:
                 "sample": figure.sample,
                 "alt": figure.alt,
                 "svg": Markup(plots.svg_text(figure.draw(), figure.name)),
-                "numbers": None if figure.group == "ranks" else _numbers(figure),
+                "numbers": None if figure.group in ("ranks", TRANSFER) else _numbers(figure),
             }
             for figure in figures
         ],

@@ -6,7 +6,7 @@ Axes have fixed places: matplotlib's own layout costs as much as the drawing. Ca
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -21,9 +21,10 @@ from nnunet_robust.eval.statistics import COMPARABLE
 from nnunet_robust.eval.wording import number, percent
 
 _SIZE = (4.4, 3.1)  # inches
+_LETTER = 0.0115  # of an axis: half of what a tick label takes for each of its letters
 _MARGINS = (0.7, 0.1, 0.66, 0.1)  # inches: left, right, bottom, top
-_CELL = (0.52, 0.42)  # inches, of the heat map
-_LABELS = 2.7  # inches, for the heat map's names
+CELL = (0.52, 0.42)  # inches, of the heat map
+LABELS = 2.7  # inches, for the heat map's names
 _COLOURS_OF_RANKS = "Blues"  # one hue: told apart by lightness alone
 
 
@@ -62,6 +63,7 @@ def level_panel(
     styles: Mapping[str, LineStyle],
     limits: tuple[float, float],
     rules: Mapping[float, LineStyle] | None = None,
+    unbanded: Collection[str] = (),
 ) -> Figure:
     """Anything over level: a line and a shaded interval for each architecture; a gap where it is not defined.
 
@@ -73,6 +75,7 @@ def level_panel(
         styles: of `line_styles`, for each line.
         limits: of the y axis.
         rules: value -> its style: horizontal lines to read the others by.
+        unbanded: lines that are drawn without their intervals.
     """
     figure, axes = panel()
     for value, style in (rules or {}).items():
@@ -80,7 +83,7 @@ def level_panel(
     for line, of_line in points.groupby("line", sort=False):
         style = styles[str(line)]
         x = of_line["level"].to_numpy(float)
-        if of_line["low"].notna().any():
+        if of_line["low"].notna().any() and line not in unbanded:
             axes.fill_between(x, of_line["low"], of_line["high"], color=style.colour, alpha=0.16, lw=0)
         if "trained_low" in of_line and of_line["n_trained"].max() > 1:
             for edge in ("trained_low", "trained_high"):
@@ -169,11 +172,10 @@ def rank_map(ranks: pd.DataFrame, lines: Sequence[str], n_lines: int) -> Figure:
         n_lines: the lowest possible rank.
     """
     conditions = list(dict.fromkeys(zip(ranks["condition"], ranks["level"], strict=True)))
-    names = {line: "\n".join(textwrap.wrap(line.replace("_", "_ "), 34)).replace("_ ", "_") for line in lines}
-    width, height = _LABELS + _CELL[0] * len(conditions) + 0.1, _CELL[1] * len(lines) + 0.75
+    width, height = LABELS + CELL[0] * len(conditions) + 0.1, CELL[1] * len(lines) + 0.75
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes(
-        (_LABELS / width, 0.1 / height, _CELL[0] * len(conditions) / width, _CELL[1] * len(lines) / height)
+        (LABELS / width, 0.1 / height, CELL[0] * len(conditions) / width, CELL[1] * len(lines) / height)
     )
     colours = matplotlib.colormaps[_COLOURS_OF_RANKS]
     cells = {(row["condition"], row["level"], row["line"]): row for row in ranks.to_dict("records")}
@@ -184,7 +186,7 @@ def rank_map(ranks: pd.DataFrame, lines: Sequence[str], n_lines: int) -> Figure:
                 continue
             colour = colours(1 - (row["rank"] - 1) / max(n_lines - 1, 1))
             axes.fill([j, j + 1, j + 1, j], [i, i, i + 1, i + 1], color=colour, ec="white", lw=1)
-            ink = "black" if _luminance(colour[:3]) > 0.179 else "white"  # where both have the same contrast
+            ink = "black" if luminance(colour[:3]) > 0.179 else "white"  # where both have the same contrast
             share = "" if np.isnan(row["share_first"]) else f"\n{percent(row['share_first'], 0)}"
             axes.text(
                 j + 0.5,
@@ -198,7 +200,7 @@ def rank_map(ranks: pd.DataFrame, lines: Sequence[str], n_lines: int) -> Figure:
             )
     axes.set_xlim(0, len(conditions))
     axes.set_ylim(len(lines), 0)
-    axes.set_yticks(np.arange(len(lines)) + 0.5, [names[line] for line in lines], color=INK, fontsize=8.5)
+    axes.set_yticks(np.arange(len(lines)) + 0.5, [name_lines(line) for line in lines], color=INK, fontsize=8.5)
     axes.xaxis.tick_top()
     axes.set_xticks(
         np.arange(len(conditions)) + 0.5, [f"{level:g}" for _, level in conditions], color=INK, fontsize=8.5
@@ -209,7 +211,12 @@ def rank_map(ranks: pd.DataFrame, lines: Sequence[str], n_lines: int) -> Figure:
     return figure
 
 
-def _luminance(colour: Sequence[float]) -> float:
+def name_lines(name: str, width: int = 34) -> str:
+    """A long name on several lines, broken after underscores."""
+    return "\n".join(textwrap.wrap(name.replace("_", "_ "), width)).replace("_ ", "_")
+
+
+def luminance(colour: Sequence[float]) -> float:
     """Relative luminance of an sRGB colour in [0, 1], as WCAG 2 defines it."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
     return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
@@ -290,11 +297,12 @@ def _level_ticks(axes: Any, all_levels: pd.Series, unit: str) -> None:
 
 
 def _apart(levels: np.ndarray) -> list[float]:
-    """Levels whose tick labels do not touch: at least 7 % of the axis between neighbours; the last one always stays."""
-    gap = 0.07 * float(levels[-1] - levels[0])
+    """Levels whose tick labels do not touch: at least 7 % of the axis apart, or as they need; the last stays."""
+    width = float(levels[-1] - levels[0])
     kept = [float(levels[-1])]
     for level in levels[-2::-1]:
-        if kept[-1] - level >= gap:
+        letters = len(f"{level:g}{kept[-1]:g}")
+        if kept[-1] - level >= max(0.07, _LETTER * letters) * width:
             kept.append(float(level))
     return kept[::-1]
 

@@ -53,6 +53,12 @@ class Sweep(NamedTuple):
         """The perturbations whose levels are test sets of their own."""
         return {name for name, row in self.manifest.get("perturbations", {}).items() if "series" in row}
 
+    @property
+    def attacks(self) -> dict[str, dict[str, Any]]:
+        """Perturbations that are attacks -> `steps` and `source` of each, as in the manifest."""
+        described = self.manifest.get("perturbations", {})
+        return {name: row["attack"] for name, row in described.items() if "attack" in row}
+
     def unit(self, perturbation: str) -> str:
         """What a perturbation's level is counted in; empty where the manifest does not say."""
         return str(self.manifest.get("perturbations", {}).get(perturbation, {}).get("unit", ""))

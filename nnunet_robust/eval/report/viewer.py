@@ -1,6 +1,7 @@
 """The viewer's data: the stored pictures of the chosen cases, small enough for a page, with outlines as vectors.
 
-An image is embedded once, however many models predicted on it. Label maps become outlines here rather than in the page:
+An image is embedded once, however many models predicted on it. Under attacks on each model itself every model has an
+image of its own, and the step shows the clean one beside them. Label maps become outlines here rather than in the page:
 paths are small, are drawn sharply at any size, and need no reading back of pixels, which some browsers falsify.
 """
 
@@ -45,11 +46,12 @@ def viewer_data(sweeps: Sequence[Sweep], budget: int = BUDGET) -> dict[str, Any]
         `cases` (how many), `side` (pixels of the longer side of the largest image) and `shrunk` (whether the budget
         made it smaller), `labels` (the label maps' values), `json` (for the script), `fixed` (the pictures for those
         who print or run no scripts: of one case per dataset, at all levels, or at the middle one where the budget
-        allows no more) and `fixed_all` (whether at all levels). Without pictures `cases` is 0.
+        allows no more), `fixed_all` (whether at all levels) and `own` (whether models have images of their own
+        anywhere). Without pictures `cases` is 0.
     """
     shows = [show for show in map(_show, sweeps) if show["cases"]]
     steps = [step for show in shows for step in _steps(show)]
-    largest = max(map(_longer_side, {step.image for step in steps if step.image}), default=0)
+    largest = max(map(_longer_side, {path for step in steps for path in step.files if path}), default=0)
     for side in _sides(steps, largest, budget):
         pool = _Pool(side)
         text = _script_json({"datasets": [_encoded(show, pool) for show in shows], **pool.content()})
@@ -65,11 +67,15 @@ def viewer_data(sweeps: Sequence[Sweep], budget: int = BUDGET) -> dict[str, Any]
         "json": Markup(text),
         "fixed": everything if fixed_all else middle,
         "fixed_all": fixed_all,
+        "own": any(step.images for step in steps),
     }
 
 
 class _Step(NamedTuple):
-    """A stop of the slider: files, and a line below each model's picture."""
+    """A stop of the slider: files, and a line below each model's picture.
+
+    `images`: each model's own, where they are not all shown `image`; else empty.
+    """
 
     level: str
     said: str
@@ -77,6 +83,12 @@ class _Step(NamedTuple):
     reference: Path | None
     predictions: tuple[Path | None, ...]
     notes: tuple[str, ...]
+    images: tuple[Path | None, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path | None, ...]:
+        """Of all images."""
+        return (self.image, *self.images)
 
 
 def _show(sweep: Sweep) -> dict[str, Any]:
@@ -96,16 +108,27 @@ def _show(sweep: Sweep) -> dict[str, Any]:
         for name in dict.fromkeys(of_case["perturbation"]):
             levels = sorted(set(of_case.loc[of_case["perturbation"] == name, "level"]))
             conditions = [*([] if name in sweep.series else clean), *((name, level) for level in levels)]
-            steps = [_step(sweep.folder / "pictures" / case, *c, case, keys, notes) for c in conditions]
-            if name != CLEAN and any(step.image for step in steps):
+            folder = sweep.folder / "pictures" / case
+            steps = [_step(folder, *c, case, keys, notes, _is_white_box(sweep, c[0])) for c in conditions]
+            if name != CLEAN and any(path for step in steps for path in step.files):
                 perturbations.append({"name": spoken(str(name)), "unit": sweep.unit(name), "steps": steps})
         if perturbations:
             cases.append({"name": case, "rank": rank, "perturbations": perturbations})
     return {"name": dataset, "lines": list(keys), "cases": cases}
 
 
+def _is_white_box(sweep: Sweep, name: str) -> bool:
+    return name in sweep.attacks and not sweep.attacks[name]["source"]
+
+
 def _step(
-    folder: Path, name: str, level: float, case: str, keys: Mapping[str, str], notes: Mapping[tuple, str]
+    folder: Path,
+    name: str,
+    level: float,
+    case: str,
+    keys: Mapping[str, str],
+    notes: Mapping[tuple, str],
+    white_box: bool,
 ) -> _Step:
     def stored(*parts: str) -> Path | None:
         path = folder.joinpath(*parts)
@@ -116,6 +139,9 @@ def _step(
     predictions = tuple(stored(key, f"{condition}.png") for key in keys.values())
     below = tuple(notes.get((line, case, name, level), "not run") for line in keys)
     words = ("0 (clean)", "clean image") if name == CLEAN else (f"{level:g}", f"{spoken(name)} {level:g}")
+    if white_box:
+        own = tuple(stored(key, f"{condition}_image.png") for key in keys.values())
+        return _Step(*words, stored(f"{CLEAN}.png"), reference, predictions, below, own)
     return _Step(*words, stored(f"{condition}.png"), reference, predictions, below)
 
 
@@ -138,7 +164,7 @@ def _longer_side(path: Path) -> int:
 
 def _sides(steps: Sequence[_Step], largest: int, budget: int) -> list[int]:
     """The sides to try: from the largest that a sample of the steps says might fit, to the smallest."""
-    distinct = list({step.image: step for step in steps if step.image}.values())
+    distinct = list({step.files: step for step in steps if any(step.files)}.values())
     every = max(1, len(distinct) // _SAMPLE)
     for i, side in enumerate(SIDES):
         if i and side >= largest:
@@ -164,10 +190,12 @@ class _Pool:
 
     def add(self, step: _Step) -> dict[str, Any]:
         """A step with numbers of images and outlines in place of files."""
+        own = [self._add(path, self._image, self.images) for path in step.images]
         return {
             "level": step.level,
             "said": step.said,
             "image": self._add(step.image, self._image, self.images),
+            **({"own": own} if own else {}),
             "reference": self._add(step.reference, self._outlines, self.outlines),
             "predictions": [self._add(path, self._outlines, self.outlines) for path in step.predictions],
             "notes": step.notes,
@@ -261,18 +289,25 @@ def _fixed(shows: Sequence[Mapping[str, Any]], pool: _Pool, all_levels: bool) ->
 
 def _drawn(step: dict[str, Any], pool: _Pool, seen: set[int]) -> dict[str, Any]:
     """A step to draw without a script; an image that an earlier one has (the clean one) is only referred to."""
-    number = step["image"]
-    image = pool.images[number]
-    new = number not in seen
-    seen.add(number)
+
+    def picture(number: int) -> dict[str, Any]:
+        image = pool.images[number]
+        new = number not in seen
+        seen.add(number)
+        return {
+            "number": number,
+            "width": image["width"],
+            "height": image["height"],
+            "uri": image["uri"] if new else None,
+            "reference": pool.outlines[step["reference"]] if new and step["reference"] is not None else [],
+        }
+
+    own = [None if number is None else picture(number) for number in step.get("own", [])]
     return {
         "level": step["level"],
         "said": step["said"],
-        "number": number,
-        "width": image["width"],
-        "height": image["height"],
-        "uri": image["uri"] if new else None,
-        "reference": pool.outlines[step["reference"]] if new and step["reference"] is not None else [],
+        **picture(step["image"]),
+        **({"own": own} if own else {}),
         "predictions": [None if p is None else pool.outlines[p] for p in step["predictions"]],
         "notes": step["notes"],
     }

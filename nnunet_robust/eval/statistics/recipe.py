@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nnunet_robust.errors import UserError
+from nnunet_robust.eval.spoken import spoken
 from nnunet_robust.eval.statistics.bootstrap import CONFIDENCE, N_RESAMPLES, bca_intervals, resampled_means
 from nnunet_robust.eval.statistics.tables import CLEAN, COMPARABLE, Scores, direction, patient_scores
 
@@ -212,7 +213,7 @@ def recipe_sentence(ranges: pd.DataFrame, metric: str = "dice") -> str:
     rows = ranges.to_dict("records")
     n = min(row["n_patients"] for row in rows)
     said = [f"{_where(row, i, len(rows))} {_what(row, metric)}" for i, row in enumerate(rows)]
-    name = str(rows[0]["perturbation"]).replace("_", " ")
+    name = spoken(str(rows[0]["perturbation"]))
     return f"{name}, {n} patient{'s' * (n != 1)}: {'; '.join(said)}."
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval.metrics import METRIC_INFO
 from nnunet_robust.eval.results import ARM, SCORES
+from nnunet_robust.eval.spoken import spoken
 
 CLEAN = "clean"  # the perturbation's name in the rows of unperturbed images
 
@@ -142,7 +143,7 @@ def comparable(results: pd.DataFrame, series: Collection[str] = ()) -> tuple[pd.
                 under = rows[is_clean | (rows["perturbation"] == name)].assign(perturbation=name)
                 paired, said = _pair(under, lines)
             kept.append(paired.assign(series=name in series))
-            left_out += [f"{dataset}, {name.replace('_', ' ')}: {sentence}" for sentence in said]
+            left_out += [f"{dataset}, {spoken(name)}: {sentence}" for sentence in said]
     return pd.concat(kept, ignore_index=True), left_out
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from nnunet_robust.eval.report import write_report
 from nnunet_robust.eval.report.compare_page import write_comparison
+from tests.eval.attacked_output import write_attacked_output
 from tests.eval.sweep_output import MODELS, write_sweep_output
 
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
@@ -46,7 +47,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     first = write_sweep_output(root / "first", models=THREE, labels=("disc", "ring"))
     second = write_sweep_output(root / "second", n_cases=5, dataset="Dataset502_Others", levels={"salt_noise": [0.1]})
     other = write_sweep_output(root / "other", models=THREE, labels=("disc", "ring"), n_cases=9, pictures=False)
+    attacked = write_attacked_output(root / "attacked", models=(*MODELS, f"{MODELS[0]}+denoise"), pictures=True)
     return {
+        "attacked": write_report(attacked),
         "report": write_report(first, second, target=root),
         "compare": write_comparison(first, other, root),
     }
@@ -83,7 +86,7 @@ def shown(browser: webdriver.Chrome, pages: dict[str, Path]) -> Callable[..., we
 
     def show(page: str = "report", **how: Any) -> webdriver.Chrome:
         _open(browser, pages[page], **how)
-        if page == "report":
+        if page != "compare":
             _wait(browser, lambda: browser.execute_script("return !!document.getElementById('viewer').dataset.shown"))
         return browser
 
@@ -188,6 +191,27 @@ def test_menus_choose_dataset_case_and_perturbation(shown: Callable[..., webdriv
     assert len(other[1]) == 2 + len(MODELS)
 
 
+def test_under_an_attack_on_each_model_itself_each_has_its_own_image(shown: Callable[..., webdriver.Chrome]) -> None:
+    browser = shown("attacked")
+    Select(browser.find_element(By.CSS_SELECTOR, "[data-menu=perturbation] select")).select_by_visible_text("PGD, l∞")
+    _wait(browser, lambda: _state(browser)[0].endswith("|PGD, l∞|0 (clean)"))
+    clean = _state(browser)
+    _slider(browser).send_keys(Keys.END)
+    _wait(browser, lambda: _state(browser)[0].endswith("|PGD, l∞|0.05"))
+    after = _state(browser)
+    assert after[1][:2] == clean[1][:2]  # the clean image, and the ground truth on it
+    assert "the clean one" in after[2][0]
+    assert all(a != b for a, b in zip(clean[1][2:], after[1][2:], strict=True))
+    grey = """
+    return [...document.querySelectorAll("#viewer canvas")].map((canvas) => {
+      const pixels = canvas.getContext("2d").getImageData(4, 4, 12, 12).data;
+      return pixels.reduce((sum, value, i) => sum + (i % 4 === 3 ? 0 : value), 0) / (3 * 144);
+    });
+    """
+    image, _, *own = browser.execute_script(grey)
+    assert own == pytest.approx([image / 2 + 60 * at for at in range(3)], abs=5)  # as they were painted
+
+
 def test_playing_steps_through_the_levels_and_stops(shown: Callable[..., webdriver.Chrome]) -> None:
     browser = shown()
     button = browser.find_element(By.CSS_SELECTOR, "#viewer button")
@@ -267,7 +291,7 @@ return found;
 """
 
 
-@pytest.mark.parametrize("page", ["report", "compare"])
+@pytest.mark.parametrize("page", ["report", "compare", "attacked"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_pages_fit_are_legible_and_fetch_nothing(

@@ -19,6 +19,7 @@ from scipy.ndimage import gaussian_filter
 from nnunet_robust.eval.report.page import environment
 from nnunet_robust.eval.report.read import read_sweep
 from nnunet_robust.eval.report.viewer import SIDES, outline, viewer_data
+from tests.eval.attacked_output import write_attacked_output
 from tests.eval.sweep_output import LEVELS, MODELS, SIZE, write_sweep_output
 
 
@@ -206,6 +207,41 @@ def test_the_levels_of_a_series_have_labels_of_their_own_and_no_clean_image(tmp_
     assert [first["level"], second["level"]] == ["0.1", "0.2"]
     assert first["reference"] != second["reference"]
     np.testing.assert_array_equal(_filled(dict(content["outlines"][second["reference"]])[1], own.shape), own > 0)
+
+
+def test_under_an_attack_on_each_model_itself_each_has_an_image_of_its_own(tmp_path: Path) -> None:
+    out = write_attacked_output(tmp_path, n_cases=3, pictures=True)
+    (out / "pictures" / "tex_000" / f"{MODELS[1]}__nnUNetPlans__2d__fold0" / "pgd_linf_0.02_image.png").unlink()
+    viewer = viewer_data([read_sweep(out)])
+    content = _content(viewer)
+    by_name = {p["name"]: p["steps"] for p in content["datasets"][0]["cases"][0]["perturbations"]}
+    clean, first, second, third = by_name["PGD, l∞"]
+    assert "own" not in clean
+    assert first["image"] == clean["image"]
+    for step, budget in ((first, 0.01), (third, 0.05)):
+        for model, number in zip(MODELS, step["own"], strict=True):
+            folder = out / "pictures" / "tex_000" / f"{model}__nnUNetPlans__2d__fold0"
+            picture = np.asarray(Image.open(folder / f"pgd_linf_{budget:g}_image.png"), float)
+            assert np.abs(_decoded(content["images"][number]) - picture).mean() < 12
+    assert second["own"][1] is None
+    assert all("own" not in step for name, steps in by_name.items() if name != "PGD, l∞" for step in steps)
+    text = _rendered(viewer)
+    assert "each prediction is on its model's own" in text
+    fixed = next(figure for figure in viewer["fixed"] if figure["name"] == "PGD, l∞")
+    assert fixed["case"] == "tex_001"
+    for step in fixed["steps"][1:]:
+        for own in step["own"]:
+            assert own["uri"] in text
+            assert f'id="viewer-picture-{own["number"]}"' in text
+    small = viewer_data([read_sweep(out)], budget=_whole(viewer) // 3)
+    assert small["shrunk"]
+    assert _whole(small) <= _whole(viewer) // 3
+
+
+def test_a_plain_sweep_has_nothing_of_images_of_each_model(viewer: dict) -> None:
+    assert not viewer["own"]
+    assert '"own"' not in viewer["json"]
+    assert "step.own" not in _rendered(viewer)
 
 
 def test_names_cannot_end_the_script(tmp_path: Path) -> None:
