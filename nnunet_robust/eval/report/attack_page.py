@@ -54,7 +54,7 @@ _SECTIONS = (
             "A model whose name ends in +denoise had images denoised before it predicted them, where their noise was "
             "above what the model was measured to bear; +denoise_always, all images. Shown is its mean Dice less that "
             "of the same model without, on the same cases: above 0, denoising helped. Bands are paired "
-            f"{_BANDS}. Under an attack on each model itself the two models have images of their own.",
+            f"{_BANDS}.",
         ),
     ),
 )
