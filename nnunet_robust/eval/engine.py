@@ -253,7 +253,8 @@ class Engine:
             try:
                 ready.append((job, job.prepared.result()))
             except Exception as error:
-                self._fail(job, None, error)
+                for arm in job.arms if job.work.attacks else [None]:
+                    self._fail(job, arm, error)
         if ready:
             self._values = max(data.numel() for _, prepared in ready for data, _ in prepared.data.values())
         kept: dict[tuple[_Job, str], _Output | Exception] = {}

@@ -120,8 +120,11 @@ def check_numbers(parameters: SweepParameters) -> None:
         raise UserError(
             "--attack-source is of attacks: name some with --perturb, as pgd_linf, or take --preset attacks"
         )
-    if parameters.ensemble and any(perturbation(name).white_box for name in attacks):
-        raise UserError("an ensemble is not attacked as one: sweep attacks without --ensemble")
+    own = not parameters.attack_sources or SELF in parameters.attack_sources
+    if parameters.ensemble and own and any(perturbation(name).white_box for name in attacks):
+        raise UserError("an ensemble is not attacked as one: sweep attacks without --ensemble, or from --attack-source")
+    if parameters.attack_sources and not any(perturbation(name).white_box for name in attacks):
+        raise UserError(f"--attack-source: {attacks[0]} names its source already: leave one of them out")
 
 
 def conditions_of(parameters: SweepParameters, levels_of: Mapping[str, Sequence[float]]) -> list[Condition]:
@@ -199,28 +202,42 @@ def sources_of(
     """Name -> the model whose attacked images all models get.
 
     Raises:
-        UserError: a name of no model, or of several; or a model that takes other images.
+        UserError: a name of no model, or of several; two that are called alike; or a model that takes other images.
     """
-    named = [name for name in parameters.attack_sources if name != SELF]
-    named += [row.source for row in map(perturbation, parameters.conditions) if row.source]
     found: dict[str, Model] = {}
-    for name in dict.fromkeys(named):
-        swept = [model for model in models if name in (model.trainer, str(model.folder))]
-        if len(swept) > 1:
-            raise UserError(f"--attack-source {name}: {len(swept)} of the models are called that: sweep them apart")
-        if swept:
-            model = swept[0]
-        elif dataset is None or Path(name).is_dir():
-            model = _load(parameters, Path(name), dataset, device)
-        else:
-            folder = model_folder(dataset, name, parameters.plans, parameters.configuration)
-            model = _load(parameters, folder, dataset, device)
-        _check_alike(models[0], model)
+    for name in dict.fromkeys(name for name in parameters.attack_sources if name != SELF):
+        model = _source(name, parameters, models, dataset, device)
+        if model.trainer in found:
+            raise UserError(f"--attack-source {name}: two models are called {model.trainer}: sweep them apart")
         found[model.trainer] = model
     for row in map(perturbation, parameters.conditions):
         if row.source and row.source not in found:
-            raise UserError(f"{row.name}: there is no model called {row.source}: give it with --attack-source")
+            found[row.source] = _source(row.source, parameters, models, dataset, device)
+            if found[row.source].trainer != row.source:
+                raise UserError(
+                    f"{row.name}: that model is called {found[row.source].trainer}: name it so, or with --attack-source"
+                )
     return found
+
+
+def _source(
+    name: str, parameters: SweepParameters, models: Sequence[Model], dataset: str | None, device: torch.device
+) -> Model:
+    """The model of that name or folder: one of those that are swept, or loaded."""
+    folder = Path(name)
+    swept = [model for model in models if name == model.trainer or model.folder.resolve() == folder.resolve()]
+    if len(swept) > 1:
+        raise UserError(f"--attack-source {name}: {len(swept)} of the models are called that: sweep them apart")
+    if swept:
+        return swept[0]
+    if dataset is not None and not folder.is_dir():
+        folder = model_folder(dataset, name, parameters.plans, parameters.configuration)
+    model = _load(parameters, folder, dataset, device)
+    _check_alike(models[0], model)
+    for other in models:
+        if other.key == model.key and other.checkpoints != model.checkpoints:
+            raise UserError(f"--attack-source {name}: a swept model is called {model.key}, too, with other weights")
+    return model
 
 
 def attacked_conditions(parameters: SweepParameters, sources: Mapping[str, Model]) -> dict[str, tuple[float, ...]]:

@@ -124,7 +124,8 @@ class Scene:
         change = ((image - self._clean) / (high - low))[moves]
         if not len(change):
             return {"linf": 0.0, "l2": 0.0}
-        return {"linf": float(change.abs().max()), "l2": float(change.double().square().mean().sqrt())}
+        with _one_thread():
+            return {"linf": float(change.abs().max()), "l2": float(change.double().square().mean().sqrt())}
 
     def _decibels(self, image: torch.Tensor) -> dict[str, Any]:
         return dict(measure(self._clean, image, self.bounds))

@@ -66,7 +66,8 @@ def write_attacked_output(
     manifest = json.loads((out / "manifest.json").read_text())
     checkpoints = {entry["model"]: entry["checkpoints"] for entry in manifest["models"].values()}
     for name, source in attacks.items():
-        of_source = {source: checkpoints.get(source, {"0": "not swept"})} if source else None
+        key = f"{source}__nnUNetPlans__2d__fold0"
+        of_source = {key: checkpoints.get(source, {"0": "not swept"})} if source else None
         manifest["perturbations"][name]["attack"] = {"steps": STEPS, "source": of_source}
         manifest["perturbations"][name]["unit"] = "largest change of a value, share of the robust range"
     (out / "manifest.json").write_text(json.dumps(manifest, indent=2))

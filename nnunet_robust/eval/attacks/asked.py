@@ -10,6 +10,7 @@ from nnunet_robust.errors import UserError
 from nnunet_robust.eval.attacks.chain import check_known
 from nnunet_robust.eval.models import Model
 from nnunet_robust.eval.perturbations import perturbation
+from nnunet_robust.eval.perturbations.adversarial import SINGLE_STEP
 
 
 def attacked_models(names: Iterable[str], models: Sequence[Model], sources: Mapping[str, Model]) -> list[Model]:
@@ -38,14 +39,16 @@ def described_attacks(names: Iterable[str], steps: int, sources: Mapping[str, Mo
         steps: of each attack.
         sources: see `attacked_models`.
     """
-    return {
-        row.name: {
-            "steps": steps,
-            "source": {row.source: sources[row.source].checkpoints} if row.source else None,
-        }
-        for row in map(perturbation, names)
-        if row.uses_victim
-    }
+    described: dict[str, dict[str, Any]] = {}
+    for row in map(perturbation, names):
+        if row.uses_victim:
+            source = sources[row.source] if row.source else None
+            described[row.name] = {
+                "steps": 1 if row.function.__name__ in SINGLE_STEP else steps,
+                # by its key, which names its plans, configuration, folds and tiles, too
+                "source": {source.key: source.checkpoints} if source else None,
+            }
+    return described
 
 
 def refuse_other_attacks(output: Path, manifest: Mapping[str, Any], attacks: Mapping[str, Mapping[str, Any]]) -> None:
@@ -57,14 +60,20 @@ def refuse_other_attacks(output: Path, manifest: Mapping[str, Any], attacks: Map
         attacks: see `described_attacks`.
 
     Raises:
-        UserError: they have other steps, or are on other checkpoints of their source.
+        UserError: any has another number of steps, so that they could not be compared, or one is on another model of
+            its source's name.
     """
+    there = {name: row["attack"] for name, row in manifest.get("perturbations", {}).items() if "attack" in row}
+    many = {name: attack for name, attack in there.items() if attack["steps"] > 1}
     for name, attack in attacks.items():
-        before = manifest.get("perturbations", {}).get(name, {}).get("attack", attack)
-        if before["steps"] != attack["steps"]:
+        other = next((one for one in many if attack["steps"] > 1 and many[one]["steps"] != attack["steps"]), None)
+        if other is not None:
             raise UserError(
-                f"{output} holds {name} of {before['steps']} steps, not {attack['steps']}: take a new folder for -o, "
-                f"or --attack-steps {before['steps']}"
+                f"{output} holds {other} of {many[other]['steps']} steps, not {attack['steps']}: take a new folder for "
+                f"-o, or --attack-steps {many[other]['steps']}"
             )
-        if before["source"] != attack["source"]:
-            raise UserError(f"{output} holds {name} of another checkpoint of that model: take a new folder for -o")
+        if name in there and there[name]["source"] != attack["source"]:
+            raise UserError(
+                f"{output} holds {name} of another model of that name (its checkpoints, plans, configuration, folds or "
+                f"tiles differ): take a new folder for -o"
+            )

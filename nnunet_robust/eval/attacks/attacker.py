@@ -12,6 +12,7 @@ from nnunet_robust.eval.attacks.gradient import WindowGradient
 from nnunet_robust.eval.attacks.model_victim import ModelVictim
 from nnunet_robust.eval.models import Model
 from nnunet_robust.eval.perturbations import perturbation
+from nnunet_robust.eval.precision import torch_threads
 from nnunet_robust.eval.results import Condition
 from nnunet_robust.eval.scene import Scene
 from nnunet_robust.eval.sliding_window import SlidingWindow
@@ -29,10 +30,11 @@ class Attacker:
     """
 
     def __init__(self, models: Iterable[Model], steps: int, seed: int) -> None:
+        self._models = {model.key: model for model in models}
         self._steps, self._seed = steps, seed
-        # Of its own, see `WindowGradient`, and in full precision whatever the sweep predicts with. Made here, as a
-        # window takes the number of threads of whoever makes it, on which the last bits depend.
-        self._windows = {model.key: WindowGradient(SlidingWindow.from_predictor(model.predictor)) for model in models}
+        # Of whoever makes this: the last bits depend on it, and a worker has one.
+        self._threads = torch.get_num_threads()
+        self._windows: dict[str, WindowGradient] = {}
         self._kept: OrderedDict[tuple[str, str, str, float, int], torch.Tensor] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -55,8 +57,15 @@ class Attacker:
         key = scene.files.name, model.key, attack, condition.level, condition.replicate
         with self._lock:
             if key not in self._kept:
-                victim = ModelVictim(model, self._windows[model.key], scene.label, scene.properties)
+                victim = ModelVictim(model, self._window(model.key), scene.label, scene.properties)
                 self._kept[key] = scene.image(condition, self._seed, as_it_is=False, victim=victim, steps=self._steps)
                 while len(self._kept) > 1 and sum(map(torch.numel, self._kept.values())) > _VALUES_KEPT:
                     self._kept.popitem(last=False)
             return self._kept[key]
+
+    def _window(self, key: str) -> WindowGradient:
+        """A window of its own, see `WindowGradient`, and in full precision whatever the sweep predicts with."""
+        if key not in self._windows:
+            with torch_threads(self._threads, torch.device("cpu")):
+                self._windows[key] = WindowGradient(SlidingWindow.from_predictor(self._models[key].predictor))
+        return self._windows[key]

@@ -107,7 +107,7 @@ class WindowGradient:
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:
         try:
-            with torch_threads(self._window.threads, self._device), torch.no_grad():
+            with torch_threads(self._window.threads, self._device), _full_precision(self._device), torch.no_grad():
                 yield
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -159,6 +159,16 @@ class WindowGradient:
             found[slicer] += of_tile.flip(axes)[0]
         _check_finite(found, "gradient with respect to the image")
         return found
+
+
+def _full_precision(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """On CUDA convolutions round to TF32 unless they are told not to, and their gradients differ from run to run."""
+    if device.type != "cuda":
+        return contextlib.nullcontext()
+    flags: contextlib.AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )
+    return flags
 
 
 def _check_finite(values: torch.Tensor, name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -62,6 +62,10 @@ class Denoiser:
             _last.seen = known
         assert known.denoised is not None
         return known.denoised
+
+    def does_as(self, described: Mapping[str, Any]) -> bool:
+        """Whether it does to images what the one that a manifest describes did; what it was learned from may differ."""
+        return (described["filter"], described.get("threshold")) == (FILTER, self.threshold)
 
     def described(self) -> dict[str, Any]:
         """For the manifest."""

@@ -67,8 +67,9 @@ def denoise_folder(
         name: [output / f"{name}_{channel:04d}{ending}" for channel in range(len(files))]
         for name, files in images.items()
     }
-    done = _earlier(output, settings, {path for paths in targets.values() for path in paths}, ending)
+    done = _earlier(output, settings, denoiser, {path for paths in targets.values() for path in paths}, ending)
     done = {name: entry for name, entry in done.items() if name in images}
+    _write_record(output, settings, done)  # before the first image: what a kill leaves is then known to be ours
     failed: dict[str, str] = {}
     for name in track(list(images)):
         digests = tuple(map(sha256, images[name]))
@@ -87,14 +88,22 @@ def denoise_folder(
             write_image(model.reader, made, images[name], targets[name])
         noise = image_quality(image, spacing_mm).noise_sigma
         done[name] = Done(noise if np.isfinite(noise) else None, made is not image, digests)
-        record = {**settings, "cases": {name: asdict(done[name]) for name in sorted(done)}}
-        write_atomically(output / RECORD, json.dumps(record, indent=1) + "\n")
+        _write_record(output, settings, done)
     return done, failed
 
 
-def _earlier(output: Path, settings: Mapping[str, Any], targets: set[Path], ending: str) -> dict[str, Done]:
-    """What an earlier run has done in the output folder."""
+def _write_record(output: Path, settings: Mapping[str, Any], done: Mapping[str, Done]) -> None:
+    record = {**settings, "cases": {name: asdict(done[name]) for name in sorted(done)}}
+    write_atomically(output / RECORD, json.dumps(record, indent=1) + "\n")
+
+
+def _earlier(
+    output: Path, settings: Mapping[str, Any], denoiser: Denoiser, targets: set[Path], ending: str
+) -> dict[str, Done]:
+    """What an earlier run has done in the output folder; what it had half written when it was killed is removed."""
     record = output / RECORD
+    for target in targets:
+        target.with_name(f".tmp_{target.name}").unlink(missing_ok=True)
     strangers = [path for path in sorted(output.glob(f"*{ending}")) if path not in targets]
     if strangers:
         raise UserError(
@@ -106,7 +115,8 @@ def _earlier(output: Path, settings: Mapping[str, Any], targets: set[Path], endi
             raise UserError(f"-o {output} holds {there[0].name} already, and no {RECORD}: take a new folder")
         return {}
     before = json.loads(record.read_text(encoding="utf-8"))
-    if {name: before.get(name) for name in settings} != json.loads(json.dumps(settings)):
+    same = all(before.get(name) == settings[name] for name in ("model", "checkpoints"))
+    if not same or not denoiser.does_as(before["denoise"]):
         raise UserError(f"-o {output} was made for another model or by another threshold: take a new folder")
     return {name: Done(**{**entry, "files": tuple(entry["files"])}) for name, entry in before["cases"].items()}
 

@@ -18,6 +18,9 @@ from nnunet_robust.eval.perturbations.row import Perturbation
 STEPS = 20
 """Of an attack, unless another number is asked for."""
 
+SINGLE_STEP = tuple(f"fgsm_{norm}" for norm in NORMS)
+"""Attacks of one step, whatever number is asked for."""
+
 _LEVELS = {"linf": (0.002, 0.005, 0.01, 0.02, 0.05), "l2": (0.001, 0.002, 0.005, 0.01, 0.02)}
 _UNITS = {
     "linf": "largest change of a value, share of the robust range",
@@ -36,7 +39,9 @@ def _control(norm: str) -> Perturbation:
     def control(image: torch.Tensor, level: float, generator: torch.Generator) -> torch.Tensor:
         return random_control(image, Budget(level, norm), generator)
 
-    return _row(control, f"random_{norm}", norm, random_control.__doc__, "as the attacks of the same norm", True)
+    return _row(
+        control, f"random_{norm}", norm, random_control.__doc__, "as the attacks of the same norm", attack=False
+    )
 
 
 def _attack(name: str, norm: str) -> Perturbation:
@@ -45,7 +50,7 @@ def _attack(name: str, norm: str) -> Perturbation:
     ) -> torch.Tensor:
         return attack(name, victim, image, Budget(level, norm), steps, generator)
 
-    return _row(function, f"{name}_{norm}", norm, ATTACKS[name].__doc__, _REFERENCES[name], name != "fgsm", attack=True)
+    return _row(function, f"{name}_{norm}", norm, ATTACKS[name].__doc__, _REFERENCES[name], attack=True)
 
 
 def _row(
@@ -54,8 +59,7 @@ def _row(
     norm: str,
     documentation: str | None,
     reference: str,
-    stochastic: bool,
-    attack: bool = False,
+    attack: bool,
 ) -> Perturbation:
     function.__name__, function.__doc__ = name, documentation
     return Perturbation(
@@ -66,7 +70,7 @@ def _row(
         unit=_UNITS[norm],
         modality="any",
         reference=reference,
-        stochastic=stochastic,
+        stochastic=name not in SINGLE_STEP,
         uses_victim=attack,
         control=f"random_{norm}" if attack else "",
     )

@@ -51,14 +51,11 @@ def attacked_scores(sweeps: Sequence[Sweep], metric: str) -> pd.DataFrame:
 def _line_of(sweep: Sweep, source: str, checkpoints: dict[str, dict[str, str]]) -> str:
     """The line of the trained model that an attack was made against; a name of its own where it was not swept."""
     described = sweep.manifest.get("models", {})
-    lines = [
-        str(arm["line"])
-        for arm in sweep.results.drop_duplicates("line").to_dict("records")
-        if arm["model"].partition("@")[0] == source
-        and described.get(arm_key(**{name: arm[name] for name in ARM}), {}).get("checkpoints") == checkpoints[source]
-    ]
-    # the same weights with several sizes of tiles are not told apart
-    return lines[0] if len(lines) == 1 else f"{source} ({'one of several' if lines else 'not swept'})"
+    for arm in sweep.results.drop_duplicates("line").to_dict("records"):
+        key = arm_key(**{name: arm[name] for name in ARM})
+        if key in checkpoints and described.get(key, {}).get("checkpoints") == checkpoints[key]:
+            return str(arm["line"])
+    return f"{source} (not swept)"
 
 
 def own(attacked: pd.DataFrame) -> pd.DataFrame:

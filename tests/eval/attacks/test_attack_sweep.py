@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,16 +15,21 @@ import torch
 
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval import precision
+from nnunet_robust.eval.attacks.asked import described_attacks, refuse_other_attacks
+from nnunet_robust.eval.attacks.attacker import Attacker
 from nnunet_robust.eval.attacks.gradient import WindowGradient
 from nnunet_robust.eval.attacks.model_victim import ModelVictim
 from nnunet_robust.eval.cases import cases_of_dataset
 from nnunet_robust.eval.conditions import with_attacks
+from nnunet_robust.eval.models import Model
+from nnunet_robust.eval.parameters import models_of, sources_of
 from nnunet_robust.eval.perturbations import PERTURBATIONS, perturb, perturbation
-from nnunet_robust.eval.results import ARM, arm_key
+from nnunet_robust.eval.results import ARM, Condition, arm_key
+from nnunet_robust.eval.scene import Scene
 from nnunet_robust.eval.sliding_window import SlidingWindow
 from nnunet_robust.eval.sweep import SweepParameters, run_sweep
 from nnunet_robust.seeding import torch_generator
-from tests.eval.attacks.test_chain import load
+from tests.eval.attacks.test_chain import CPU, load
 from tests.eval.test_sweep import Silent, read, rows
 
 STEPS = 3
@@ -117,7 +123,8 @@ def test_from_a_source_all_get_the_same_image(parameters: SweepParameters, textu
     assert transferred in set(inputs["perturbation"])
     manifest = json.loads((parameters.output / "manifest.json").read_text())
     source = manifest["perturbations"][transferred]["attack"]["source"]
-    assert source == {victim: manifest["models"][f"{victim}__nnUNetPlans__2d__fold0"]["checkpoints"]}
+    key = f"{victim}__nnUNetPlans__2d__fold0"
+    assert source == {key: manifest["models"][key]["checkpoints"]}
 
 
 def test_a_source_need_not_be_swept(parameters: SweepParameters, texture_models: tuple[str, str]) -> None:
@@ -188,6 +195,7 @@ def test_controls_and_sources_come_by_themselves() -> None:
         ({"attack_steps": 0}, "--attack-steps 0: at least 1 step"),
         ({"conditions": {"contrast": (0.3,)}, "attack_sources": ["self"]}, "--attack-source is of attacks: name some"),
         ({"ensemble": ["all"]}, "an ensemble is not attacked as one: sweep attacks without --ensemble"),
+        ({"conditions": {"pgd_linf_from_x": (0.1,)}, "attack_sources": ["y"]}, "pgd_linf_from_x names its source"),
         ({"denoise": ["always"]}, "attacks do not see a denoiser, and .*denoise_always has one: sweep attacks without"),
         ({"attack_sources": ["nnUNetTrainerNone"]}, "no trained model nnUNetTrainerNone__nnUNetPlans__2d"),
         ({"conditions": {"pgd_linf_from_x@y": (0.1,)}}, "no trained model x@y__nnUNetPlans__2d"),
@@ -201,10 +209,90 @@ def test_bad_input_is_one_line(parameters: SweepParameters, changes: dict, messa
 
 
 def test_a_folder_holds_attacks_of_one_kind(parameters: SweepParameters) -> None:
-    asked = replace(parameters, conditions={"fgsm_linf": (0.05,)}, trainers=parameters.trainers[:1])
-    run_sweep(asked, Silent())
-    with pytest.raises(UserError, match=r"holds fgsm_linf of 3 steps, not 4: take a new folder.*--attack-steps 3"):
-        run_sweep(replace(asked, attack_steps=4), Silent())
+    trainer = parameters.trainers[0]
+    asked = replace(parameters, conditions={"pgd_linf": (0.05,)}, trainers=[trainer], attack_steps=1)
+    manifest = {"perturbations": {}}
+    models = models_of(asked, "Dataset901_Textures", CPU)
+    sources = sources_of(replace(asked, attack_sources=[trainer]), models, "Dataset901_Textures", CPU)
+    names = ["fgsm_l2", "pgd_linf", f"pgd_linf_from_{trainer}"]
+    for name, attack in described_attacks(names, 3, sources).items():
+        refuse_other_attacks(asked.output, manifest, {name: attack})
+        manifest["perturbations"][name] = {"attack": attack}
+    refuse_other_attacks(asked.output, manifest, described_attacks(["fgsm_linf"], 4, sources))  # it has one step anyway
+    for name in ("pgd_linf", "cospgd_l2", f"segpgd_l2_from_{trainer}"):
+        with pytest.raises(UserError, match=r"holds pgd_linf of 3 steps, not 4: take a new folder.*--attack-steps 3"):
+            refuse_other_attacks(asked.output, manifest, described_attacks([name], 4, sources))
+    tiles = {trainer: models[0].with_tile_size("32")}  # another window, another image
+    with pytest.raises(UserError, match=f"holds pgd_linf_from_{trainer} of another model of that name"):
+        refuse_other_attacks(asked.output, manifest, described_attacks(names, 3, tiles))
+
+
+def test_models_of_one_name_are_told_apart_or_refused(parameters: SweepParameters, tmp_path: Path) -> None:
+    """The weights of a source must not be those that a swept model of its name is attacked with."""
+    trainer, other = parameters.trainers
+    results = Path(os.environ["nnUNet_results"]) / "Dataset901_Textures"
+    folder = results / f"{trainer}__nnUNetPlans__2d"
+    copied, trained = (shutil.copytree(folder, tmp_path / name / folder.name) for name in ("copied", "trained"))
+    checkpoint = trained / "fold_0" / "checkpoint_final.pth"
+    stored = torch.load(checkpoint, weights_only=False)
+    stored["network_weights"] = {name: value * 1.01 for name, value in stored["network_weights"].items()}
+    torch.save(stored, checkpoint)
+
+    def sources(*names: object, trainers: list[str]) -> dict[str, Model]:
+        asked = replace(parameters, trainers=trainers, attack_sources=list(map(str, names)))
+        models = models_of(asked, "Dataset901_Textures", CPU)
+        found = sources_of(asked, models, "Dataset901_Textures", CPU)
+        assert all(model not in models or found[model.trainer] is model for model in found.values())
+        return found
+
+    assert list(sources(os.path.relpath(folder), trainers=[trainer])) == [trainer]
+    assert sources(copied, trainers=[trainer])[trainer].folder == copied  # the same weights
+    with pytest.raises(UserError, match=f"a swept model is called {trainer}__.*, too, with other weights"):
+        sources(trained, trainers=[trainer])
+    assert sources(trained, trainers=[other])[trainer].folder == trained
+    with pytest.raises(UserError, match=f"two models are called {trainer}: sweep them apart"):
+        sources(copied, trained, trainers=[other])
+
+
+def test_an_ensemble_gets_images_from_a_source(parameters: SweepParameters, texture_models: tuple[str, str]) -> None:
+    asked = replace(parameters, conditions={"fgsm_linf": (0.05,)}, ensemble=["all"], attack_sources=texture_models[:1])
+    assert not run_sweep(asked, Silent()).failures
+    frame = table(parameters.output)
+    assert frame[frame["perturbation"] == f"fgsm_linf_from_{texture_models[0]}"]["model"].nunique() == 3
+
+
+def test_a_failure_is_that_of_the_model(parameters: SweepParameters, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = parameters.trainers
+    image = Attacker.image
+
+    def fails(self: Attacker, scene: Scene, condition: Condition, model: Model) -> torch.Tensor:
+        if model.trainer == first:
+            raise UserError("no memory")
+        return image(self, scene, condition, model)
+
+    monkeypatch.setattr(Attacker, "image", fails)
+    asked = replace(parameters, conditions={"fgsm_linf": (0.05,)})
+    failures = run_sweep(asked, Silent()).failures
+    assert {failure.model for failure in failures} == {f"{first}__nnUNetPlans__2d__fold0"}
+    assert not run_sweep(replace(asked, trainers=[second]), Silent()).failures
+    monkeypatch.undo()
+    assert not run_sweep(asked, Silent()).failures
+
+
+@pytest.mark.slow
+def test_workers_and_threads_change_nothing(
+    parameters: SweepParameters, volumes: str, volume_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is stored of volumes, whose sums depend on the number of threads unless that is fixed."""
+    tables = []
+    for workers in (0, 3):
+        asked = replace(
+            parameters, output=parameters.output / str(workers), dataset=volumes, configuration="3d_fullres",
+            trainers=[volume_model], conditions={"fgsm_linf": (0.05,)}, workers=workers, save_predictions=False,
+        )  # fmt: skip
+        run_sweep(asked, Silent())
+        tables.append([(asked.output / f"{name}.csv").read_bytes() for name in ("results", "inputs", "attacks")])
+    assert tables[0] == tables[1]
 
 
 def test_an_attack_without_a_victim_is_refused() -> None:

@@ -111,6 +111,10 @@ def test_denoised_arms_join_a_sweep_that_is_there_and_another_threshold_is_refus
     assert again.steps == 6 and len(after) == 2 and after[few.trainers[0]].equals(before[few.trainers[0]])
     manifest_file = few.output / "manifest.json"
     manifest = json.loads(manifest_file.read_text())
+    # what it was learned from may grow
+    manifest["models"][f"{few.trainers[0]}+denoise__nnUNetPlans__2d__fold0"]["denoise"]["origin"] = ["other", "tables"]
+    manifest_file.write_text(json.dumps(manifest))
+    run_sweep(replace(few, denoise=["auto"]), Silent())
     manifest["models"][f"{few.trainers[0]}+denoise__nnUNetPlans__2d__fold0"]["denoise"]["threshold"] *= 2
     manifest_file.write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="another threshold"):

@@ -145,6 +145,29 @@ def test_a_flat_nifti_and_pictures_keep_their_form(tmp_path: Path) -> None:
         write_image(Unknown(), image, [original], [target])
 
 
+def test_the_record_is_there_before_the_first_image(
+    noisy: Path, volumes: str, volume_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a folder that a kill left behind could not be told from a stranger's."""
+    parameters = SweepParameters(
+        output=noisy / "out", conditions={}, dataset=volumes, configuration="3d_fullres", trainers=[volume_model]
+    )
+    (model,) = models_of(parameters, volumes, device_of("cpu"))
+    images, target = find_images(noisy / "imagesTs", ".nii.gz"), noisy / "for_prediction"
+    copy = shutil.copyfile
+
+    def killed(source: Path, to: Path) -> None:
+        copy(source, to)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "copyfile", killed)
+    with pytest.raises(KeyboardInterrupt):
+        denoise_folder(images, target, model, Denoiser(THRESHOLD))
+    monkeypatch.undo()
+    done, failed = denoise_folder(images, target, model, Denoiser(THRESHOLD))
+    assert len(done) == 4 and not failed
+
+
 def test_the_command_learns_from_a_sweep_and_goes_on_where_it_stood(
     calibration: SweepParameters, textures: str, nnunet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -186,6 +209,12 @@ def test_the_command_learns_from_a_sweep_and_goes_on_where_it_stood(
     assert main(learned) == 0
     assert (tmp_path / "out" / first.name).is_file()
     assert all(path.stat().st_mtime_ns == then for path, then in before.items() if path.name != first.name)
+    # killed, while it wrote a copy, before it had noted anything
+    (tmp_path / "out" / f".tmp_{first.name}").write_bytes(b"half")
+    (tmp_path / "out" / RECORD).write_text(json.dumps({**record, "cases": {}}))
+    assert main(learned) == 0
+    assert json.loads((tmp_path / "out" / RECORD).read_text()) == record
+    assert not list((tmp_path / "out").glob(".tmp_*"))
     second.write_bytes(first.read_bytes())
     assert main(learned) == 0
     assert (tmp_path / "out" / second.name).read_bytes() == (tmp_path / "out" / first.name).read_bytes()

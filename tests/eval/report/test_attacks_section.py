@@ -162,7 +162,9 @@ def test_a_source_that_was_not_swept_has_a_row_of_its_name_and_no_frame(tmp_path
 def test_another_checkpoint_of_the_same_name_is_not_the_model_itself(tmp_path: Path) -> None:
     folder = write_attacked_output(tmp_path, sources=(A,), own=False)
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["perturbations"][f"pgd_linf_from_{A}"]["attack"]["source"] = {A: {"0": "an earlier training"}}
+    manifest["perturbations"][f"pgd_linf_from_{A}"]["attack"]["source"] = {
+        f"{A}__nnUNetPlans__2d__fold0": {"0": "an earlier training"}
+    }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     analysis = analyse([folder])
     assert analysis.attacked["attacked"].unique().tolist() == [f"{A} (not swept)"]
