@@ -90,7 +90,7 @@ def sweep(
     levels: Annotated[list[float] | None, typer.Option("--levels", help="Levels of each --perturb.")] = None,
     denoise: Annotated[
         list[str] | None,
-        typer.Option("--denoise", help="Each model also with denoising: auto (where it bears no more noise), always."),
+        typer.Option("--denoise", help="Each model also with denoising: auto (above the noise that it bears), always."),
     ] = None,
     denoise_from: Annotated[
         Path | None,

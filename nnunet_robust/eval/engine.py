@@ -23,6 +23,7 @@ from nnunet_robust.eval.failures import Failure, reason, record
 from nnunet_robust.eval.maps import write_map
 from nnunet_robust.eval.members import Members, predict
 from nnunet_robust.eval.models import Model
+from nnunet_robust.eval.perturbations import perturbation
 from nnunet_robust.eval.results import Condition, is_disk_full
 from nnunet_robust.eval.run import MAPS, Arm, Run, Work, networks_of, work_on
 from nnunet_robust.eval.scene import Scene
@@ -75,6 +76,10 @@ class _Job:
     @property
     def networks(self) -> list[Model]:
         return networks_of(self.arms)
+
+    @property
+    def attack(self) -> bool:
+        return not self.work.unit.as_it_is and perturbation(self.condition.perturbation).uses_victim
 
 
 class _Inline(Executor):
@@ -147,7 +152,10 @@ class Engine:
         jobs = self._jobs(units, whole_cases)
         ahead: deque[_Job] = deque()
         while True:
-            while len(ahead) < self._at_once() + self._workers and (job := next(jobs, None)):
+            # An attack takes long: it is predicted and stored before the next is begun.
+            while len(ahead) < (1 if ahead and ahead[-1].attack else self._at_once()) + self._workers:
+                if (job := next(jobs, None)) is None:
+                    break
                 ahead.append(job)
                 if self._values is None:
                     self._look_at_size(job)

@@ -279,6 +279,26 @@ def test_a_failure_is_that_of_the_model(parameters: SweepParameters, monkeypatch
     assert not run_sweep(asked, Silent()).failures
 
 
+def test_an_attack_is_stored_before_the_next_begins(
+    parameters: SweepParameters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They take long: a kill must not lose several."""
+    image, made = Attacker.image, []
+
+    def killed(self: Attacker, scene: Scene, condition: Condition, model: Model) -> torch.Tensor:
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(condition)
+        return image(self, scene, condition, model)
+
+    monkeypatch.setattr(Attacker, "image", killed)
+    asked = replace(parameters, conditions={"fgsm_linf": (0.02, 0.05)}, workers=0)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(asked, Silent())
+    stored = [row for path in (asked.output / "parts").glob("nnUNet*/fgsm_linf/*.csv") for row in rows(path)]
+    assert len(stored) == 2
+
+
 @pytest.mark.slow
 def test_workers_and_threads_change_nothing(
     parameters: SweepParameters, volumes: str, volume_model: str, monkeypatch: pytest.MonkeyPatch
