@@ -426,6 +426,7 @@ def test_a_bad_nifti(fault: str, volumes: str, volume_model: str, nnunet: Path, 
     sweep = SweepParameters(
         output=tmp_path / "out", conditions={"contrast": (0.5,)}, dataset=volumes, configuration="3d_fullres",
         trainers=[volume_model], images=tmp_path / "imagesTs", labels=[tmp_path / "labelsTs"], device="cpu",
+        mirroring=False,
     )  # fmt: skip
     (failure,) = run_sweep(sweep, Silent()).failures
     says = f"'test_1': 3 voxels of {file.name} are NaN" if fault == "nan" else f"'test_1' cannot be read: .*{file.name}"

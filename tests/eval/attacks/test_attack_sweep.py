@@ -301,14 +301,19 @@ def test_an_attack_is_stored_before_the_next_begins(
 
 @pytest.mark.slow
 def test_workers_and_threads_change_nothing(
-    parameters: SweepParameters, volumes: str, volume_model: str, monkeypatch: pytest.MonkeyPatch
+    parameters: SweepParameters, volumes: str, volume_model: str, nnunet: Path, tmp_path: Path
 ) -> None:
-    """What is stored of volumes, whose sums depend on the number of threads unless that is fixed."""
-    tables = []
+    """What is stored of a volume, whose sums depend on the number of threads unless that is fixed."""
+    raw, tables = nnunet / "nnUNet_raw" / volumes, []
+    for part in ("imagesTs", "labelsTs"):
+        (tmp_path / part).mkdir()
+        for path in (raw / part).glob("test_0*"):
+            shutil.copy(path, tmp_path / part)
     for workers in (0, 3):
         asked = replace(
             parameters, output=parameters.output / str(workers), dataset=volumes, configuration="3d_fullres",
             trainers=[volume_model], conditions={"fgsm_linf": (0.05,)}, workers=workers, save_predictions=False,
+            images=tmp_path / "imagesTs", labels=[tmp_path / "labelsTs"],
         )  # fmt: skip
         run_sweep(asked, Silent())
         tables.append([(asked.output / f"{name}.csv").read_bytes() for name in ("results", "inputs", "attacks")])
