@@ -299,25 +299,18 @@ def test_an_attack_is_stored_before_the_next_begins(
     assert len(stored) == 2
 
 
-@pytest.mark.slow
-def test_workers_and_threads_change_nothing(
-    parameters: SweepParameters, volumes: str, volume_model: str, nnunet: Path, tmp_path: Path
-) -> None:
-    """What is stored of a volume, whose sums depend on the number of threads unless that is fixed."""
-    raw, tables = nnunet / "nnUNet_raw" / volumes, []
-    for part in ("imagesTs", "labelsTs"):
-        (tmp_path / part).mkdir()
-        for path in (raw / part).glob("test_0*"):
-            shutil.copy(path, tmp_path / part)
-    for workers in (0, 3):
-        asked = replace(
-            parameters, output=parameters.output / str(workers), dataset=volumes, configuration="3d_fullres",
-            trainers=[volume_model], conditions={"fgsm_linf": (0.05,)}, workers=workers, save_predictions=False,
-            images=tmp_path / "imagesTs", labels=[tmp_path / "labelsTs"],
-        )  # fmt: skip
-        run_sweep(asked, Silent())
-        tables.append([(asked.output / f"{name}.csv").read_bytes() for name in ("results", "inputs", "attacks")])
-    assert tables[0] == tables[1]
+def test_what_is_spent_does_not_depend_on_threads() -> None:
+    scene, drawn = object.__new__(Scene), torch_generator(0)
+    scene._clean, scene.bounds = torch.rand(2, 40, 64, 64, generator=drawn), (torch.zeros(2), torch.ones(2))
+    images = [scene._clean + 0.01 * torch.randn(scene._clean.shape, generator=drawn) for _ in range(20)]
+    before, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 4):
+            torch.set_num_threads(count)
+            found.append([scene.spent(image) for image in images])
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1]
 
 
 def test_an_attack_without_a_victim_is_refused() -> None:
