@@ -26,6 +26,9 @@ Models = Annotated[list[Path] | None, typer.Option("-m", help="The trained model
 Folds = Annotated[list[str] | None, typer.Option("-f", help="Folds to average; default: all trained.")]
 Checkpoint = Annotated[str, typer.Option("-chk", help="File name of the checkpoint.")]
 Device = Annotated[str | None, typer.Option("-device", help="cpu, cuda or mps; default: cuda if there.")]
+Members = Annotated[list[str] | None, typer.Option("--members", help="Tell apart: folds, mirroring; default: both.")]
+DisableTta = Annotated[bool, typer.Option("--disable-tta", help="No test-time mirroring.")]
+Precision = Annotated[str, typer.Option("--precision", help="exact: as nnUNetv2_predict; fast: nearly, and faster.")]
 Kind = Annotated[
     str, typer.Option("--kind", help="Inner and outer masks by a probability threshold, or by a margin in mm.")
 ]
@@ -74,17 +77,13 @@ def calibrate(
     interval_alpha: Annotated[
         float, typer.Option("--interval-alpha", help="Share of cases whose Dice may lie outside of its interval.")
     ] = 0.1,
-    members: Annotated[
-        list[str] | None, typer.Option("--members", help="Tell apart: folds, mirroring; default: both.")
-    ] = None,
+    members: Members = None,
     condition: Annotated[
         str, typer.Option("--condition", help="What the images are, in words, for every sentence on them.")
     ] = "clean images",
-    disable_tta: Annotated[bool, typer.Option("--disable-tta", help="No test-time mirroring.")] = False,
+    disable_tta: DisableTta = False,
     device: Device = None,
-    precision: Annotated[
-        str, typer.Option("--precision", help="exact: as nnUNetv2_predict; fast: nearly, and faster.")
-    ] = "exact",
+    precision: Precision = "exact",
 ) -> None:
     """What can be promised of a model's segmentations: bounds and intervals of the Dice, from cases with labels."""
     from nnunet_robust.eval.bounds.calibrating import Promise, run_calibration

@@ -14,9 +14,12 @@ from nnunet_robust.eval.care_commands import (
     Configuration,
     Dataset,
     Device,
+    DisableTta,
     Folds,
+    Members,
     Models,
     Plans,
+    Precision,
     Trainers,
     bar,
     one_model_folder,
@@ -50,14 +53,10 @@ def fit(
             "--patient", help="A regular expression whose first group is the patient in an image's name: '([^_]+)_'."
         ),
     ] = "",
-    members: Annotated[
-        list[str] | None, typer.Option("--members", help="Tell apart: folds, mirroring; default: both.")
-    ] = None,
-    disable_tta: Annotated[bool, typer.Option("--disable-tta", help="No test-time mirroring.")] = False,
+    members: Members = None,
+    disable_tta: DisableTta = False,
     device: Device = None,
-    precision: Annotated[
-        str, typer.Option("--precision", help="exact: as nnUNetv2_predict; fast: nearly, and faster.")
-    ] = "exact",
+    precision: Precision = "exact",
 ) -> None:
     """Measure images of the usual kind, and what the model makes of them: the reference of all later checks."""
     from nnunet_robust.eval.bounds.predictor import Predictor

@@ -120,8 +120,7 @@ def check_numbers(parameters: SweepParameters) -> None:
         raise UserError(
             "--attack-source is of attacks: name some with --perturb, as pgd_linf, or take --preset attacks"
         )
-    own = not parameters.attack_sources or SELF in parameters.attack_sources
-    if parameters.ensemble and own and any(perturbation(name).white_box for name in attacks):
+    if parameters.ensemble and _on_themselves(parameters) and any(perturbation(name).white_box for name in attacks):
         raise UserError("an ensemble is not attacked as one: sweep attacks without --ensemble, or from --attack-source")
     if parameters.attack_sources and not any(perturbation(name).white_box for name in attacks):
         raise UserError(f"--attack-source: {attacks[0]} names its source already: leave one of them out")
@@ -242,8 +241,12 @@ def _source(
 
 def attacked_conditions(parameters: SweepParameters, sources: Mapping[str, Model]) -> dict[str, tuple[float, ...]]:
     """Perturbation -> levels, as the user named them, with the attacks' sources and the noise to compare with."""
-    own = not parameters.attack_sources or SELF in parameters.attack_sources
-    return with_attacks(parameters.conditions, [*([""] if own else []), *sources])
+    return with_attacks(parameters.conditions, [*([""] if _on_themselves(parameters) else []), *sources])
+
+
+def _on_themselves(parameters: SweepParameters) -> bool:
+    """Whether every model gets attacks on itself."""
+    return not parameters.attack_sources or SELF in parameters.attack_sources
 
 
 def _load(parameters: SweepParameters, folder: Path, dataset: str | None, device: torch.device) -> Model:

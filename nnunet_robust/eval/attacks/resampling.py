@@ -9,6 +9,7 @@ extremes are those of CT normalisation, which do not move; else it is exact but 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,6 +80,7 @@ def _along(image: torch.Tensor, matrix: torch.Tensor, axis: int) -> torch.Tensor
     return torch.tensordot(image, matrix, dims=([axis], [1])).movedim(-1, axis)
 
 
+@functools.lru_cache(maxsize=16)  # every step of an attack asks again
 def _matrix(old: int, new: int, order: int) -> np.ndarray:
     """The matrix (new, old) of one axis: splines of an order, edges repeated, the voxels' outer borders aligned."""
     at = (np.arange(new) + 0.5) * old / new - 0.5

@@ -63,6 +63,10 @@ class Denoiser:
         assert known.denoised is not None
         return known.denoised
 
+    def noise_sigma(self, image: np.ndarray, spacing_mm: Sequence[float]) -> float:
+        """The image's noise, as `image_quality` has it; measured once for one image."""
+        return _look(image, spacing_mm).noise_sigma
+
     def does_as(self, described: Mapping[str, Any]) -> bool:
         """Whether it does to images what the one that a manifest describes did; what it was learned from may differ."""
         return (described["filter"], described.get("threshold")) == (FILTER, self.threshold)

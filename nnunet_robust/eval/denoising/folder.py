@@ -15,7 +15,6 @@ from nnunet_robust.digest import sha256
 from nnunet_robust.errors import UserError
 from nnunet_robust.eval.denoising.denoiser import Denoiser
 from nnunet_robust.eval.denoising.writers import write_image
-from nnunet_robust.eval.image_quality import image_quality
 from nnunet_robust.eval.models import Model, quiet
 from nnunet_robust.files import clean_up, write_atomically
 
@@ -86,7 +85,7 @@ def denoise_folder(
                 _copy(original, target)
         else:
             write_image(model.reader, made, images[name], targets[name])
-        noise = image_quality(image, spacing_mm).noise_sigma
+        noise = denoiser.noise_sigma(image, spacing_mm)
         done[name] = Done(noise if np.isfinite(noise) else None, made is not image, digests)
         _write_record(output, settings, done)
     return done, failed
