@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from nnunet_robust.folders import dataset_name
+from nnunet_robust.common.folders import dataset_name
 from nnunet_robust.trainers import trainer_class
 
 

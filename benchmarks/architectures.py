@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nnunet_robust.errors import UserError
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.trainers import TRAINERS, trainer_class
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -96,7 +96,7 @@ def measure(dataset: str, configuration: str, plans: str, device: str, turns: in
     """A table: the dataset's name, its plans, and a row for each trainer that works on them."""
     import torch
 
-    from nnunet_robust.folders import dataset_name, nnunet_folder
+    from nnunet_robust.common.folders import dataset_name, nnunet_folder
     from nnunet_robust.trainers.cost import planned, read_plans, trainer_cost
     from nnunet_robust.trainers.plans import format_size
 

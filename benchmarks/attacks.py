@@ -21,16 +21,16 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 import torch
 
+from nnunet_robust.common.seeding import torch_generator
 from nnunet_robust.eval.attacks.attack import ATTACKS
 from nnunet_robust.eval.attacks.budget import NORMS
 from nnunet_robust.eval.attacks.gradient import WindowGradient
 from nnunet_robust.eval.attacks.model_victim import ModelVictim
-from nnunet_robust.eval.cases import CaseFiles, cases_of_folders
-from nnunet_robust.eval.models import Model, load_model
-from nnunet_robust.eval.parameters import device_of, use_nnunets_threads
-from nnunet_robust.eval.perturbations import perturb
-from nnunet_robust.eval.sliding_window import SlidingWindow
-from nnunet_robust.seeding import torch_generator
+from nnunet_robust.eval.images.cases import CaseFiles, cases_of_folders
+from nnunet_robust.eval.inference.devices import device_of, use_nnunets_threads
+from nnunet_robust.eval.inference.models import Model, load_model
+from nnunet_robust.eval.inference.sliding_window import SlidingWindow
+from nnunet_robust.perturbations import perturb
 
 
 def victim_of(model: Model, window: WindowGradient, case: CaseFiles) -> tuple[torch.Tensor, ModelVictim]:

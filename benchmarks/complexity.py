@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from nnunet_robust.eval.complexity import SWEEP_SLICES, VARIANTS, ComplexityMeter, Variant
+from nnunet_robust.eval.images.complexity import SWEEP_SLICES, VARIANTS, ComplexityMeter, Variant
 
 SHAPES = {
     "128 x 128": (128, 128),

@@ -19,10 +19,16 @@ import numpy as np
 from scipy.stats import bootstrap
 from skimage import data
 
+from nnunet_robust.common.seeding import numpy_generator
 from nnunet_robust.dataset_conversion.shapes import bezier_shape
 from nnunet_robust.dataset_conversion.textures import blend
-from nnunet_robust.eval.complexity import BINS, VARIANTS, ComplexityMeter, published_divergence, symmetric_divergence
-from nnunet_robust.seeding import numpy_generator
+from nnunet_robust.eval.images.complexity import (
+    BINS,
+    VARIANTS,
+    ComplexityMeter,
+    published_divergence,
+    symmetric_divergence,
+)
 
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.82, 0.85, 0.88, 0.9, 0.92, 0.95, 0.98)
 PAIRS = (("brick", "grass"), ("brick", "gravel"))

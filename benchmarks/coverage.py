@@ -15,12 +15,12 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from split_coverage import interval_coverage_over_splits, risk_over_splits
 
-from nnunet_robust.eval.bounds.calibration_file import read_calibration
-from nnunet_robust.eval.bounds.control import calibrate_interval, control_risk, fewest_patients, patient_losses
-from nnunet_robust.eval.bounds.coverage import interval_coverage_over_splits, risk_over_splits
-from nnunet_robust.eval.bounds.loss_curves import SETTINGS
-from nnunet_robust.seeding import numpy_generator
+from nnunet_robust.common.seeding import numpy_generator
+from nnunet_robust.eval.conformal.calibration_file import read_calibration
+from nnunet_robust.eval.conformal.control import calibrate_interval, control_risk, fewest_patients, patient_losses
+from nnunet_robust.eval.conformal.loss_curves import SETTINGS
 
 ALPHAS = (0.05, 0.1, 0.2)
 MEANS = np.linspace(0.005, 0.6, 60)  # of the settings, the most cautious first

@@ -14,7 +14,7 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
-from nnunet_robust.demo import demo_study, sweep_folders
+from nnunet_robust.cli.demo import demo_study, sweep_folders
 from nnunet_robust.eval.statistics import CLEAN, comparable, curves, load_results
 
 STYLES = {"nnUNetTrainer": ("#d55e00", "s", "--"), "nnUNetTrainerNoSkip": ("#0072b2", "o", "-")}

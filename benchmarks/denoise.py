@@ -24,7 +24,7 @@ import numpy as np
 
 def filters(arguments: argparse.Namespace) -> None:
     from nnunet_robust.eval.denoising.variation import denoise
-    from nnunet_robust.eval.image_quality import noise_sigmas
+    from nnunet_robust.eval.images.image_quality import noise_sigmas
 
     print("| image | estimate | filter |\n|---|---|---|", flush=True)
     for shape, spacing in (
@@ -71,7 +71,7 @@ def sweeps(arguments: argparse.Namespace) -> None:
         for name, flags in commands.items():
             output = Path(folder, name)
             command = [
-                sys.executable, "-m", "nnunet_robust.cli", "sweep", "-m", arguments.model, "-f", "0", "-i", images,
+                sys.executable, "-m", "nnunet_robust.cli.main", "sweep", "-m", arguments.model, "-f", "0", "-i", images,
                 "-l", labels, "--perturb", "gaussian_noise=0.05,0.2", "--precision", "fast", "--disable-tta", "-o",
                 output, *flags,
             ]  # fmt: skip

@@ -13,8 +13,8 @@ import time
 
 import numpy as np
 
-from nnunet_robust.eval.drift.martingale import JUMP, DriftTest, fewest_images, jump, payoffs, places
-from nnunet_robust.seeding import numpy_generator
+from nnunet_robust.common.seeding import numpy_generator
+from nnunet_robust.deployment.drift.martingale import JUMP, DriftTest, fewest_images, jump, payoffs, places
 
 RATE = 0.01
 FEATURES = 10

@@ -24,8 +24,8 @@ import numpy as np
 import surface_distance
 from scipy.ndimage import gaussian_filter
 
-from nnunet_robust.eval.metrics import Reference
-from nnunet_robust.seeding import numpy_generator
+from nnunet_robust.common.seeding import numpy_generator
+from nnunet_robust.eval.metrics.metrics import Reference
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("NNUNET_ROBUST_TEST_DATA", ROOT.parent / "shared" / "data"))

@@ -20,8 +20,9 @@ import torch
 from PIL import Image
 from skimage import data, filters
 
-from nnunet_robust.eval.perturbations import PERTURBATIONS, Perturbation, adversarial, perturb
-from nnunet_robust.seeding import numpy_generator, torch_generator
+from nnunet_robust.common.seeding import numpy_generator, torch_generator
+from nnunet_robust.eval.attacks import rows as adversarial
+from nnunet_robust.perturbations import PERTURBATIONS, Perturbation, perturb
 
 EDGE = 128
 

@@ -20,8 +20,8 @@ import monai.transforms as mt
 import torch
 import torchio as tio
 
-from nnunet_robust.eval.perturbations import PERTURBATIONS, Perturbation, perturb
-from nnunet_robust.seeding import torch_generator
+from nnunet_robust.common.seeding import torch_generator
+from nnunet_robust.perturbations import PERTURBATIONS, Perturbation, perturb
 
 Transform = Callable[[torch.Tensor], object]
 

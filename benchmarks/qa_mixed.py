@@ -22,9 +22,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from nnunet_robust.cli import main as nnunet_robust
-from nnunet_robust.eval.perturbations import perturb
-from nnunet_robust.seeding import numpy_generator, torch_generator
+from nnunet_robust.cli.main import main as nnunet_robust
+from nnunet_robust.common.seeding import numpy_generator, torch_generator
+from nnunet_robust.perturbations import perturb
 
 ENDING = ".nii.gz"
 PERTURBED = {"gaussian_noise": (0.1, 0.3), "gaussian_blur": (2.0,)}

@@ -20,12 +20,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from nnunet_robust.eval import plots
 from nnunet_robust.eval.report import Analysis, analyse, write_page
 from nnunet_robust.eval.report.export import write_files
 from nnunet_robust.eval.report.figures import report_figures
 from nnunet_robust.eval.report.viewer import viewer_data
-from nnunet_robust.eval.results import arm_key
+from nnunet_robust.eval.results.results import arm_key
+from nnunet_robust.pages import plots
 
 ARCHITECTURES = ("", "NoSkip", "NoTopSkip", "AdditiveSkip", "AttentionGated", "DenseSkip", "AdaptiveSkip")
 PERTURBATIONS = (

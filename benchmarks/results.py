@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from nnunet_robust.eval.results import RESULT_COLUMNS, Condition, Part, combine
+from nnunet_robust.eval.results.results import RESULT_COLUMNS, Condition, Part, combine
 
 LEVELS = 30
 VALUES = dict.fromkeys(RESULT_COLUMNS, 0.123456789012345)

@@ -23,8 +23,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 import torch
 from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
 
-from nnunet_robust.eval.models import Model, load_model, quiet
-from nnunet_robust.eval.sliding_window import SlidingWindow
+from nnunet_robust.eval.inference.models import Model, load_model, quiet
+from nnunet_robust.eval.inference.sliding_window import SlidingWindow
 
 
 def preprocessed(model: Model, images: Path, cases: int) -> list[torch.Tensor]:

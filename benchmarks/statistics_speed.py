@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from nnunet_robust.common.seeding import numpy_generator
 from nnunet_robust.eval.statistics import (
     bca_intervals,
     comparable,
@@ -31,7 +32,6 @@ from nnunet_robust.eval.statistics import (
     recipe,
     summary,
 )
-from nnunet_robust.seeding import numpy_generator
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 

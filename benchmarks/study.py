@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-COMMAND = [sys.executable, "-m", "nnunet_robust.cli", "study", "run"]
+COMMAND = [sys.executable, "-m", "nnunet_robust.cli.main", "study", "run"]
 
 
 def study_of(folder: Path, datasets: int, seeds: int) -> Path:

@@ -17,8 +17,8 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from nnunet_robust.eval.plots import LineStyle, line_styles
 from nnunet_robust.eval.statistics import CLEAN, comparable, curves, load_results
+from nnunet_robust.pages.plots import LineStyle, line_styles
 
 # Spheres of radius 17 to 23 in a cube of 64: docs/studies.md.
 TRAINED = tuple(4 / 3 * math.pi * radius**3 / 64**3 for radius in (17, 23))

@@ -91,8 +91,8 @@ class Stock:
         return seconds
 
     def _write(self, source: Path, target: Path, name: str, level: float) -> None:
-        from nnunet_robust.eval.perturbations import perturb
-        from nnunet_robust.seeding import torch_generator
+        from nnunet_robust.common.seeding import torch_generator
+        from nnunet_robust.perturbations import perturb
 
         array, write = _read(source)
         if name != "clean":
@@ -143,8 +143,9 @@ def sweep(
     start = time.perf_counter()
     # levels belong to all perturbations of a call: a call for each, into one folder, would pay the start three times
     script = (
-        "import resource, sys, time; from pathlib import Path; from nnunet_robust.eval.progress import SweepProgress;"
-        "from nnunet_robust.eval.sweep import SweepParameters, run_sweep\n"
+        "import resource, sys, time; from pathlib import Path\n"
+        "from nnunet_robust.eval.sweep.progress import SweepProgress\n"
+        "from nnunet_robust.eval.sweep.sweep import SweepParameters, run_sweep\n"
         "class Timed(SweepProgress):\n"
         "  def start(self, predictions):\n"
         "    print('START', time.time(), file=sys.stderr); super().start(predictions)\n"
@@ -169,8 +170,8 @@ def networks_alone(model_folder: Path, images: Path, precision: str, device: str
     """Seconds of the forward passes of all cases, times the number of conditions."""
     from sliding_window import forward_alone, preprocessed, seconds
 
-    from nnunet_robust.eval.models import load_model
-    from nnunet_robust.eval.sliding_window import SlidingWindow
+    from nnunet_robust.eval.inference.models import load_model
+    from nnunet_robust.eval.inference.sliding_window import SlidingWindow
 
     where = torch.device(device)
     if where.type == "cpu":

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nnunet_robust.demo import TITLES, demo_study
+from nnunet_robust.cli.demo import TITLES, demo_study
 from nnunet_robust.trainers import TRAINERS
 
 ROOT = Path(__file__).resolve().parent.parent

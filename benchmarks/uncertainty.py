@@ -40,9 +40,9 @@ def probabilities(logits: Sequence[torch.Tensor]) -> Iterator[np.ndarray]:
 
 
 def volume(shape: tuple[int, int, int], n_members: int, n_heads: int) -> None:
-    from nnunet_robust.eval.confidence.heads import Heads
-    from nnunet_robust.eval.confidence.uncertainty import structure_scores, uncertainty
-    from nnunet_robust.eval.sliding_window import SlidingWindow
+    from nnunet_robust.eval.inference.sliding_window import SlidingWindow
+    from nnunet_robust.eval.uncertainty.label_layout import Heads
+    from nnunet_robust.eval.uncertainty.uncertainty import structure_scores, uncertainty
 
     heads = Heads({f"structure {label}": label for label in range(1, n_heads)})
     torch.manual_seed(0)
@@ -78,7 +78,7 @@ def volumes(arguments: argparse.Namespace) -> None:
 
 
 def sweeps(arguments: argparse.Namespace) -> None:
-    from nnunet_robust.folders import dataset_name, nnunet_folder
+    from nnunet_robust.common.folders import dataset_name, nnunet_folder
 
     raw = nnunet_folder("nnUNet_raw") / dataset_name(arguments.dataset)
     executable = Path(sys.executable).with_name("nnunet-robust")

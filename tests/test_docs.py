@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnunet_robust.dataset_conversion.commands import convert, synthesize
-from nnunet_robust.eval.bounds.input_checks import LIMITS
-from nnunet_robust.eval.bounds.limits import REVIEWED
-from nnunet_robust.eval.confidence.uncertainty import PredictedDice, StructureScores
-from nnunet_robust.eval.drift.features import image_features, prediction_features
-from nnunet_robust.eval.drift.words import MEANINGS
-from nnunet_robust.eval.perturbations import PERTURBATIONS, PRESETS
+from nnunet_robust.cli.datasets import convert, synthesize
+from nnunet_robust.deployment.drift.features import image_features, prediction_features
+from nnunet_robust.deployment.drift.words import MEANINGS
+from nnunet_robust.deployment.qa.input_checks import LIMITS
+from nnunet_robust.deployment.qa.limits import REVIEWED
+from nnunet_robust.eval.uncertainty.uncertainty import PredictedDice, StructureScores
+from nnunet_robust.perturbations import PERTURBATIONS, PRESETS
 from nnunet_robust.study.document import schema
 from nnunet_robust.study.examples import EXAMPLES
 from nnunet_robust.trainers import TRAINERS

@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 
 from nnunet_robust import hook
-from nnunet_robust.errors import UserError
+from nnunet_robust.common.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 HOOK_FILES = {"nnunet_robust.pth", "nnunet_robust.start"}

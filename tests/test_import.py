@@ -19,7 +19,13 @@ def _imports(module: str, *flags: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "module",
-    ["nnunet_robust", "nnunet_robust.hook", "nnunet_robust.doctor", "nnunet_robust.trainers", "nnunet_robust.cli"],
+    [
+        "nnunet_robust",
+        "nnunet_robust.hook",
+        "nnunet_robust.cli.doctor",
+        "nnunet_robust.trainers",
+        "nnunet_robust.cli.main",
+    ],
 )
 def test_importing_it_imports_nothing_heavy(module: str) -> None:
     assert _imports(module).isdisjoint(HEAVY)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from nnunet_robust.common.digest import source_digest
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.dataset_conversion.nifti import ENDINGS, read_volume
 from nnunet_robust.dataset_conversion.writer import Case, write_dataset
-from nnunet_robust.digest import source_digest
-from nnunet_robust.errors import UserError
 
 LAYOUT = (
     "ACDC has folders training/patient001 with Info.cfg, patient001_frame01.nii.gz and patient001_frame01_gt.nii.gz, "

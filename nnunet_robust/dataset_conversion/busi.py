@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunet_robust.common.digest import source_digest
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.seeding import numpy_generator
 from nnunet_robust.dataset_conversion.source import contents, read_image
 from nnunet_robust.dataset_conversion.writer import Case, Labels, write_dataset
-from nnunet_robust.digest import source_digest
-from nnunet_robust.errors import UserError
-from nnunet_robust.seeding import numpy_generator
 
 FOLDER = "Dataset_BUSI_with_GT"
 OWNER = "https://scholar.cu.edu.eg/?q=afahmy/pages/dataset (Al-Dhabyani et al. 2020)"

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nnunet_robust.common.digest import source_digest
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.dataset_conversion.source import contents, read_image
 from nnunet_robust.dataset_conversion.writer import Case, Labels, write_dataset
-from nnunet_robust.digest import source_digest
-from nnunet_robust.errors import UserError
 
 OWNER = "https://warwick.ac.uk/fac/cross_fac/tia/data/glascontest (Sirinukunwattana et al. 2017)"
 GRADES_FILE = "Grade.csv"

@@ -11,11 +11,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from nnunet_robust.common.digest import source_digest
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.seeding import numpy_generator
 from nnunet_robust.dataset_conversion.nifti import is_nifti, read_volume, stem
 from nnunet_robust.dataset_conversion.writer import Case, write_dataset
-from nnunet_robust.digest import source_digest
-from nnunet_robust.errors import UserError
-from nnunet_robust.seeding import numpy_generator
 
 LAYOUT = (
     "a Decathlon task has dataset.json (modality, labels, training), imagesTr and labelsTr, "

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.dataset_conversion.writer import FORMATS
-from nnunet_robust.errors import UserError
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

@@ -4,7 +4,7 @@
     series/<perturbation>_<level>/images     <case>_0000<ending>, ...
     series/<perturbation>_<level>/labels     <case><ending>
 
-`nnunet-robust sweep --series series.csv` reads it; see `nnunet_robust.eval.series`.
+`nnunet-robust sweep --series series.csv` reads it; see `nnunet_robust.eval.sweep.series`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.dataset_conversion.writer import Case, write_cases
-from nnunet_robust.errors import UserError
 
 SERIES_FILE = "series.csv"
 COLUMNS = ("perturbation", "level", "images", "labels", "unit")

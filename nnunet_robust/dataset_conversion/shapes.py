@@ -9,7 +9,7 @@ from scipy.ndimage import binary_fill_holes
 from skimage.draw import polygon
 from skimage.measure import label
 
-from nnunet_robust.errors import UserError
+from nnunet_robust.common.errors import UserError
 
 Difficulty = Literal["easy", "normal", "hard"]
 

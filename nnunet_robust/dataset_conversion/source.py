@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_robust.errors import UserError
+from nnunet_robust.common.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image

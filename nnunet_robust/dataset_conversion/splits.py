@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from nnunet_robust.errors import UserError
+from nnunet_robust.common.errors import UserError
 
 SPLITS_FILE = "splits_final.json"
 """nnU-Net's name for the file of folds."""
@@ -63,7 +63,7 @@ def install_splits(dataset_folder: Path) -> Path | None:
     Raises:
         UserError: there are other folds already, or `nnUNet_preprocessed` is not a folder.
     """
-    from nnunet_robust.folders import nnunet_folder
+    from nnunet_robust.common.folders import nnunet_folder
 
     source = dataset_folder / SPLITS_FILE
     if not source.is_file():

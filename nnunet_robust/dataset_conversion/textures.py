@@ -11,11 +11,11 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.seeding import numpy_generator
 from nnunet_robust.dataset_conversion.series import SeriesSet, check_levels, series_writer
 from nnunet_robust.dataset_conversion.shapes import SHAPES, Difficulty, bezier_shape
 from nnunet_robust.dataset_conversion.writer import JSON, Case, write_dataset
-from nnunet_robust.errors import UserError
-from nnunet_robust.seeding import numpy_generator
 
 Direction = Literal["foreground", "background"]
 Part = Literal["train", "test"]

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.seeding import numpy_generator
 from nnunet_robust.dataset_conversion.series import SeriesSet, check_levels, series_writer
 from nnunet_robust.dataset_conversion.solids import SOLIDS, draw_solid, extent_mm, random_rotation
 from nnunet_robust.dataset_conversion.textures import (
@@ -23,8 +25,6 @@ from nnunet_robust.dataset_conversion.textures import (
     read_photograph,
 )
 from nnunet_robust.dataset_conversion.writer import JSON, Case, write_dataset
-from nnunet_robust.errors import UserError
-from nnunet_robust.seeding import numpy_generator
 
 OBJECT = 255
 """The object's value, the papers' 1: volumes are stored as uint8, in steps of 1/255."""

@@ -14,8 +14,8 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 import nnunet_robust
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.dataset_conversion.splits import SPLITS_FILE, WrittenCase, five_folds, write_splits
-from nnunet_robust.errors import UserError
 
 JSON: TypeAlias = "str | int | float | bool | Sequence[JSON] | Mapping[str, JSON] | None"
 

@@ -17,14 +17,14 @@ from matplotlib.ticker import MaxNLocator
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
-from nnunet_robust.errors import UserError
-from nnunet_robust.eval.cases import CaseFiles, cases_of_folders, load_case
-from nnunet_robust.eval.complexity import VARIANTS, ComplexityMeter, Variant
-from nnunet_robust.eval.models import quiet
-from nnunet_robust.eval.plots import line_styles
-from nnunet_robust.eval.results import cell
-from nnunet_robust.files import write_atomically
-from nnunet_robust.folders import dataset_name, nnunet_folder
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.files import write_atomically
+from nnunet_robust.common.folders import dataset_name, nnunet_folder
+from nnunet_robust.eval.images.cases import CaseFiles, cases_of_folders, load_case
+from nnunet_robust.eval.images.complexity import VARIANTS, ComplexityMeter, Variant
+from nnunet_robust.eval.inference.models import quiet
+from nnunet_robust.eval.results.results import cell
+from nnunet_robust.pages.plots import line_styles
 
 ALL = "all_foreground"
 """The label column of the row for all foreground together."""

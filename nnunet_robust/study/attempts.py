@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nnunet_robust.files import write_atomically
+from nnunet_robust.common.files import write_atomically
 from nnunet_robust.study.folder import BEAT_SECONDS, Plan, StudyFolder, myself
 from nnunet_robust.study.matrix import Job
 

@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nnunet_robust.errors import UserError
-from nnunet_robust.folders import dataset_name, model_folder_of, nnunet_folder
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.folders import dataset_name, model_folder_of, nnunet_folder
 from nnunet_robust.study.matrix import Job
 
 PROVENANCE_KEY = "nnunet_robust"  # that of dataset_conversion.writer, which is slow to import

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnunet_robust.errors import UserError
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.study.document import Document, Key, schema, suggestion
 from nnunet_robust.study.names import compose_trainers
 
@@ -264,7 +264,7 @@ def _faults_of_conditions(asked: list[dict[str, Any]]) -> list[str]:
 
 
 def _check_conditions(asked: list[dict[str, Any]]) -> list[str]:
-    from nnunet_robust.eval.conditions import conditions_for
+    from nnunet_robust.eval.sweep.conditions import conditions_for
 
     faults = []
     for conditions in asked:

@@ -13,7 +13,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-from nnunet_robust.errors import UserError
+from nnunet_robust.common.errors import UserError
 
 Key = tuple["str | int", ...]
 """Where a value stands: keys and indices, from the root."""

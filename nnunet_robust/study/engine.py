@@ -14,8 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from nnunet_robust.errors import UserError
-from nnunet_robust.files import write_atomically
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.files import write_atomically
 from nnunet_robust.study import slurm
 from nnunet_robust.study.config import STAGES
 from nnunet_robust.study.folder import Plan
@@ -139,7 +139,7 @@ def write_dag(
             resources["slurm_extra"] = f"--dependency=afterany:{running[job.id]}" if job.id in running else ""
         known = stages[job.stage]["resources"]
         known += [name for name in resources if name not in known]
-        command = [sys.executable, "-m", "nnunet_robust.cli", "study", "stage", str(root), job.id]
+        command = [sys.executable, "-m", "nnunet_robust.cli.main", "study", "stage", str(root), job.id]
         jobs.append(
             {
                 "id": job.id,

@@ -7,8 +7,8 @@ import io
 import json
 from typing import Any
 
-from nnunet_robust.eval.failures import MISSING
-from nnunet_robust.files import write_atomically
+from nnunet_robust.common.files import write_atomically
+from nnunet_robust.eval.results.failures import MISSING
 from nnunet_robust.study.folder import DONE, Plan, StudyFolder
 
 FILE = "study_failures"

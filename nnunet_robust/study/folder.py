@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_robust import processes
-from nnunet_robust.errors import UserError
-from nnunet_robust.files import write_atomically
+from nnunet_robust.common import processes
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.files import write_atomically
 from nnunet_robust.study.config import FOLDERS
 from nnunet_robust.study.matrix import Job, as_json, from_json
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from nnunet_robust.errors import UserError
-from nnunet_robust.files import write_atomically
-from nnunet_robust.folders import nnunet_folder
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.files import write_atomically
+from nnunet_robust.common.folders import nnunet_folder
 from nnunet_robust.study import command_lines
 from nnunet_robust.study.attempts import Attempts
 from nnunet_robust.study.config import FOLDERS

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nnunet_robust import processes
+from nnunet_robust.common import processes
 
 _POLL_SECONDS = 1.0
 _PATIENCE_SECONDS = 5.0  # so long the holder's record must say the same before its leftovers are ended

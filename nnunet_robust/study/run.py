@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_robust.errors import UserError
-from nnunet_robust.files import write_atomically
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.files import write_atomically
 from nnunet_robust.study import command_lines, slurm
 from nnunet_robust.study.config import FOLDERS, STAGES, Study
 from nnunet_robust.study.engine import Options, check_engine, command_line, limited, write_dag

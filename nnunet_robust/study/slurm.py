@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from nnunet_robust.errors import UserError
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.study.config import STAGES
 
 # What Slurm calls a job that has not begun; whatever else it lists without being asked is at work.

@@ -8,9 +8,9 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from nnunet_robust.errors import UserError
-from nnunet_robust.files import write_atomically
-from nnunet_robust.folders import dataset_name, nnunet_folder
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.files import write_atomically
+from nnunet_robust.common.folders import dataset_name, nnunet_folder
 from nnunet_robust.study import command_lines
 from nnunet_robust.study.failures import write_failures
 from nnunet_robust.study.folder import DONE, PARTIAL, USABLE, StudyFolder

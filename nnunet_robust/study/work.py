@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from nnunet_robust import processes
-from nnunet_robust.errors import UserError
+from nnunet_robust.common import processes
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.study.folder import Plan, StudyFolder, myself
 from nnunet_robust.study.locks import Lock
 from nnunet_robust.study.matrix import Job
@@ -106,7 +106,7 @@ def last_words(log: Path) -> str:
 
 def _executable(name: str) -> list[str]:
     if name == "nnunet-robust":
-        return [sys.executable, "-m", "nnunet_robust.cli"]
+        return [sys.executable, "-m", "nnunet_robust.cli.main"]
     beside = Path(sys.executable).with_name(name)  # the environment's own, also where it is not on PATH
     path = str(beside) if beside.is_file() else shutil.which(name)
     if path is None:

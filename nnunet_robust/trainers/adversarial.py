@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_robust.seeding import torch_generator
+from nnunet_robust.common.seeding import torch_generator
 from nnunet_robust.trainers.names import Options
 
 RADIUS = 0.03

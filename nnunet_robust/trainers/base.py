@@ -17,8 +17,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
+from nnunet_robust.common.seeding import seed_everything, stable_seed
 from nnunet_robust.networks import SkipDecoder
-from nnunet_robust.seeding import seed_everything, stable_seed
 from nnunet_robust.trainers import records
 from nnunet_robust.trainers.names import Options
 from nnunet_robust.trainers.plans import adapt_plans, check_patch_size, total_stride

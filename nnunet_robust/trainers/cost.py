@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from nnunet_robust.errors import UserError
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.trainers import TRAINERS, trainer_class
 from nnunet_robust.trainers.adversarial import RADIUS, STEPS
 from nnunet_robust.trainers.names import parse

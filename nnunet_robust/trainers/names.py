@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
-from nnunet_robust.errors import UserError
+from nnunet_robust.common.errors import UserError
 
 RULE = "<trainer>[_ps<N>[x<N>[x<N>]]][_st<N>][_bs<N>][_<N>epochs][_<N>iters][_noDA|_textureDA][_adv][_seed<N>]"
 

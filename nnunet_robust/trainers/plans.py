@@ -13,7 +13,7 @@ from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_robust.errors import UserError
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.trainers.names import Options
 
 # Per-stage settings of dynamic-network-architectures' networks, full resolution first.

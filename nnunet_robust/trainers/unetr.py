@@ -9,7 +9,7 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
-from nnunet_robust.errors import UserError
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.networks.unetr import TOKEN, UNETR
 from nnunet_robust.trainers.base import RobustTrainer
 from nnunet_robust.trainers.plans import format_size

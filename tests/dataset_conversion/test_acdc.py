@@ -10,8 +10,8 @@ import nibabel
 import numpy as np
 import pytest
 
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.dataset_conversion.acdc import convert_acdc
-from nnunet_robust.errors import UserError
 
 SPACING = (1.5625, 1.5625, 10.0)
 
@@ -180,7 +180,7 @@ def test_nnunet_finds_it_sound(
 def test_command(
     database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from nnunet_robust.cli import main
+    from nnunet_robust.cli.main import main
 
     for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
         (tmp_path / variable).mkdir()

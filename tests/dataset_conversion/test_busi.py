@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from skimage.io import imread
 
-from nnunet_robust.cli import main
+from nnunet_robust.cli.main import main
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.dataset_conversion.busi import BusiParameters, convert_busi, read_grey, read_mask
-from nnunet_robust.errors import UserError
 
 MASK = np.zeros((6, 9), dtype=bool)
 MASK[1:4, 2:7] = True

@@ -10,9 +10,9 @@ from PIL import Image
 from scipy.spatial.distance import cdist
 from skimage.io import imread
 
-from nnunet_robust.cli import main
+from nnunet_robust.cli.main import main
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.dataset_conversion.glas import GlasParameters, convert_glas, read_grades, touching_borders
-from nnunet_robust.errors import UserError
 
 # As published: no space before "patient ID", spaces before the grades.
 HEADER = "name,patient ID, grade (GlaS), grade (Sirinukunwattana et al. 2015)"

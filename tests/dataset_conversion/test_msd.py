@@ -12,8 +12,8 @@ import nibabel
 import numpy as np
 import pytest
 
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.dataset_conversion.msd import MsdParameters, convert_msd
-from nnunet_robust.errors import UserError
 
 DATA = Path(os.environ.get("NNUNET_ROBUST_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data")
 real = pytest.mark.skipif(not (DATA / "Task04_Hippocampus").is_dir(), reason="no shared data")
@@ -405,7 +405,7 @@ def test_nnunet_finds_it_sound(
 
 
 def test_command(task: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from nnunet_robust.cli import main
+    from nnunet_robust.cli.main import main
 
     for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
         (task.parent / variable).mkdir()

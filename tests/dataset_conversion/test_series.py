@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from skimage.io import imread
 
-from nnunet_robust.cli import main
+from nnunet_robust.cli.main import main
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.dataset_conversion import series as series_module
 from nnunet_robust.dataset_conversion.textures import TextureParameters, blend, synthesize_textures
-from nnunet_robust.errors import UserError
-from nnunet_robust.eval.series import read_series
+from nnunet_robust.eval.sweep.series import read_series
 
 ALPHAS = (0.1, 0.9, 0.98)
 

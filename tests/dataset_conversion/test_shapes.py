@@ -9,9 +9,9 @@ from scipy.ndimage import binary_erosion, label
 from scipy.spatial import ConvexHull
 from scipy.stats import mannwhitneyu
 
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.seeding import numpy_generator
 from nnunet_robust.dataset_conversion.shapes import FOREGROUND_SHARE, SHAPES, ShapeStyle, _closed_curve, bezier_shape
-from nnunet_robust.errors import UserError
-from nnunet_robust.seeding import numpy_generator
 
 SIZE = (64, 96)
 

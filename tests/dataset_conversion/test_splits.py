@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.dataset_conversion.splits import SPLITS_FILE, WrittenCase, five_folds, install_splits
 from nnunet_robust.dataset_conversion.writer import Case, write_dataset
-from nnunet_robust.errors import UserError
 
 
 def cohort(groups: dict[str, int], frames: int = 2) -> list[WrittenCase]:

@@ -8,8 +8,8 @@ import pytest
 from skimage import data
 from skimage.io import imread, imsave
 
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.dataset_conversion.textures import TextureParameters, blend, crop_columns, synthesize_textures
-from nnunet_robust.errors import UserError
 
 SMALL = {"cases": 5, "test_cases": 2, "size": 64}
 

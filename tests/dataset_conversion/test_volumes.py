@@ -8,9 +8,9 @@ import pytest
 import SimpleITK as sitk
 from skimage import data
 
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.dataset_conversion.solids import SOLIDS, draw_solid, random_rotation
 from nnunet_robust.dataset_conversion.volumes import VolumeParameters, synthesize_volumes
-from nnunet_robust.errors import UserError
 
 SMALL = {
     "cases": 5,

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.dataset_conversion.writer import Case, write_dataset
-from nnunet_robust.errors import UserError
 
 HEADER: dict[str, Any] = {
     "channel_names": {0: "grey"},

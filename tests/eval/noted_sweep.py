@@ -12,10 +12,10 @@ from typing import Any
 
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-from nnunet_robust.eval import precision
-from nnunet_robust.eval.results import Part
-from nnunet_robust.eval.sweep import SweepParameters, run_sweep
-from tests.eval.test_sweep import Silent
+from nnunet_robust.eval.inference import precision
+from nnunet_robust.eval.results.results import Part
+from nnunet_robust.eval.sweep.sweep import SweepParameters, run_sweep
+from tests.eval.sweep.test_sweep import Silent
 
 # Its processes are forked from one that has imported this module and has done nothing else, so that torch's threads
 # are each process's own: to import torch and nnU-Net's trainers takes longer than the sweep.

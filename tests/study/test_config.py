@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_robust.dataset_conversion.commands import convert, synthesize
-from nnunet_robust.errors import UserError
+from nnunet_robust.cli.datasets import convert, synthesize
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.study.config import DEFAULT_RESOURCES, PLANNERS, load_study
 from nnunet_robust.study.document import schema
 from nnunet_robust.study.examples import EXAMPLES, example

@@ -11,7 +11,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from nnunet_robust.errors import UserError
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.study import slurm
 from nnunet_robust.study.config import DEFAULT_RESOURCES, load_study
 from nnunet_robust.study.engine import Options, check_engine, write_dag

@@ -15,10 +15,10 @@ from unittest import mock
 
 import pytest
 
-from nnunet_robust import processes
-from nnunet_robust.errors import UserError
-from nnunet_robust.eval.failures import MISSING
-from nnunet_robust.files import write_atomically
+from nnunet_robust.common import processes
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.files import write_atomically
+from nnunet_robust.eval.results.failures import MISSING
 from nnunet_robust.study import stages
 from nnunet_robust.study.attempts import Attempts, epochs_begun
 from nnunet_robust.study.command_lines import report_command, reports, sweep_command

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_robust.cli import main
-from nnunet_robust.errors import UserError
+from nnunet_robust.cli.main import main
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.study.config import load_study
 from nnunet_robust.study.engine import Options, command_line, gigabytes_of, hours_of, write_dag
 from nnunet_robust.study.estimate import estimate
@@ -92,7 +92,7 @@ def start(root: Path) -> subprocess.Popen[str]:
     command = [
         sys.executable,
         "-m",
-        "nnunet_robust.cli",
+        "nnunet_robust.cli.main",
         "study",
         "run",
         str(root.parent / "study.yaml"),

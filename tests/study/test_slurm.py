@@ -91,7 +91,7 @@ def story(slurm: Slurm, textures: str, tmp_path_factory: pytest.TempPathFactory)
     environment = {**slurm.environment, **common, "STUDY_TEST_GATES": str(root / "gates")}
 
     def drive(log: str, folder: str, variables: Mapping[str, str], *arguments: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "nnunet_robust.cli", "study", "run", str(root / "study.yaml")]
+        command = [sys.executable, "-m", "nnunet_robust.cli.main", "study", "run", str(root / "study.yaml")]
         with (root / log).open("wb") as file:
             return subprocess.Popen(
                 [*command, "-o", str(root / folder), *arguments],

@@ -15,7 +15,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_robust.eval.perturbations import robust_range
+from nnunet_robust.perturbations import robust_range
 from nnunet_robust.trainers import TRAINERS, trainer_class
 from nnunet_robust.trainers.adversarial import RADIUS, AdversarialTraining, Box, allowed, ascend, robust_span
 from nnunet_robust.trainers.base import RobustTrainer

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nnunet_robust.errors import UserError
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.trainers import TRAINERS
 from nnunet_robust.trainers.cost import Change, changes, format_si, network_cost, planned, read_plans, trainer_cost
 

@@ -8,7 +8,7 @@ import pickle
 import pytest
 
 from nnunet_robust import trainers
-from nnunet_robust.errors import UserError
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.trainers.names import Options, name_of, parse
 
 KNOWN = ("nnUNetTrainer", "nnUNetTrainerNoSkip")

@@ -6,7 +6,7 @@ from copy import deepcopy
 
 import pytest
 
-from nnunet_robust.errors import UserError
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.trainers.names import Options
 from nnunet_robust.trainers.plans import adapt_plans, check_patch_size, nearest_patch_sizes, total_stride
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_robust.errors import UserError
-from nnunet_robust.seeding import seed_everything
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.seeding import seed_everything
 from nnunet_robust.trainers import TRAINERS, trainer_class
 from nnunet_robust.trainers.names import parse
 from nnunet_robust.trainers.texture_da import TexturalNoiseTransform, textural_field

@@ -16,7 +16,7 @@ import torch
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from nnunetv2.inference.predict_from_raw_data import predict_entry_point
 
-from nnunet_robust.errors import UserError
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.trainers import TRAINERS, trainer_class
 from nnunet_robust.trainers.base import _start_worker
 from tests.conftest import here, train, train_until_killed, weights
@@ -46,7 +46,7 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def test_options_reach_the_model_folder_and_prediction(
     trainer: str, configuration: str, patch: str, volumes: str, tmp_path: Path
 ) -> None:
-    from nnunet_robust.eval.models import load_model
+    from nnunet_robust.eval.inference.models import load_model
 
     has_stages = trainer != "nnUNetTrainerUNETR"
     if not has_stages:

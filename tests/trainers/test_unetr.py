@@ -12,7 +12,7 @@ import pytest
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
-from nnunet_robust.errors import UserError
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.networks.unetr import UNETR
 from nnunet_robust.trainers import trainer_class
 from nnunet_robust.trainers.unetr import WarmupPoly, nnUNetTrainerUNETR
@@ -85,7 +85,7 @@ def test_length_of_the_warm_up(epochs: int, warmup: int) -> None:
 
 @pytest.mark.usefixtures("small_unetr")
 def test_trains_resumes_exactly_and_predicts_with_the_rounded_patch(textures: str) -> None:
-    from nnunet_robust.eval.models import load_model
+    from nnunet_robust.eval.inference.models import load_model
 
     # The textures' own patch is 64 x 64, which needs no rounding.
     file = Path(os.environ["nnUNet_preprocessed"]) / textures / "nnUNetPlans.json"

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 
-from nnunet_robust.errors import UserError
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.attacks.apgd import ascend
 from nnunet_robust.eval.attacks.best import Best
 from nnunet_robust.eval.attacks.budget import Ball, Budget

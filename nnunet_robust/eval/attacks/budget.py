@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nnunet_robust.errors import UserError
+from nnunet_robust.common.errors import UserError
 
 NORMS = ("linf", "l2")
 

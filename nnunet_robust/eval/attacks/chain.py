@@ -12,10 +12,10 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from numpy.typing import NDArray
 
-from nnunet_robust.errors import UserError
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.attacks.losses import Target, target
 from nnunet_robust.eval.attacks.resampling import FUNCTION, Resampling
-from nnunet_robust.eval.models import Model
+from nnunet_robust.eval.inference.models import Model
 
 _EPS = 1e-8  # nnU-Net's smallest divisor
 

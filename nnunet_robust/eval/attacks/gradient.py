@@ -10,9 +10,9 @@ import torch
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from torch import nn
 
-from nnunet_robust.errors import UserError
-from nnunet_robust.eval.precision import is_out_of_memory, torch_threads
-from nnunet_robust.eval.sliding_window import SlidingWindow
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.eval.inference.precision import is_out_of_memory, torch_threads
+from nnunet_robust.eval.inference.sliding_window import SlidingWindow
 
 Loss = Callable[[torch.Tensor], torch.Tensor]
 """Aggregated logits (heads, *spatial), float32 -> a number, differentiable."""

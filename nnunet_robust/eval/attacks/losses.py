@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from nnunet_robust.errors import UserError
-from nnunet_robust.eval.confidence.heads import Heads
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.eval.uncertainty.label_layout import Heads
 
 
 @dataclass(frozen=True)

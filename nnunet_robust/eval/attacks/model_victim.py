@@ -13,7 +13,7 @@ from nnunet_robust.eval.attacks.chain import Chain
 from nnunet_robust.eval.attacks.gradient import WindowGradient
 from nnunet_robust.eval.attacks.losses import Target, Weighting, attack_loss, cross_entropy, mean_dice
 from nnunet_robust.eval.attacks.victim import Answer, Score
-from nnunet_robust.eval.models import Model
+from nnunet_robust.eval.inference.models import Model
 
 
 class ModelVictim:

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nnunet_robust.eval.denoising.borne import Borne
+from nnunet_robust.eval.denoising.noise_tolerance import Borne
 from nnunet_robust.eval.denoising.variation import ANISOTROPY, STRENGTH, denoise
-from nnunet_robust.eval.image_quality import mean_of, noise_sigmas
+from nnunet_robust.eval.images.image_quality import mean_of, noise_sigmas
 
 FILTER = f"total variation (Chambolle 2004), weight {STRENGTH:g} x noise, slice by slice beyond {ANISOTROPY:g} : 1"
 

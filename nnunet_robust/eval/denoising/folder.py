@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_robust.digest import sha256
-from nnunet_robust.errors import UserError
+from nnunet_robust.common.digest import sha256
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.files import clean_up, write_atomically
 from nnunet_robust.eval.denoising.denoiser import Denoiser
 from nnunet_robust.eval.denoising.writers import write_image
-from nnunet_robust.eval.models import Model, quiet
-from nnunet_robust.files import clean_up, write_atomically
+from nnunet_robust.eval.inference.models import Model, quiet
 
 RECORD = "denoised.json"
 """Beside the images; nnU-Net looks for files of the dataset's ending only."""

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
-from nnunet_robust.errors import UserError
-from nnunet_robust.files import clean_up
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.files import clean_up
 
 # The channels (n, *spatial) of one file, as the reader gives them; that file; the new one.
 _Write = Callable[[np.ndarray, Path, Path], None]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nnunet_robust.errors import UserError
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval import statistics
 from nnunet_robust.eval.report import attacks, calibration, denoising, experts, promises, ranking
 from nnunet_robust.eval.report.measured import Divergence, Relation, over_divergence, over_ratio

@@ -8,14 +8,14 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from nnunet_robust.eval.plots import LineStyle, rule_styles
 from nnunet_robust.eval.report import attack_panels, panels
 from nnunet_robust.eval.report.analysis import Analysis
 from nnunet_robust.eval.report.attacks import NOISE
 from nnunet_robust.eval.report.over_level import over_level
 from nnunet_robust.eval.report.report_figure import ReportFigure, by_panel, sample_of
 from nnunet_robust.eval.statistics import CLEAN
-from nnunet_robust.eval.wording import number, spoken
+from nnunet_robust.pages.plots import LineStyle, rule_styles
+from nnunet_robust.pages.wording import number, spoken
 
 ATTACKS, TRANSFER, DENOISING = "attacks", "transfer", "denoising"
 _MOST_COLUMNS = 16  # of a heat map: as wide as the page

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from nnunet_robust.eval.report.analysis import Analysis
-from nnunet_robust.eval.report.tables import Column, Kind
 from nnunet_robust.eval.statistics import CONFIDENCE
+from nnunet_robust.pages.tables import Column, Kind
 
 _ATTACK = (
     Column("dataset", "dataset"),

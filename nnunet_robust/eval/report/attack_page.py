@@ -14,9 +14,9 @@ from nnunet_robust.eval.report.attacks import NOISE, Doubt, doubts
 from nnunet_robust.eval.report.denoising import HARMS, HELPS
 from nnunet_robust.eval.report.report_figure import by_panel, sample_of
 from nnunet_robust.eval.report.sections import Section, filled
-from nnunet_robust.eval.report.tables import ReportTable
 from nnunet_robust.eval.statistics import CLEAN, CONFIDENCE
-from nnunet_robust.eval.wording import interval, number, spoken, with_interval
+from nnunet_robust.pages.tables import ReportTable
+from nnunet_robust.pages.wording import interval, number, spoken, with_interval
 
 GROUPS = {
     ATTACKS: "attacks on each model itself, and random noise",

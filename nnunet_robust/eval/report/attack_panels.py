@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from nnunet_robust.eval.plots import INK
 from nnunet_robust.eval.report.panels import CELL, LABELS, luminance, name_lines
+from nnunet_robust.pages.plots import INK
 
 _LETTER = 0.066  # inches, of the names of who predicts
 _WRAPPED = 28  # letters of these in a line

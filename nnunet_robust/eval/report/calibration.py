@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nnunet_robust.eval.confidence.reliability import CONFIDENCE_ROW, N_BINS
-from nnunet_robust.eval.confidence.uncertainty import BAND_MM
 from nnunet_robust.eval.report.ranking import hardest
 from nnunet_robust.eval.report.read import Sweep
 from nnunet_robust.eval.statistics.patient_bootstrap import Estimate, estimates
+from nnunet_robust.eval.uncertainty.reliability import CONFIDENCE_ROW, N_BINS
+from nnunet_robust.eval.uncertainty.uncertainty import BAND_MM
 
 REGION = f"voxels within {BAND_MM:g} mm of reference or prediction"
 CONFIDENCE_LABEL = "the label that is called"

@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from nnunet_robust.errors import UserError
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.seeding import numpy_generator
 from nnunet_robust.eval.report.read import Sweep
 from nnunet_robust.eval.statistics import CLEAN, CONFIDENCE, N_RESAMPLES, bca_intervals, curves
 from nnunet_robust.eval.statistics.comparisons import holm
 from nnunet_robust.eval.statistics.signed_rank import signed_rank
 from nnunet_robust.eval.statistics.tables import Scores, patient_scores
-from nnunet_robust.eval.wording import spoken
-from nnunet_robust.seeding import numpy_generator
+from nnunet_robust.pages.wording import spoken
 
 FIRST, SECOND = "first", "second"
 _EQUAL = 1e-12  # scores that differ by less are the same

@@ -11,15 +11,15 @@ import pandas as pd
 from markupsafe import Markup
 
 from nnunet_robust import __version__
-from nnunet_robust.eval import plots
+from nnunet_robust.common.files import write_atomically
 from nnunet_robust.eval.report.compare import FIRST, SECOND, Comparison, compare, listed
 from nnunet_robust.eval.report.panels import curve_panel, told, y_limits
 from nnunet_robust.eval.report.read import Sweep, read_sweep
-from nnunet_robust.eval.report.rendering import csv_link, environment, table_data
-from nnunet_robust.eval.report.tables import Column, ReportTable
 from nnunet_robust.eval.statistics import CLEAN, CONFIDENCE, N_RESAMPLES
-from nnunet_robust.eval.wording import counted_cases, few_patients, number, spoken, with_interval
-from nnunet_robust.files import write_atomically
+from nnunet_robust.pages import plots
+from nnunet_robust.pages.rendering import csv_link, environment, table_data
+from nnunet_robust.pages.tables import Column, ReportTable
+from nnunet_robust.pages.wording import counted_cases, few_patients, number, spoken, with_interval
 
 _METRIC = "dice"
 _STYLES = {FIRST: plots.LineStyle("#0072B2", "o", "-"), SECOND: plots.LineStyle("#D55E00", "s", "--")}

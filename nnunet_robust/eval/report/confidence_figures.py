@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_robust.eval.confidence.reliability import CONFIDENCE_ROW
-from nnunet_robust.eval.plots import LineStyle, rule_styles
 from nnunet_robust.eval.report import confidence_panels, panels
 from nnunet_robust.eval.report.analysis import Analysis
 from nnunet_robust.eval.report.calibration import CONFIDENCE_LABEL
@@ -19,7 +17,9 @@ from nnunet_robust.eval.report.promises import INTERVAL, KINDS, PROMISES, share
 from nnunet_robust.eval.report.ranking import SCORES
 from nnunet_robust.eval.report.report_figure import ReportFigure, sample_of
 from nnunet_robust.eval.statistics import CLEAN
-from nnunet_robust.eval.wording import number, percent, spoken
+from nnunet_robust.eval.uncertainty.reliability import CONFIDENCE_ROW
+from nnunet_robust.pages.plots import LineStyle, rule_styles
+from nnunet_robust.pages.wording import number, percent, spoken
 
 RANKING, RISK, ERROR, DIAGRAM, PROMISE, EXPERTS = (
     "ranking", "risk", "calibration", "reliability", "bounds", "experts",

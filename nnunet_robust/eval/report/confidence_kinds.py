@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pandas as pd
 
-from nnunet_robust.eval.confidence.reliability import CONFIDENCE_ROW, N_BINS
-from nnunet_robust.eval.confidence.selective import FAILURE_BELOW
 from nnunet_robust.eval.report.analysis import Analysis
 from nnunet_robust.eval.report.calibration import CONFIDENCE_LABEL, REGION
 from nnunet_robust.eval.report.experts import MEASURES
 from nnunet_robust.eval.report.promises import INTERVAL, OUTER, PROMISES
 from nnunet_robust.eval.report.ranking import SCORES
-from nnunet_robust.eval.report.tables import Column, Kind
 from nnunet_robust.eval.statistics import CONFIDENCE
+from nnunet_robust.eval.uncertainty.reliability import CONFIDENCE_ROW, N_BINS
+from nnunet_robust.eval.uncertainty.selective import FAILURE_BELOW
+from nnunet_robust.pages.tables import Column, Kind
 
 _DATASET = Column("dataset", "dataset")
 _CONDITION = (_DATASET, Column("perturbation", "perturbation", "words"), Column("level", "level", "level"))

@@ -11,8 +11,8 @@ from nnunet_robust.eval.report.confidence_figures import DIAGRAM, ERROR, EXPERTS
 from nnunet_robust.eval.report.promises import PROMISES, calibrations, sentences
 from nnunet_robust.eval.report.ranking import SCORES
 from nnunet_robust.eval.report.sections import Section, filled
-from nnunet_robust.eval.report.tables import ReportTable
 from nnunet_robust.eval.statistics import CONFIDENCE
+from nnunet_robust.pages.tables import ReportTable
 
 GROUPS = {
     **{f"{RANKING}-{score}": f"ranking by {label}" for score, label in SCORES.items()},

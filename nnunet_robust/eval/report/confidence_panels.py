@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
-from nnunet_robust.eval.plots import INK, LineStyle
 from nnunet_robust.eval.report.panels import panel
+from nnunet_robust.pages.plots import INK, LineStyle
 
 LEAST = LineStyle(INK, "", ":")
 """Of the least possible risk, which is drawn in the colour of the line that it belongs to."""

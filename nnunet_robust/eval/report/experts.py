@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from nnunet_robust.eval.confidence.selective import rank_correlation
 from nnunet_robust.eval.report.measured import DIVERGENCE
 from nnunet_robust.eval.report.read import Sweep
 from nnunet_robust.eval.statistics import CLEAN, bca_intervals
+from nnunet_robust.eval.uncertainty.selective import rank_correlation
 
 MODEL, EXPERTS = "model_expert_dice", "expert_agreement"
 EXPERTS_LINE = "the experts with each other"

@@ -6,14 +6,14 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunet_robust.errors import UserError
-from nnunet_robust.eval import plots
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.files import clean_up, write_atomically
 from nnunet_robust.eval.report.analysis import Analysis
 from nnunet_robust.eval.report.figures import report_figures
 from nnunet_robust.eval.report.kinds import recipe_tables, report_tables
 from nnunet_robust.eval.report.panels import with_legend
-from nnunet_robust.eval.report.tables import csv_text, latex
-from nnunet_robust.files import clean_up, write_atomically
+from nnunet_robust.pages import plots
+from nnunet_robust.pages.tables import csv_text, latex
 
 PICTURES = ("pdf", "png")
 FORMATS = ("html", *PICTURES, "csv", "tex")

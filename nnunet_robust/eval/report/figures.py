@@ -8,7 +8,6 @@ from functools import partial
 
 import pandas as pd
 
-from nnunet_robust.eval.plots import LineStyle, line_styles
 from nnunet_robust.eval.report import panels
 from nnunet_robust.eval.report.analysis import CURVES, METRIC, Analysis
 from nnunet_robust.eval.report.attack_figures import attack_figures
@@ -16,7 +15,8 @@ from nnunet_robust.eval.report.confidence_figures import confidence_figures
 from nnunet_robust.eval.report.measured import Relation
 from nnunet_robust.eval.report.report_figure import ReportFigure, by_panel, sample_of
 from nnunet_robust.eval.statistics import CLEAN, COMPARABLE
-from nnunet_robust.eval.wording import percent, spoken, spoken_list
+from nnunet_robust.pages.plots import LineStyle, line_styles
+from nnunet_robust.pages.wording import percent, spoken, spoken_list
 
 _MOST_COLUMNS = 16  # of a heat map: as wide as the page
 

@@ -7,8 +7,8 @@ import pandas as pd
 from nnunet_robust.eval.report.analysis import Analysis
 from nnunet_robust.eval.report.attack_kinds import ATTACK_KINDS
 from nnunet_robust.eval.report.confidence_kinds import CONFIDENCE_KINDS
-from nnunet_robust.eval.report.tables import Column, Kind, ReportTable, report_table
 from nnunet_robust.eval.statistics import MEAN_OF_LABELS
+from nnunet_robust.pages.tables import Column, Kind, ReportTable, report_table
 
 _DATASET = Column("dataset", "dataset")
 _CONDITION = (_DATASET, Column("perturbation", "perturbation", "words"), Column("level", "level", "level"))

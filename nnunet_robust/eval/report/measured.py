@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from nnunet_robust.eval.report.read import Sweep
-from nnunet_robust.eval.spoken import spoken
+from nnunet_robust.eval.results.display_names import spoken
 from nnunet_robust.eval.statistics import CLEAN, bootstrap_interval, case_scores
 
 DIVERGENCE = "texture_divergence_bits"

@@ -7,12 +7,12 @@ from functools import partial
 
 import pandas as pd
 
-from nnunet_robust.eval.plots import LineStyle, rule_styles
 from nnunet_robust.eval.report import panels
 from nnunet_robust.eval.report.analysis import Analysis
 from nnunet_robust.eval.report.report_figure import ReportFigure, by_panel, sample_of
 from nnunet_robust.eval.statistics import CLEAN
-from nnunet_robust.eval.wording import number, spoken
+from nnunet_robust.pages.plots import LineStyle, rule_styles
+from nnunet_robust.pages.wording import number, spoken
 
 
 def over_level(

@@ -11,7 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from nnunet_robust import __version__
-from nnunet_robust.eval import plots
+from nnunet_robust.common.files import write_atomically
 from nnunet_robust.eval.report import promises
 from nnunet_robust.eval.report.analysis import CURVES, METRIC, Analysis
 from nnunet_robust.eval.report.attack_figures import TRANSFER
@@ -21,10 +21,11 @@ from nnunet_robust.eval.report.confidence_page import GROUPS as CONFIDENCE_GROUP
 from nnunet_robust.eval.report.confidence_page import confidence_sections
 from nnunet_robust.eval.report.figures import ReportFigure, report_figures
 from nnunet_robust.eval.report.kinds import inputs_table, recipe_tables, report_tables
-from nnunet_robust.eval.report.rendering import csv_link, environment, table_data
 from nnunet_robust.eval.report.viewer import viewer_data
 from nnunet_robust.eval.statistics import CLEAN, COMPARABLE, CONFIDENCE, N_RESAMPLES, recipe_sentence
-from nnunet_robust.eval.wording import (
+from nnunet_robust.pages import plots
+from nnunet_robust.pages.rendering import csv_link, environment, table_data
+from nnunet_robust.pages.wording import (
     counted_cases,
     failure_sentences,
     few_patients,
@@ -33,7 +34,6 @@ from nnunet_robust.eval.wording import (
     spoken_list,
     with_interval,
 )
-from nnunet_robust.files import write_atomically
 
 _LIMITS = (
     "An interval tells how the mean would vary with other patients of the same kind. It does not cover training: "

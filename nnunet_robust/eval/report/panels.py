@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from nnunet_robust.eval.plots import INK, LineStyle
 from nnunet_robust.eval.statistics import COMPARABLE
-from nnunet_robust.eval.wording import number, percent
+from nnunet_robust.pages.plots import INK, LineStyle
+from nnunet_robust.pages.wording import number, percent
 
 _SIZE = (4.4, 3.1)  # inches
 _LETTER = 0.0115  # of an axis: half of what a tick label takes for each of its letters

@@ -14,9 +14,9 @@ import pandas as pd
 from scipy import stats
 
 from nnunet_robust.eval.report.read import Sweep
-from nnunet_robust.eval.results import ARM, arm_key
+from nnunet_robust.eval.results.results import ARM, arm_key
 from nnunet_robust.eval.statistics import bca_intervals
-from nnunet_robust.eval.wording import percent, spoken, with_interval
+from nnunet_robust.pages.wording import percent, spoken, with_interval
 
 KINDS = {
     "outer_threshold": "object outside of the outer mask (threshold)",

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nnunet_robust.eval.confidence.selective import FAILURE_BELOW, Estimate, RankQuality, rank_qualities, risk_curve
+from nnunet_robust.eval.uncertainty.selective import FAILURE_BELOW, Estimate, RankQuality, rank_qualities, risk_curve
 
 SCORES = {
     "predicted_dice": "1 − predicted Dice",

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from nnunet_robust.errors import UserError
-from nnunet_robust.eval.failures import MISSING, read_failures
-from nnunet_robust.eval.results import ARM
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.eval.results.failures import MISSING, read_failures
+from nnunet_robust.eval.results.results import ARM
 from nnunet_robust.eval.statistics import CLEAN, comparable, load_results
-from nnunet_robust.eval.wording import ensemble_names
+from nnunet_robust.pages.wording import ensemble_names
 
 _FAILURES_SHOWN = 20
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.figure import Figure
 
-from nnunet_robust.eval.plots import LineStyle
-from nnunet_robust.eval.wording import counted_cases
+from nnunet_robust.pages.plots import LineStyle
+from nnunet_robust.pages.wording import counted_cases
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nnunet_robust.eval.report.analysis import Analysis
-from nnunet_robust.eval.report.rendering import capital, table_data
-from nnunet_robust.eval.report.tables import ReportTable
+from nnunet_robust.pages.rendering import capital, table_data
+from nnunet_robust.pages.tables import ReportTable
 
 Lists = Callable[[Analysis], list[dict[str, Any]]]
 """An analysis -> lists of sentences, each with `title` and `lines`."""

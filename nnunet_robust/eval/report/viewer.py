@@ -21,9 +21,9 @@ import pandas as pd
 from markupsafe import Markup
 from PIL import Image
 
-from nnunet_robust.eval.results import ARM, arm_key
+from nnunet_robust.eval.results.results import ARM, arm_key
 from nnunet_robust.eval.statistics import CLEAN
-from nnunet_robust.eval.wording import spoken
+from nnunet_robust.pages.wording import spoken
 
 if TYPE_CHECKING:
     from nnunet_robust.eval.report.read import Sweep

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri
 
-from nnunet_robust.seeding import numpy_generator
+from nnunet_robust.common.seeding import numpy_generator
 
 N_RESAMPLES = 2000
 CONFIDENCE = 0.95

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nnunet_robust.errors import UserError
-from nnunet_robust.eval.spoken import spoken
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.eval.results.display_names import spoken
 from nnunet_robust.eval.statistics.bootstrap import CONFIDENCE, N_RESAMPLES, bca_intervals, resampled_means
 from nnunet_robust.eval.statistics.tables import CLEAN, COMPARABLE, Scores, direction, patient_scores
 

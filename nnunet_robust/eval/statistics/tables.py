@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nnunet_robust.errors import UserError
-from nnunet_robust.eval.metrics import METRIC_INFO
-from nnunet_robust.eval.results import ARM, SCORES
-from nnunet_robust.eval.spoken import spoken
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.eval.metrics.metrics import METRIC_INFO
+from nnunet_robust.eval.results.display_names import spoken
+from nnunet_robust.eval.results.results import ARM, SCORES
 
 CLEAN = "clean"  # the perturbation's name in the rows of unperturbed images
 

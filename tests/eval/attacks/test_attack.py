@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from nnunet_robust.errors import UserError
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.seeding import torch_generator
 from nnunet_robust.eval.attacks.attack import ATTACKS
 from nnunet_robust.eval.attacks.attack import attack as attack_scaled
 from nnunet_robust.eval.attacks.budget import NORMS, Ball, Budget
@@ -18,11 +19,10 @@ from nnunet_robust.eval.attacks.gradient import WindowGradient
 from nnunet_robust.eval.attacks.losses import Weighting
 from nnunet_robust.eval.attacks.model_victim import ModelVictim
 from nnunet_robust.eval.attacks.victim import Answer, Score, Victim
-from nnunet_robust.eval.cases import LoadedCase, cases_of_dataset
-from nnunet_robust.eval.models import Model
-from nnunet_robust.eval.perturbations import perturb, robust_range
-from nnunet_robust.eval.sliding_window import SlidingWindow
-from nnunet_robust.seeding import torch_generator
+from nnunet_robust.eval.images.cases import LoadedCase, cases_of_dataset
+from nnunet_robust.eval.inference.models import Model
+from nnunet_robust.eval.inference.sliding_window import SlidingWindow
+from nnunet_robust.perturbations import perturb, robust_range
 from tests.conftest import train
 from tests.eval.attacks.test_chain import load
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from nnunetv2.preprocessing.normalization import default_normalization_schemes as schemes
 
-from nnunet_robust.errors import UserError
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.attacks.chain import NORMALISATIONS, Chain
-from nnunet_robust.eval.models import Model, load_model
+from nnunet_robust.eval.inference.models import Model, load_model
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")

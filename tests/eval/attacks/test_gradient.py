@@ -12,10 +12,10 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
-from nnunet_robust.errors import UserError
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.attacks.gradient import WindowGradient
-from nnunet_robust.eval.sliding_window import SlidingWindow
-from tests.eval.test_sliding_window import CASES, CPU, Fake, image, stock, unet
+from nnunet_robust.eval.inference.sliding_window import SlidingWindow
+from tests.eval.inference.test_sliding_window import CASES, CPU, Fake, image, stock, unet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

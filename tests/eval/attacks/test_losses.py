@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_robust.errors import UserError
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.attacks.losses import (
     WEIGHTINGS,
     Target,
@@ -21,7 +21,7 @@ from nnunet_robust.eval.attacks.losses import (
     segpgd,
     target,
 )
-from nnunet_robust.eval.confidence.heads import Heads
+from nnunet_robust.eval.uncertainty.label_layout import Heads
 
 CPU = torch.device("cpu")
 PLAIN = Heads({"a": 1, "b": 2})

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_robust.eval import precision
-from nnunet_robust.eval.sweep import SweepParameters, run_sweep
-from tests.eval.test_sweep import Silent
+from nnunet_robust.eval.inference import precision
+from nnunet_robust.eval.sweep.sweep import SweepParameters, run_sweep
+from tests.eval.sweep.test_sweep import Silent
 
 
 @pytest.fixture(scope="session")

@@ -17,19 +17,20 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWit
 from nnunetv2.inference.predict_from_raw_data import predict_entry_point
 from skimage import io
 
-from nnunet_robust.cli import main
-from nnunet_robust.errors import UserError
-from nnunet_robust.eval import precision
-from nnunet_robust.eval.denoising.borne import Borne
+from nnunet_robust.cli.main import main
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.denoising.denoiser import Denoiser
 from nnunet_robust.eval.denoising.folder import RECORD, denoise_folder
+from nnunet_robust.eval.denoising.noise_tolerance import Borne
 from nnunet_robust.eval.denoising.writers import write_image
-from nnunet_robust.eval.image_quality import image_quality
-from nnunet_robust.eval.new_images import find_images
-from nnunet_robust.eval.parameters import device_of, models_of
-from nnunet_robust.eval.sweep import SweepParameters, run_sweep
+from nnunet_robust.eval.images.image_quality import image_quality
+from nnunet_robust.eval.images.new_images import find_images
+from nnunet_robust.eval.inference import precision
+from nnunet_robust.eval.inference.devices import device_of
+from nnunet_robust.eval.inference.selection import models_of
+from nnunet_robust.eval.sweep.sweep import SweepParameters, run_sweep
 from tests.conftest import here
-from tests.eval.test_sweep import Silent, read
+from tests.eval.sweep.test_sweep import Silent, read
 
 THRESHOLD = Borne(0.12, "within", 0.01, 0.02, 0.3, 8, 80, ("gaussian_noise",))
 
@@ -63,7 +64,7 @@ def test_the_stock_prediction_of_the_folder_is_that_of_the_sweeps_denoised_arm(
     )  # fmt: skip
     (model,) = models_of(parameters, volumes, device_of("cpu"))
     denoiser = Denoiser(THRESHOLD)
-    monkeypatch.setattr("nnunet_robust.eval.sweep.denoised_models", lambda m, *_: [m[0].with_denoising(denoiser)])
+    monkeypatch.setattr("nnunet_robust.eval.sweep.sweep.denoised_models", lambda m, *_: [m[0].with_denoising(denoiser)])
     run_sweep(parameters, Silent())
     done, failed = denoise_folder(find_images(noisy / "imagesTs", ".nii.gz"), noisy / "for_prediction", model, denoiser)
     assert not failed and set(done) == {"test_0", "test_1", "noisy_test_0", "noisy_test_1"}

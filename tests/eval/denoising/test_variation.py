@@ -9,10 +9,10 @@ import pytest
 from skimage.restoration import denoise_tv_chambolle
 
 from nnunet_robust.eval.denoising import denoiser as denoiser_module
-from nnunet_robust.eval.denoising.borne import Borne
 from nnunet_robust.eval.denoising.denoiser import Denoiser
+from nnunet_robust.eval.denoising.noise_tolerance import Borne
 from nnunet_robust.eval.denoising.variation import STRENGTH, denoise
-from nnunet_robust.eval.image_quality import image_quality, noise_sigmas
+from nnunet_robust.eval.images.image_quality import image_quality, noise_sigmas
 
 SPACING = (999.0, 1.0, 1.0)  # of nnU-Net's 2d images
 

@@ -20,7 +20,7 @@ from nnunet_robust.eval.report.export import write_files
 from nnunet_robust.eval.report.figures import report_figures
 from nnunet_robust.eval.report.read import read_sweep
 from nnunet_robust.eval.statistics import bootstrap_interval
-from nnunet_robust.eval.wording import spoken
+from nnunet_robust.pages.wording import spoken
 from tests.eval.attacked_output import BUDGETS, STEPS, write_attacked_output
 from tests.eval.report.pages import Page, foreign, section, tables
 from tests.eval.sweep_output import MODELS, write_sweep_output

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from nnunet_robust.cli import main
-from nnunet_robust.errors import UserError
+from nnunet_robust.cli.main import main
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.report.compare import Comparison, compare
 from nnunet_robust.eval.report.compare_page import comparison_sentences, manifest_differences, write_comparison
 from nnunet_robust.eval.report.read import read_sweep

@@ -11,9 +11,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from nnunet_robust.eval.bounds.loss_curves import SETTINGS
-from nnunet_robust.eval.confidence.expert_variability import Agreement, model_minus_experts
-from nnunet_robust.eval.confidence.reliability import CONFIDENCE_ROW, ReliabilityBins
+from nnunet_robust.eval.conformal.loss_curves import SETTINGS
 from nnunet_robust.eval.report import Analysis, analyse
 from nnunet_robust.eval.report.promises import (
     BROKEN,
@@ -27,8 +25,10 @@ from nnunet_robust.eval.report.promises import (
     verdict,
 )
 from nnunet_robust.eval.report.ranking import main_scores
-from nnunet_robust.eval.results import ARM
+from nnunet_robust.eval.results.results import ARM
 from nnunet_robust.eval.statistics import bca_intervals
+from nnunet_robust.eval.uncertainty.expert_variability import Agreement, model_minus_experts
+from nnunet_robust.eval.uncertainty.reliability import CONFIDENCE_ROW, ReliabilityBins
 from tests.eval.sweep_output import write_sweep_output
 
 A, B = "nnUNetTrainer_seed1", "nnUNetTrainerNoSkip_seed1"

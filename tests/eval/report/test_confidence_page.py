@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nnunet_robust.eval.plots import INK
 from nnunet_robust.eval.report import Analysis, analyse, write_page
 from nnunet_robust.eval.report.export import write_files
 from nnunet_robust.eval.report.figures import report_figures
 from nnunet_robust.eval.report.kinds import report_tables
 from nnunet_robust.eval.report.report_figure import ReportFigure
-from nnunet_robust.eval.report.tables import latex
 from nnunet_robust.eval.statistics import load_results
+from nnunet_robust.pages.plots import INK
+from nnunet_robust.pages.tables import latex
 from tests.eval.report.pages import Page, foreign, section, tables
 from tests.eval.sweep_output import write_sweep_output
 

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from matplotlib.collections import PolyCollection
 
-from nnunet_robust.eval import plots
 from nnunet_robust.eval.report import Analysis, analyse
 from nnunet_robust.eval.report.figures import ReportFigure, report_figures
 from nnunet_robust.eval.report.panels import curve_panel, rank_map, y_limits
+from nnunet_robust.pages import plots
 from tests.eval.sweep_output import write_sweep_output
 
 MODELS = ("nnUNetTrainer_seed1", "nnUNetTrainer_seed2", "nnUNetTrainerNoSkip_seed1")

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nnunet_robust.errors import UserError
-from nnunet_robust.eval.failures import Failure, combine_failures, record
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.report import summary_table, write_report
+from nnunet_robust.eval.results.failures import Failure, combine_failures, record
 from tests.eval.report.pages import Page, foreign, section, section_text, tables
 from tests.eval.sweep_output import MODELS, write_sweep_output
 

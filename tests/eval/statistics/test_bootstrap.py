@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from nnunet_robust.common.seeding import numpy_generator
 from nnunet_robust.eval.statistics import bca_intervals, bootstrap_interval, resample_counts, resampled_means
 from nnunet_robust.eval.statistics import bootstrap as module
-from nnunet_robust.seeding import numpy_generator
 
 
 def test_the_interval_is_scipys_bca() -> None:

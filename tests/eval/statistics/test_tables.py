@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nnunet_robust.errors import UserError
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.statistics import case_scores, comparable, curves, load_results, summary
 from nnunet_robust.eval.statistics.tables import patient_scores
 from tests.eval.statistics.rows import load, result

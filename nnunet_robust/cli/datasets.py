@@ -1,0 +1,219 @@
+"""The commands `nnunet-robust synthesize` and `nnunet-robust convert`. Heavy imports stand inside the subcommands."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+synthesize = typer.Typer(help="Make synthetic datasets of controlled difficulty.", no_args_is_help=True)
+convert = typer.Typer(help="Turn a published dataset into nnU-Net's raw format.", no_args_is_help=True)
+
+
+class Direction(str, Enum):
+    """Which texture bleeds into the other."""
+
+    foreground = "foreground"
+    background = "background"
+
+
+class Shape(str, Enum):
+    """How ragged the outline is."""
+
+    easy = "easy"
+    normal = "normal"
+    hard = "hard"
+
+
+class Solid(str, Enum):
+    """What the object in a volume is."""
+
+    sphere = "sphere"
+    ellipsoid = "ellipsoid"
+    cube = "cube"
+    cylinder = "cylinder"
+    torus = "torus"
+
+
+@synthesize.command()
+def textures(
+    dataset_id: Annotated[int, typer.Option("--id", help="Id of the new dataset, 1 to 999.")],
+    alpha: Annotated[float, typer.Option(help="Blending in [0, 1]; higher is harder.")] = 0.1,
+    cases: Annotated[int, typer.Option(help="Training cases.")] = 60,
+    test_cases: Annotated[int, typer.Option(help="Test cases.")] = 20,
+    size: Annotated[int, typer.Option(help="Side of the square images, in pixels.")] = 128,
+    foreground: Annotated[str, typer.Option(help="brick, grass, gravel, or an image file.")] = "brick",
+    background: Annotated[str, typer.Option(help="brick, grass, gravel, or an image file.")] = "gravel",
+    direction: Annotated[Direction, typer.Option(help="Where the other texture bleeds in.")] = Direction.foreground,
+    shape: Annotated[Shape, typer.Option(help="Outline of the objects.")] = Shape.normal,
+    seed: Annotated[int, typer.Option(help="Seed of shapes and crops.")] = 0,
+    test_alphas: Annotated[
+        list[float] | None, typer.Option(help="Also a series of test sets, one for each alpha, several at once.")
+    ] = None,
+    both_directions: Annotated[bool, typer.Option("--both-directions", help="That series in both directions.")] = False,
+    name: Annotated[str | None, typer.Option(help="Name of the dataset; by default it tells the parameters.")] = None,
+) -> None:
+    """Write a texture dataset: closed Bézier shapes of one texture on another, blended (Kamath et al. 2023)."""
+    from nnunet_robust.common.folders import nnunet_folder
+    from nnunet_robust.dataset_conversion.textures import TextureParameters, synthesize_textures
+
+    parameters = TextureParameters(
+        alpha=alpha,
+        cases=cases,
+        test_cases=test_cases,
+        size=size,
+        foreground=foreground,
+        background=background,
+        direction=direction.value,
+        shape=shape.value,
+        seed=seed,
+        test_alphas=tuple(test_alphas or ()),
+        both_directions=both_directions,
+    )
+    folder = synthesize_textures(nnunet_folder("nnUNet_raw"), dataset_id, parameters, name)
+    print(f"{folder}\nnext: nnUNetv2_plan_and_preprocess -d {dataset_id} -c 2d")
+    _print_series(folder)
+
+
+@synthesize.command()
+def volumes(
+    dataset_id: Annotated[int, typer.Option("--id", help="Id of the new dataset, 1 to 999.")],
+    radius: Annotated[tuple[float, float], typer.Option(help="Least and greatest in training, mm.")] = (25, 34),
+    test_radius: Annotated[tuple[float, float], typer.Option(help="The same in testing.")] = (5, 47),
+    cases: Annotated[int, typer.Option(help="Training cases; nnU-Net's folds split them 80 to 20.")] = 100,
+    test_cases: Annotated[int, typer.Option(help="Test cases, and cases in each set of a series.")] = 100,
+    size: Annotated[list[int] | None, typer.Option(help="Voxels per axis: one number, or Z Y X; default 96.")] = None,
+    spacing: Annotated[tuple[float, float, float], typer.Option(help="Voxel size in mm: Z Y X.")] = (1, 1, 1),
+    shape: Annotated[Solid, typer.Option(help="The object; the radius is of the sphere around it.")] = Solid.sphere,
+    foreground: Annotated[str | None, typer.Option(help="Its texture: brick, grass, gravel, an image file.")] = None,
+    background: Annotated[str | None, typer.Option(help="The texture around it; without: 1 in noise.")] = None,
+    alpha: Annotated[float, typer.Option(help="Blending of textures in [0, 1]; higher is harder.")] = 0.1,
+    direction: Annotated[Direction, typer.Option(help="Where the other texture bleeds in.")] = Direction.foreground,
+    seed: Annotated[int, typer.Option(help="Seed of places, radii, noise and crops.")] = 0,
+    test_radii: Annotated[
+        list[float] | None, typer.Option(help="Also a series of test sets, one for each radius, several at once.")
+    ] = None,
+    test_alphas: Annotated[
+        list[float] | None, typer.Option(help="Also a series of test sets, one for each alpha, several at once.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the dataset; by default it tells the parameters.")] = None,
+) -> None:
+    """Write a dataset of volumes: one object in noise, or of one texture in another (Kamath et al. 2022)."""
+    from nnunet_robust.common.errors import UserError
+    from nnunet_robust.common.folders import nnunet_folder
+    from nnunet_robust.dataset_conversion.volumes import VolumeParameters, synthesize_volumes
+
+    sides = size or [96]
+    if len(sides) not in (1, 3):
+        raise UserError(f"--size takes one number or three (Z Y X), got {len(sides)}")
+    parameters = VolumeParameters(
+        cases=cases,
+        test_cases=test_cases,
+        size=(sides[0], sides[len(sides) // 2], sides[-1]),
+        spacing_mm=spacing,
+        radius_mm=radius,
+        test_radius_mm=test_radius,
+        shape=shape.value,
+        foreground=foreground,
+        background=background,
+        alpha=alpha,
+        direction=direction.value,
+        seed=seed,
+        test_radii_mm=tuple(test_radii or ()),
+        test_alphas=tuple(test_alphas or ()),
+    )
+    folder = synthesize_volumes(nnunet_folder("nnUNet_raw"), dataset_id, parameters, name)
+    print(f"{folder}\nnext: nnUNetv2_plan_and_preprocess -d {dataset_id} -c 3d_fullres")
+    _print_series(folder)
+
+
+def _print_series(folder: Path) -> None:
+    if (folder / "series.csv").is_file():
+        print(f"and when models are trained: nnunet-robust sweep --series {folder / 'series.csv'} ...")
+
+
+_SourceFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The source, as its owner publishes it.")]
+_DatasetId = Annotated[int, typer.Option("--id", help="Id of the new dataset, 1 to 999.")]
+_DatasetName = Annotated[str | None, typer.Option(help="Name of the dataset; by default the source's.")]
+
+
+@convert.command()
+def busi(
+    source: _SourceFolder,
+    dataset_id: _DatasetId,
+    name: _DatasetName = None,
+    include_normal: Annotated[bool, typer.Option("--include-normal", help="Images without a lesion as well.")] = False,
+    classes: Annotated[bool, typer.Option("--classes", help="Regions: lesion, and malignant within it.")] = False,
+    test_share: Annotated[float, typer.Option(help="Share of each class kept for testing, in [0, 1).")] = 0.2,
+    seed: Annotated[int, typer.Option(help="Seed of the test cases' draw.")] = 0,
+) -> None:
+    """BUSI: breast ultrasound, Dataset_BUSI_with_GT/{benign,malignant,normal}; an image's masks are joined."""
+    from nnunet_robust.common.folders import nnunet_folder
+    from nnunet_robust.dataset_conversion.busi import BusiParameters, convert_busi
+
+    parameters = BusiParameters(include_normal=include_normal, classes=classes, test_share=test_share, seed=seed)
+    _finish(convert_busi(nnunet_folder("nnUNet_raw"), source, dataset_id, name, parameters))
+
+
+@convert.command()
+def glas(
+    source: _SourceFolder,
+    dataset_id: _DatasetId,
+    name: _DatasetName = None,
+    gray: Annotated[bool, typer.Option("--gray", help="One channel, the luminance; otherwise R, G and B.")] = False,
+    boundary: Annotated[bool, typer.Option("--boundary", help="A third class where glands meet.")] = False,
+    boundary_px: Annotated[float, typer.Option(help="With --boundary: how near another gland, in pixels.")] = 3.0,
+) -> None:
+    """GlaS: colon histology, train_N.bmp, testA_N.bmp and testB_N.bmp with _anno.bmp; the challenge's own split."""
+    from nnunet_robust.common.folders import nnunet_folder
+    from nnunet_robust.dataset_conversion.glas import GlasParameters, convert_glas
+
+    parameters = GlasParameters(gray=gray, boundary_px=boundary_px if boundary else None)
+    _finish(convert_glas(nnunet_folder("nnUNet_raw"), source, dataset_id, name, parameters))
+
+
+class Slices(str, Enum):
+    """The plane of 2d cases."""
+
+    axial = "axial"
+
+
+@convert.command()
+def msd(
+    source: _SourceFolder,
+    dataset_id: _DatasetId,
+    name: _DatasetName = None,
+    test_share: Annotated[float, typer.Option(help="Share of patients kept for testing, in [0, 1).")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of the test patients' draw.")] = 0,
+    slices: Annotated[Slices | None, typer.Option(help="A 2d case of every slice that shows the organ.")] = None,
+    min_foreground: Annotated[
+        float, typer.Option(help="Least share of foreground pixels in a slice; at 0, one pixel is enough.")
+    ] = 0.0,
+) -> None:
+    """Medical Segmentation Decathlon: a task's folder with dataset.json, as volumes or as axial slices."""
+    from nnunet_robust.common.folders import nnunet_folder
+    from nnunet_robust.dataset_conversion.msd import MsdParameters, convert_msd
+
+    plane = None if slices is None else slices.value
+    parameters = MsdParameters(test_share=test_share, seed=seed, slices=plane, min_foreground=min_foreground)
+    _finish(convert_msd(nnunet_folder("nnUNet_raw"), source, dataset_id, name, parameters))
+
+
+@convert.command()
+def acdc(source: _SourceFolder, dataset_id: _DatasetId, name: _DatasetName = None) -> None:
+    """ACDC: cardiac cine MRI, training/patient001 with Info.cfg; both labelled frames of each patient."""
+    from nnunet_robust.common.folders import nnunet_folder
+    from nnunet_robust.dataset_conversion.acdc import convert_acdc
+
+    _finish(convert_acdc(nnunet_folder("nnUNet_raw"), source, dataset_id, name or "ACDC"))
+
+
+def _finish(folder: Path) -> None:
+    """What every conversion ends with: the folds where nnU-Net reads them, and the summary."""
+    from nnunet_robust.dataset_conversion.splits import install_splits
+    from nnunet_robust.dataset_conversion.summary import print_summary
+
+    install_splits(folder)
+    print_summary(folder)

@@ -1,0 +1,140 @@
+"""The command `nnunet-robust study`. Heavy imports stand inside the subcommands."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nnunet_robust.common.errors import UserError
+
+study = typer.Typer(help="A whole matrix of trainings and sweeps from one YAML.", no_args_is_help=True)
+
+_StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study; `init` writes an example.")]
+_Output = Annotated[
+    Path | None, typer.Option("-o", help="The study's folder; default: named after the study, beside the YAML.")
+]
+
+
+@study.command()
+def run(
+    file: _StudyFile,
+    output: _Output = None,
+    executor: Annotated[str, typer.Option(help="local, slurm, or another executor plugin of Snakemake's.")] = "local",
+    jobs: Annotated[int | None, typer.Option(min=1, help="Jobs at once; default: 1 local, else 100.")] = None,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs to use at once; without, everything runs on the CPU.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done.")] = False,
+    partition: Annotated[str | None, typer.Option(help="The cluster's partition or queue.")] = None,
+    account: Annotated[str | None, typer.Option(help="The account to charge.")] = None,
+    time_limit: Annotated[
+        str | None, typer.Option("--time", help="Limit of trainings and sweeps, as Slurm writes it: 24:00:00.")
+    ] = None,
+    memory: Annotated[str | None, typer.Option("--mem", help="Memory of trainings and sweeps: 32G.")] = None,
+    gres: Annotated[str | None, typer.Option(help="What a job with a GPU asks Slurm for: gpu:a100:1.")] = None,
+    snakemake: Annotated[str, typer.Option(help="Further arguments for Snakemake, in quotes.")] = "",
+) -> None:
+    """Run a study, or go on with it: datasets, plans, trainings, sweeps, reports. Exit 1: something failed."""
+    import signal
+
+    from nnunet_robust.study.config import load_study
+    from nnunet_robust.study.engine import Options, gigabytes_of, hours_of
+    from nnunet_robust.study.run import dry_run as tell_only
+    from nnunet_robust.study.run import run_study
+    from nnunet_robust.study.slurm import refusal
+
+    options = Options(
+        executor=executor,
+        jobs=jobs,
+        gpus=gpus,
+        partition=partition,
+        account=account,
+        time=None if time_limit is None else hours_of(time_limit),
+        memory_gb=None if memory is None else gigabytes_of(memory),
+        gres=gres,
+        snakemake=snakemake,
+    )
+    loaded = load_study(file)
+    root = output or file.parent / loaded.name
+
+    def tell(line: str) -> None:
+        print(line, flush=True)
+
+    if dry_run:
+        for job in tell_only(loaded, root, options, tell):
+            print(f"  {job}")
+        return
+    # As Ctrl-C does: jobs are ended, not left behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    result = run_study(loaded, root, options, tell)
+    for page in result.reports:
+        print(f"report: {page}")
+    if result.failures:
+        print(f"{len(result.failures)} jobs failed: see {root / 'study_failures.csv'}; the same command tries again")
+    if result.unfinished:
+        print(f"{len(result.unfinished)} jobs are not finished ({result.unfinished[0]}, ...): see {result.log}")
+        if why := refusal(result.log):
+            print(f"Slurm refuses jobs: {why}")
+    if not result.succeeded:
+        raise typer.Exit(1)
+
+
+@study.command()
+def status(
+    where: Annotated[Path, typer.Argument(metavar="FOLDER", help="The study's folder, or its YAML.")],
+    once: Annotated[bool, typer.Option("--once", help="Print it once, for scripts; otherwise until Ctrl-C.")] = False,
+) -> None:
+    """What a study is at: done, running, waiting, failed, hours spent and expected. Exit 1: something failed."""
+    import sys
+
+    from rich.console import Console
+    from rich.live import Live
+
+    from nnunet_robust.study.status import read_status, render
+
+    root = where
+    if where.is_file():
+        from nnunet_robust.study.config import load_study
+
+        root = where.parent / load_study(where).name
+    found = read_status(root)
+    if once or not sys.stdout.isatty():
+        Console(width=None if sys.stdout.isatty() else 160).print(render(found, root))
+    else:
+        with Live(render(found, root), auto_refresh=False) as live:
+            while not found.finished:
+                time.sleep(2)
+                found = read_status(root)
+                live.update(render(found, root), refresh=True)
+    if found.failed:
+        raise typer.Exit(1)
+
+
+@study.command()
+def init(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="skip-connections, context, clinical or smoke.")],
+    output: Annotated[Path | None, typer.Option("-o", help="The file; default: NAME.yaml.")] = None,
+) -> None:
+    """Write a commented example of a study.yaml."""
+    from nnunet_robust.study.document import suggestion
+    from nnunet_robust.study.examples import EXAMPLES, example
+
+    if name not in EXAMPLES:
+        raise UserError(f"there is no example {name!r}: {suggestion(name, EXAMPLES)}")
+    path = output or Path(f"{name}.yaml")
+    if path.exists():
+        raise UserError(f"{path} exists: give another name with -o")
+    path.write_text(example(name).read_text(encoding="utf-8"), encoding="utf-8")
+    print(f"{path}: {EXAMPLES[name]}\nnext: nnunet-robust study run {path} --dry-run")
+
+
+@study.command(hidden=True)
+def stage(
+    folder: Annotated[Path, typer.Argument(help="The study's folder.")],
+    job: Annotated[str, typer.Argument(help="One of its jobs.")],
+) -> None:
+    """Do one job of a study: what Snakemake starts."""
+    from nnunet_robust.study.job import run_job
+
+    raise typer.Exit(run_job(folder, job))

@@ -1,0 +1,61 @@
+"""Where nnU-Net keeps things: its three folders, a dataset's name, a model's folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from nnunet_robust.common.errors import UserError
+
+
+def nnunet_folder(variable: str) -> Path:
+    """The folder that `nnUNet_raw`, `nnUNet_preprocessed` or `nnUNet_results` names.
+
+    Raises:
+        UserError: the variable is not set, or names no folder.
+    """
+    value = os.environ.get(variable)
+    if not value:
+        raise UserError(f"the environment variable {variable} is not set: export {variable}=/path/to/{variable}")
+    if not Path(value).is_dir():
+        raise UserError(f"{variable}={value} is not a folder: mkdir -p {value}, or export the right one")
+    return Path(value)
+
+
+def dataset_name(name_or_id: str) -> str:
+    """The full name of a dataset, e.g. `Dataset004_Hippocampus` for `4`.
+
+    Raises:
+        UserError: no dataset, or more than one, has this id.
+    """
+    roots = [nnunet_folder(variable) for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")]
+    known = sorted({path.name for root in roots for path in root.glob("Dataset[0-9][0-9][0-9]_*") if path.is_dir()})
+    if name_or_id in known:
+        return name_or_id
+    found = [name for name in known if name_or_id.isdigit() and int(name[7:10]) == int(name_or_id)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(f"dataset id {name_or_id} is ambiguous: {', '.join(found)}: give the full name")
+    raise UserError(f"no dataset {name_or_id!r} in nnU-Net's folders: there are {', '.join(known) or 'none'}")
+
+
+def model_folder_of(dataset: str, trainer: str, plans: str, configuration: str) -> Path:
+    """Where nnU-Net keeps a model, be it trained or not."""
+    return nnunet_folder("nnUNet_results") / dataset / f"{trainer}__{plans}__{configuration}"
+
+
+def model_folder(dataset: str, trainer: str, plans: str, configuration: str) -> Path:
+    """`nnUNet_results/<dataset>/<trainer>__<plans>__<configuration>`.
+
+    Raises:
+        UserError: there is no such folder; says which trained models there are.
+    """
+    folder = model_folder_of(dataset, trainer, plans, configuration)
+    if not folder.is_dir():
+        trained = sorted(path.name for path in folder.parent.glob("*__*__*") if path.is_dir())
+        raise UserError(
+            f"no trained model {folder.name} for {dataset}: there are {', '.join(trained) or 'none'}; "
+            f"train it with nnUNetv2_train {dataset} {configuration} FOLD -tr {trainer} -p {plans}"
+        )
+    return folder

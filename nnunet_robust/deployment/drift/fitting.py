@@ -1,0 +1,114 @@
+"""`nnunet-robust monitor fit`: from images that the model was not trained on to a reference file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from nnunet_robust import __version__
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.files import write_atomically
+from nnunet_robust.deployment.drift.measuring import Meter, NewImage
+from nnunet_robust.deployment.drift.reference import (
+    MeasuredImage,
+    Reference,
+    check_patients,
+    image_from_json,
+    image_to_json,
+    lines_to_json,
+    write_reference,
+)
+from nnunet_robust.eval.inference.predictor import Predictor
+
+Track = Callable[[Sequence[NewImage]], Iterable[NewImage]]
+
+
+def fit(
+    predictor: Predictor,
+    images: Sequence[NewImage],
+    output: Path,
+    condition: str,
+    rate: float,
+    setup: Mapping[str, str],
+    track: Track,
+) -> Reference:
+    """Measure images and write the reference; a run that was killed goes on where it stood.
+
+    Args:
+        predictor: the model.
+        images: all of them; of each patient the first by name counts.
+        output: of the reference, a `.json`.
+        condition: what the images are, in words.
+        rate: see `Reference`.
+        setup: likewise.
+        track: wraps the images that are gone through, for a progress bar.
+
+    Raises:
+        UserError: too few patients, images twice, an image that cannot be measured, or another process at work on the
+            same file.
+    """
+    check_patients(len({image.patient for image in images}))
+    firsts = list({image.patient: image for image in sorted(images, key=lambda i: i.case, reverse=True)}.values())
+    with alone(output.with_name(f".{output.name}.lock"), f"fitting {output}"):
+        unfinished = output.with_name(f".{output.name}.unfinished")
+        head = {"version": __version__, "model": predictor.identity}
+        measured = _earlier(unfinished, head)
+        meter, faults, used = Meter(predictor), [], []
+        for image in track(sorted(firsts, key=lambda image: image.case)):
+            digest = image.digest()
+            found = measured.get((image.case, image.patient, digest))
+            if found is None:
+                try:
+                    found = meter.measure(image, digest)
+                except (UserError, ValueError, RuntimeError) as error:
+                    faults.append(f"{image.case}: {' '.join(str(error).split())[:300]}")
+                    continue
+                measured[image.case, image.patient, digest] = found
+                write_atomically(unfinished, lines_to_json(head, map(image_to_json, measured.values())))
+            used.append(found)
+        if faults:
+            raise UserError(
+                f"{len(faults)} of {len(firsts)} images cannot be measured; mend or remove them: {'; '.join(faults)}"
+            )
+        reference = Reference.of(used, predictor.identity, condition, rate, setup)
+        reference = reference.leaving_out(len(images) - len(firsts))
+        write_reference(output, reference)
+        unfinished.unlink(missing_ok=True)
+    return reference
+
+
+def _earlier(path: Path, head: Mapping[str, object]) -> dict[tuple[str, str, str], MeasuredImage]:
+    """What an earlier run has measured with the same model."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if any(content[name] != value for name, value in head.items()):
+            return {}
+        images = [image_from_json(image) for image in content["images"]]
+    except (ValueError, KeyError, TypeError, AttributeError):  # of another version
+        return {}
+    return {(image.case, image.patient, image.digest): image for image in images}
+
+
+@contextlib.contextmanager
+def alone(path: Path, what: str) -> Iterator[None]:
+    """No other process does the same meanwhile. The lock file stays: one that is removed can be held twice.
+
+    Raises:
+        UserError: one does.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)  # freed by the system when a process dies
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise UserError(f"another process is {what}: wait for it, or give another output") from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,1 @@
+"""Quality assurance of new images: checks, ratings, calibrated bounds."""

@@ -1,0 +1,229 @@
+"""One new image: checked, predicted, bounded and rated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from nnunet_robust.common.digest import sha256
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.deployment.qa.input_checks import (
+    Check,
+    CheckedImage,
+    Training,
+    Verdict,
+    check_file,
+    check_segmented,
+    read_training,
+    worst,
+)
+from nnunet_robust.deployment.qa.limits import Pair, rules_of
+from nnunet_robust.deployment.qa.rating import COLOUR_OF, Evidence, Rating, Rule, rate
+from nnunet_robust.eval.conformal.calibration import Calibration
+from nnunet_robust.eval.conformal.loss_curves import Kind, Mask, bound_mask
+from nnunet_robust.eval.images.cases import digest_of_images
+from nnunet_robust.eval.inference.models import load_model
+from nnunet_robust.eval.inference.predictor import Predicted, Predictor
+
+By = Literal["threshold", "margin"]
+_KINDS: dict[By, tuple[Kind, Kind]] = {  # inner, outer
+    "threshold": ("inner_threshold", "outer_threshold"),
+    "margin": ("inner_margin_mm", "outer_margin_mm"),
+}
+NO_CALIBRATION = "without a calibration the verdict rests on checks of the image alone"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found of one structure of one image.
+
+    Attributes:
+        evidence: what the rating rests on.
+        rating: the colour, and why.
+        inner: mask (*spatial); None: none was calibrated.
+        outer: likewise.
+    """
+
+    evidence: Evidence
+    rating: Rating
+    inner: Mask | None
+    outer: Mask | None
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What was found of one image.
+
+    Attributes:
+        case: its name.
+        checked: the image, and its checks.
+        checks: those, and those that needed a prediction.
+        predicted: None where there is nothing that could be predicted.
+        findings: structure -> what was found; empty likewise.
+        verdict: the strictest of all structures.
+        reasons: for it, the gravest first.
+    """
+
+    case: str
+    checked: CheckedImage
+    checks: tuple[Check, ...]
+    predicted: Predicted | None
+    findings: dict[str, Finding]
+    verdict: Verdict
+    reasons: tuple[str, ...]
+
+
+def load_calibrated(folder: Path, checkpoint: str, device: torch.device, calibration: Calibration) -> Predictor:
+    """Load a model as it was calibrated: its folds, mirroring, members and precision.
+
+    Raises:
+        UserError: it is another model.
+    """
+    given = calibration.model
+    model = load_model(folder, given["fold"].split("+"), checkpoint, device, given["mirroring"], None)
+    predictor = Predictor(model, given["members"], given["precision"])
+    calibration.check_model(predictor.identity)
+    return predictor
+
+
+class Assessor:
+    """Assesses new images with one model.
+
+    Args:
+        predictor: the model.
+        calibration: of this model; None: images are judged by checks alone.
+        by: what the masks are made with.
+        dice_limits: of the ratings, to review and to reject; see `rules_of`.
+        share_limits: likewise.
+
+    Raises:
+        UserError: the calibration is of another model, `by` is neither, limits that are none, or the model's folder
+            lacks what checks go by.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        calibration: Calibration | None,
+        by: By = "threshold",
+        dice_limits: Pair | None = None,
+        share_limits: Pair | None = None,
+    ) -> None:
+        if by not in _KINDS:
+            raise UserError(f"--kind {by}: take {' or '.join(_KINDS)}")
+        if calibration is not None:
+            calibration.check_model(predictor.identity)
+        self._predictor, self._calibration, self._kinds = predictor, calibration, _KINDS[by]
+        self.rules: dict[str, tuple[Rule, ...]] = (
+            rules_of(calibration, dice_limits, share_limits) if calibration else {}
+        )
+        model = predictor.model
+        seen = [case.image for case in calibration.cases] if calibration else []
+        self.training: Training = read_training(model.folder, model.configuration, seen)
+        # The last part of a case's digest is its label's.
+        used = calibration.cases if calibration else ()
+        self._calibrated_on = {digest_of_images(case.digest, len(case.image.percentiles)): case.case for case in used}
+
+    @property
+    def structures(self) -> tuple[str, ...]:
+        """Of the model."""
+        return tuple(self._predictor.model.heads.structures)
+
+    @property
+    def file_ending(self) -> str:
+        """Of the images that the model takes."""
+        return str(self._predictor.model.predictor.dataset_json["file_ending"])
+
+    def assess(self, case: str, images: Sequence[Path]) -> Assessment:
+        """Assess one image.
+
+        Args:
+            case: its name.
+            images: its files, one per channel, in order.
+        """
+        checked = check_file(images, self._predictor.model.reader, self.training)
+        checks, predicted = list(checked.checks), None
+        if checked.predictable and checked.image is not None:
+            checks += self._known(images)
+            try:
+                predicted = self._predictor.predict(checked.image, checked.properties)
+            except Exception as error:  # whatever nnU-Net raises: the other images are not to wait for it
+                checks.append(Check("predicted", "reject", " ".join(str(error).split())[:300]))
+        if predicted is None or checked.image is None:
+            reasons = tuple(f"{check.name}: {check.reason}" for check in checks if check.verdict == "reject")
+            return Assessment(case, checked, tuple(checks), None, {}, "reject", reasons)
+        segmented: Mask = np.zeros(predicted.segmentation.shape, bool)
+        for name in predicted.heads.structures:
+            segmented |= predicted.mask(name)
+        checks += check_segmented(checked.image, segmented, self.training)
+        findings = {name: self._finding(name, predicted, tuple(checks)) for name in predicted.heads.structures}
+        verdict = worst(finding.rating.verdict for finding in findings.values())
+        reasons = _together({name: finding.rating for name, finding in findings.items()}, verdict)
+        return Assessment(case, checked, tuple(checks), predicted, findings, verdict, reasons)
+
+    def _known(self, images: Sequence[Path]) -> list[Check]:
+        case = self._calibrated_on.get("-".join(sha256(path)[:16] for path in images))
+        if case is None:
+            return []
+        reason = f"it is case {case!r} of the calibration: what was promised with it proves nothing on it"
+        return [Check("new image", "review", reason)]
+
+    def _finding(self, name: str, predicted: Predicted, checks: tuple[Check, ...]) -> Finding:
+        mask = predicted.mask(name)
+        inner, outer = (self._bound(kind, name, predicted, mask) for kind in self._kinds)
+        interval = self._calibration.intervals.get(name) if self._calibration else None
+        unit, size = unit_of(predicted.spacing_mm, mask.shape)
+        evidence = Evidence(
+            dice=interval.around(predicted.predicted_dice(name), predicted.scores[name].entropy_bits)
+            if interval
+            else None,
+            dice_confidence=1 - interval.alpha if interval else None,
+            segmentation=size * np.count_nonzero(mask),
+            inner=None if inner is None else size * np.count_nonzero(inner),
+            outer=None if outer is None else size * np.count_nonzero(outer),
+            unit=unit,
+            checks=checks,
+        )
+        rating = rate(evidence, self.rules.get(name, ()))
+        if self._calibration is None:
+            rating = Rating(rating.colour, (*rating.reasons, NO_CALIBRATION))
+        return Finding(evidence, rating, inner, outer)
+
+    def _bound(self, kind: Kind, name: str, predicted: Predicted, mask: Mask) -> Mask | None:
+        bound = self._calibration.bounds[name][kind] if self._calibration else None
+        if bound is None or bound.setting is None:
+            return None
+        probability = predicted.probability(name) if kind.endswith("threshold") else None
+        return bound_mask(kind, bound.setting, mask, predicted.spacing_mm, probability)
+
+
+def unit_of(spacing_mm: Sequence[float], shape: Sequence[int]) -> tuple[str, float]:
+    """What sizes are given in, and how much of it a voxel is: ml, or mm² of what nnU-Net has read from a 2d format."""
+    # There the readers give a voxel 999 times the depth of its other sides.
+    if shape[0] == 1 and spacing_mm[0] >= 999 * max(spacing_mm[1:]) * (1 - 1e-6):
+        return "mm²", float(np.prod(spacing_mm[1:]))
+    return "ml", float(np.prod(spacing_mm)) / 1000
+
+
+def _together(ratings: Mapping[str, Rating], verdict: Verdict) -> tuple[str, ...]:
+    """The reasons of all structures: those that all have once, others with the structure's name."""
+    colours = [colour for colour in ("red", "amber", "green") if verdict == "accept" or colour != "green"]
+    shared = set.intersection(*(set(rating.reasons) for rating in ratings.values()))
+    found = [
+        reason if reason in shared else f"{name}: {reason}"
+        for colour in colours
+        for name, rating in ratings.items()
+        if rating.colour == colour
+        for reason in rating.reasons
+    ]
+    return tuple(dict.fromkeys(found))
+
+
+def colour_of(assessment: Assessment) -> str:
+    """Of an image, in the words of a rating."""
+    return COLOUR_OF[assessment.verdict]

@@ -1,0 +1,1 @@
+"""Which architecture for images like these? By what a sweep measured."""

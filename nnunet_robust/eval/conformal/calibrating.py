@@ -1,0 +1,192 @@
+"""From images with labels to `calibration.json`. What is finished is kept beside it, until all is."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from nnunet_robust import __version__
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.eval.conformal.calibration import Calibration, CalibrationCase, CaseScores, calibrate
+from nnunet_robust.eval.conformal.calibration_file import (
+    FORMAT,
+    case_from_json,
+    case_to_json,
+    settings,
+    write_calibration,
+)
+from nnunet_robust.eval.conformal.control import fewest_patients, too_few_patients
+from nnunet_robust.eval.conformal.loss_curves import Mask, loss_curves
+from nnunet_robust.eval.images.cases import CaseFiles, check_stored
+from nnunet_robust.eval.images.image_statistics import ImageStatistics
+from nnunet_robust.eval.inference.models import quiet
+from nnunet_robust.eval.inference.predictor import Predictor
+from nnunet_robust.eval.sweep.sweep import sha256_of_case
+
+Track = Callable[[Sequence[CaseFiles]], Iterable[CaseFiles]]
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What is to be promised; see `calibrate`.
+
+    Attributes:
+        alpha: the largest mean loss of a mask, in (0, 1).
+        delta: 1 - the confidence of that, in (0, 1); None: in expectation.
+        interval_alpha: the share of cases whose Dice may lie outside of its interval, in (0, 1).
+        condition: what the images are, in words.
+    """
+
+    alpha: float
+    delta: float | None
+    interval_alpha: float
+    condition: str
+
+
+def run_calibration(
+    predictor: Predictor, cases: Sequence[CaseFiles], promise: Promise, training: str, output: Path, track: Track
+) -> Calibration:
+    """Calibrate a model and write the file; a run that was killed goes on where it stood.
+
+    Args:
+        predictor: the model.
+        cases: to calibrate on.
+        promise: what is to be promised.
+        training: what is known of whether the model was trained on these cases.
+        output: of the calibration, a `.json`.
+        track: wraps the cases that are gone through, for a progress bar.
+
+    Raises:
+        UserError: too few patients, another process that works on the same file, or cases that cannot be read: all of
+            them are named, and nothing is computed.
+    """
+    n_patients = len({case.patient for case in cases})
+    for alpha, delta in ((promise.alpha, promise.delta), (promise.interval_alpha, None)):
+        if n_patients < fewest_patients(alpha, delta):
+            raise UserError(too_few_patients(n_patients, alpha, delta))
+    _check_readable(predictor, cases)
+    with _alone(output):
+        return _run(predictor, cases, promise, training, output, track)
+
+
+def _run(
+    predictor: Predictor, cases: Sequence[CaseFiles], promise: Promise, training: str, output: Path, track: Track
+) -> Calibration:
+    unfinished = _Unfinished(output.with_name(f".{output.name}.unfinished"), predictor.identity)
+    measured = []
+    for case in track(cases):
+        digest = sha256_of_case(case)
+        found = unfinished.cases.get((case.name, case.patient, digest))
+        if found is None:
+            found = measure_case(predictor, case, digest)
+            unfinished.add(found)
+        measured.append(found)
+    calibration = calibrate(
+        measured,
+        predictor.identity,
+        promise.condition,
+        promise.alpha,
+        promise.delta,
+        promise.interval_alpha,
+        training,
+    )
+    write_calibration(output, calibration)
+    unfinished.path.unlink()
+    return calibration
+
+
+@contextlib.contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Two processes that calibrate into one file would write into one list of finished cases."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(output.with_name(f".{output.name}.lock"))  # freed by the system when a process dies
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise UserError(f"another process is calibrating into {output}: wait for it, or give another -o") from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def measure_case(predictor: Predictor, files: CaseFiles, digest: str) -> CalibrationCase:
+    """Predict a case and count what every setting of a bound would have cost on it.
+
+    Args:
+        predictor: the model.
+        files: of the case.
+        digest: SHA-256 of these.
+
+    Raises:
+        UserError: see `Model.read`; or it cannot be predicted.
+    """
+    model = predictor.model
+    with quiet():
+        loaded = model.read(files)
+    predicted = predictor.predict(loaded.image, loaded.properties)
+    valid = None if model.ignore_label is None else loaded.label != model.ignore_label
+    labels = {}
+    for name in model.heads.structures:
+        reference, mask = model.heads.mask(loaded.label, name), predicted.mask(name)
+        labels[name] = CaseScores(
+            loss_curves(reference, mask, predicted.spacing_mm, predicted.probability(name), valid),
+            _dice(reference, mask, valid),
+            predicted.predicted_dice(name),
+            predicted.scores[name].entropy_bits,
+        )
+    statistics = ImageStatistics.of(loaded.image, predicted.spacing_mm)
+    return CalibrationCase(files.name, files.patient, digest, statistics, labels)
+
+
+def _dice(reference: Mask, mask: Mask, valid: Mask | None) -> float:
+    if valid is not None:
+        reference, mask = reference & valid, mask & valid
+    both = int(np.count_nonzero(reference)) + int(np.count_nonzero(mask))
+    return 2 * int(np.count_nonzero(reference & mask)) / both if both else 1.0
+
+
+def _check_readable(predictor: Predictor, cases: Sequence[CaseFiles]) -> None:
+    faults = []
+    for case in cases:
+        try:
+            with quiet():
+                predictor.model.read(case)
+            check_stored(case)
+        except UserError as error:
+            faults.append(str(error))
+    if faults:
+        raise UserError(
+            f"{len(faults)} of {len(cases)} calibration cases cannot be used, and cases that are left out in silence "
+            f"would change what is promised; mend or remove them: {'; '.join(faults)}"
+        )
+
+
+class _Unfinished:
+    """The finished cases of a calibration that is not: a line for what they were measured with, then one for each."""
+
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        self.path = path
+        self.cases: dict[tuple[str, str, str], CalibrationCase] = {}
+        header = {"format": FORMAT, "version": __version__, "model": dict(identity), "settings": settings()}
+        first, *lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else [""]
+        if first != json.dumps(header):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(header) + "\n", encoding="utf-8")
+            return
+        for line in lines[:-1]:  # what follows the last line break was being written
+            case = case_from_json(json.loads(line))
+            self.cases[case.case, case.patient, case.digest] = case
+        path.write_text("\n".join([first, *lines[:-1]]) + "\n", encoding="utf-8")
+
+    def add(self, case: CalibrationCase) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(case_to_json(case)) + "\n")

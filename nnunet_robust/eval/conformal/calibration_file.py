@@ -1,0 +1,129 @@
+"""`calibration.json`: a calibration with every case's digest and loss curves, so that its promises can be made again.
+
+Reading it does that: a file whose promises do not follow from its cases is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunet_robust import __version__
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.files import write_atomically
+from nnunet_robust.eval.conformal.calibration import Calibration, CalibrationCase, CaseScores, calibrate
+from nnunet_robust.eval.conformal.loss_curves import SETTINGS, Kind, LossCurve
+from nnunet_robust.eval.images.image_statistics import ImageStatistics
+
+FORMAT = 2
+_GIVEN = ("model", "condition", "alpha", "delta", "interval_alpha", "training")
+
+
+def write_calibration(path: Path, calibration: Calibration) -> None:
+    """Write a calibration, whole or not at all; the same calibration gives the same bytes."""
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "version": __version__,
+        **{name: getattr(calibration, name) for name in _GIVEN},
+        **_promises(calibration),
+        "settings": settings(),
+    }
+    # A line for each: a file to look into.
+    head = [f"{json.dumps(name)}: {_dumps(value)}" for name, value in content.items()]
+    cases = ",\n".join(_dumps(case_to_json(case)) for case in calibration.cases)
+    write_atomically(path, "{\n" + ",\n".join(head) + ',\n"cases": [\n' + cases + "\n]\n}\n")
+
+
+def read_calibration(path: Path) -> Calibration:
+    """Read a calibration and make its promises again from its curves.
+
+    Raises:
+        UserError: no such file, not a calibration, of another version of this package, or one whose promises are not
+            those of its cases.
+    """
+    if not path.is_file():
+        raise UserError(f"no calibration {path}: make one with nnunet-robust calibrate")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT or content["settings"] != settings():
+            raise UserError(f"{path} is of another version of this package ({content['version']}): calibrate again")
+        cases = [case_from_json(case) for case in content["cases"]]
+        calibration = calibrate(cases, **{name: content[name] for name in _GIVEN})
+        promised = {name: content[name] for name in _promises(calibration)}
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a calibration ({type(error).__name__}: {error}): calibrate again") from error
+    if promised != _promises(calibration):
+        raise UserError(f"the promises in {path} are not those of its cases: the file was changed, calibrate again")
+    return calibration
+
+
+def _promises(calibration: Calibration) -> dict[str, Any]:
+    """What follows from the cases, JSON-ready."""
+    return {
+        "in_words": [sentence for label in calibration.bounds for sentence in calibration.sentences(label)],
+        "bounds": {
+            label: {kind: asdict(bound) for kind, bound in kinds.items()} for label, kinds in calibration.bounds.items()
+        },
+        "intervals": {label: asdict(interval) for label, interval in calibration.intervals.items()},
+    }
+
+
+def settings() -> dict[str, list[float]]:
+    """What curves have a number for, JSON-ready."""
+    return {kind: settings.tolist() for kind, settings in SETTINGS.items()}
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, allow_nan=False, ensure_ascii=False)
+
+
+def case_to_json(case: CalibrationCase) -> dict[str, Any]:
+    """A case, JSON-ready."""
+    labels = {
+        label: {
+            "dice": scores.dice,
+            "predicted_dice": scores.predicted_dice,
+            "uncertainty": scores.uncertainty,
+            "curves": {
+                kind: {"wrong": curve.wrong.tolist(), "of": curve.of.tolist()} for kind, curve in scores.curves.items()
+            },
+        }
+        for label, scores in case.labels.items()
+    }
+    who = {"case": case.case, "patient": case.patient, "digest": case.digest}
+    return {**who, "image": asdict(case.image), "labels": labels}
+
+
+def case_from_json(case: Mapping[str, Any]) -> CalibrationCase:
+    """The case that `case_to_json` was given.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: it was given none.
+    """
+    labels = {
+        label: CaseScores(
+            {kind: _curve(kind, curve) for kind, curve in scores["curves"].items()},
+            scores["dice"],
+            scores["predicted_dice"],
+            scores["uncertainty"],
+        )
+        for label, scores in case["labels"].items()
+    }
+    image = case["image"]
+    percentiles = tuple((low, median, high) for low, median, high in image["percentiles"])
+    statistics = ImageStatistics(percentiles, image["noise_sigma"], image["blur"], tuple(image["polarity"]))
+    return CalibrationCase(case["case"], case["patient"], case["digest"], statistics, labels)
+
+
+def _curve(kind: Kind, curve: Mapping[str, list[int]]) -> LossCurve:
+    wrong, of = np.array(curve["wrong"]), np.array(curve["of"])
+    if wrong.shape != SETTINGS[kind].shape or of.shape != wrong.shape or not ((wrong >= 0) & (wrong <= of)).all():
+        raise ValueError(f"a curve of {kind} that is none")
+    return LossCurve(wrong, of)

@@ -1,0 +1,258 @@
+"""The cases of a sweep: found, read through nnU-Net's own readers, and checked before anything is computed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.folders import nnunet_folder
+from nnunet_robust.eval.uncertainty.expert_variability import majority, staple
+
+REFERENCES: dict[str, Callable[[Mapping[str, np.ndarray]], np.ndarray]] = {
+    "first": lambda experts: next(iter(experts.values())),
+    "majority": majority,
+    "staple": staple,
+}
+"""What the metrics compare with where several experts have drawn a case; the ignore label votes as any other."""
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """Where a case lies on disk.
+
+    Attributes:
+        name: nnU-Net's case identifier.
+        patient: the patient it is of; cases of one patient are not independent.
+        images: a file per channel, in order.
+        label: the reference segmentation.
+        experts: where several have drawn the case, the name and the file of each, in order; the first is `label`.
+        reference: what is made of them, a key of `REFERENCES`.
+    """
+
+    name: str
+    patient: str
+    images: tuple[Path, ...]
+    label: Path
+    experts: tuple[tuple[str, Path], ...] = ()
+    reference: str = "first"
+
+    @property
+    def labels(self) -> tuple[Path, ...]:
+        """Every file that its reference is made of, or set against."""
+        return tuple(path for _, path in self.experts) or (self.label,)
+
+
+@dataclass(frozen=True)
+class LoadedCase:
+    """A case in memory.
+
+    Attributes:
+        image: float32 (C, *spatial), raw intensities.
+        label: (*spatial), integer labels: the reference.
+        properties: what nnU-Net's reader gave beside the image.
+        experts: where there are several, each one's labels, by the name of the folder.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    properties: dict[str, Any]
+    experts: Mapping[str, np.ndarray]
+
+    @property
+    def spacing_mm(self) -> tuple[float, ...]:
+        """Voxel size per spatial axis; 1 where the format has no spacing (PNG), so that mm then are pixels."""
+        return tuple(float(s) for s in self.properties["spacing"])
+
+
+def cases_of_folders(
+    images: Path, labels: Path, file_ending: str, channels: int, *, complete: bool = True
+) -> list[CaseFiles]:
+    """The cases of a folder of images in nnU-Net's naming (`<case>_0000<ending>`) and a folder of labels.
+
+    Args:
+        images: the folder of images.
+        labels: the folder of labels.
+        file_ending: of both.
+        channels: images of a case.
+        complete: refuse cases that lack a file; else it is `load_case` that does.
+
+    Raises:
+        UserError: a folder, a channel or a label file is missing, or there are no images.
+    """
+    for folder in (images, labels):
+        if not folder.is_dir():
+            raise UserError(f"no folder {folder}: give existing folders with -i and -l")
+    pattern = re.compile(r"(.+)_(\d{4})" + re.escape(file_ending))
+    names = sorted({match[1] for path in images.iterdir() if (match := pattern.fullmatch(path.name))})
+    if not names:
+        raise UserError(f"no images named <case>_0000{file_ending} in {images}")
+    patients = recorded_patients(images.parent)
+    cases = []
+    for name in names:
+        files = tuple(images / f"{name}_{channel:04d}{file_ending}" for channel in range(channels))
+        cases.append(CaseFiles(name, patients.get(name, name), files, labels / f"{name}{file_ending}"))
+    if complete:
+        for case in cases:
+            _check_present(case)
+    return cases
+
+
+def drawn_by_experts(cases: Sequence[CaseFiles], folders: Sequence[Path], reference: str) -> list[CaseFiles]:
+    """The same cases, each with the labels of all experts.
+
+    Args:
+        cases: with the first expert's labels.
+        folders: of all experts, the first's too; their names name the experts.
+        reference: a key of `REFERENCES`.
+
+    Raises:
+        UserError: a folder is missing, two have one name, or there is no such reference.
+    """
+    if reference not in REFERENCES:
+        raise UserError(f"--reference {reference}: take one of {', '.join(REFERENCES)}")
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"no folder {folder}: give existing folders with -l")
+    names = [folder.resolve().name for folder in folders]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"two folders of labels are called {twice[0]}: their names name the experts, give others")
+    return [
+        replace(
+            case,
+            experts=tuple((name, folder / case.label.name) for name, folder in zip(names, folders, strict=True)),
+            reference=reference,
+        )
+        for case in cases
+    ]
+
+
+def cases_of_dataset(dataset: str, fold: str, file_ending: str, channels: int) -> list[CaseFiles]:
+    """A dataset's test cases (`imagesTs` with `labelsTs`), or else the validation cases of a fold.
+
+    Files of a case may be missing: `load_case` says so.
+
+    Raises:
+        UserError: there are neither, or the fold names no single validation set.
+    """
+    raw = nnunet_folder("nnUNet_raw") / dataset
+    images, labels = raw / "imagesTs", raw / "labelsTs"
+    if labels.is_dir() and any(labels.glob(f"*{file_ending}")) and images.is_dir():
+        return cases_of_folders(images, labels, file_ending, channels, complete=False)
+    if not (raw / "dataset.json").is_file():
+        raise UserError(f"no raw dataset {raw}: give images with -i and labels with -l")
+    if not fold.isdigit():
+        raise UserError(f"{dataset} has no labelsTs, and fold {fold!r} has no validation cases of its own: give -i, -l")
+    splits_file = nnunet_folder("nnUNet_preprocessed") / dataset / "splits_final.json"
+    splits = json.loads(splits_file.read_text()) if splits_file.is_file() else []
+    if int(fold) >= len(splits):
+        raise UserError(f"{dataset} has no labelsTs, and {splits_file} has no fold {fold}: give -i and -l")
+    files = get_filenames_of_train_images_and_targets(str(raw))
+    patients = recorded_patients(raw)
+    unknown = [name for name in splits[int(fold)]["val"] if name not in files]
+    if unknown:
+        raise UserError(f"validation case {unknown[0]!r} of fold {fold} is not in {raw}: restore it, or give -i and -l")
+    return [
+        CaseFiles(name, patients.get(name, name), tuple(map(Path, files[name]["images"])), Path(files[name]["label"]))
+        for name in sorted(splits[int(fold)]["val"])
+    ]
+
+
+def recorded_patients(raw: Path) -> dict[str, str]:
+    """Case to patient, where one of our converters has recorded it in a raw dataset's `dataset.json`."""
+    file = raw / "dataset.json"
+    return json.loads(file.read_text()).get("nnunet_robust", {}).get("patients", {}) if file.is_file() else {}
+
+
+def digest_of_images(digest: str, channels: int) -> str:
+    """Of a case's digest (`sweep.sha256_of_case`) the part that is its images', whatever its labels."""
+    return "-".join(digest.split("-")[:channels])
+
+
+def _check_present(case: CaseFiles) -> None:
+    for path in case.images:
+        if not path.is_file():
+            raise UserError(f"case {case.name!r}: image file {path} is missing")
+    for path in case.labels:
+        if not path.is_file():
+            raise UserError(f"case {case.name!r}: label file {path} is missing")
+
+
+def load_case(case: CaseFiles, reader: BaseReaderWriter, channels: int, labels: Mapping[int, str]) -> LoadedCase:
+    """Read a case and check it.
+
+    Args:
+        case: its files.
+        reader: nnU-Net's reader for the dataset's format.
+        channels: how many channels the model takes.
+        labels: the label values that `dataset.json` declares, with their names.
+
+    Raises:
+        UserError: missing, unreadable, another number of channels, image and label of different sizes, NaN or
+            infinity in the image, or a label value that `dataset.json` does not know.
+    """
+    _check_present(case)
+    try:
+        image, properties = reader.read_images([str(path) for path in case.images])
+        drawn = [reader.read_seg(str(path))[0] for path in case.labels]
+    except Exception as error:
+        raise UserError(f"case {case.name!r} cannot be read: {' '.join(str(error).split())[:300]}") from error
+    if image.shape[0] != channels:
+        raise UserError(f"case {case.name!r}: {image.shape[0]} channels, but the model takes {channels}")
+    if not np.isfinite(image).all():
+        raise UserError(f"case {case.name!r}: the image has voxels that are NaN or infinite: mend or remove it")
+    for path, label in zip(case.labels, drawn, strict=True):
+        _check_label(case, path, label, image.shape[1:], labels)
+    found = [label[0].astype(np.int32) for label in drawn]
+    if not case.experts:
+        return LoadedCase(image.astype(np.float32, copy=False), found[0], properties, {})
+    experts = {name: label for (name, _), label in zip(case.experts, found, strict=True)}
+    reference = REFERENCES[case.reference](experts)
+    return LoadedCase(image.astype(np.float32, copy=False), reference, properties, experts)
+
+
+def _check_label(
+    case: CaseFiles, path: Path, label: np.ndarray, shape: tuple[int, ...], labels: Mapping[int, str]
+) -> None:
+    if shape != label.shape[1:]:
+        raise UserError(
+            f"case {case.name!r}: the image has {shape} voxels and its label {label.shape[1:]}: "
+            f"they must be on one grid"
+        )
+    unknown = [value for value in np.unique(label) if value not in labels]
+    if unknown:
+        raise UserError(
+            f"case {case.name!r}: label value {unknown[0]:g} in {path.name} is not in dataset.json, which knows "
+            f"{', '.join(f'{value} ({name})' for value, name in sorted(labels.items()))}"
+        )
+
+
+def check_stored(case: CaseFiles) -> None:
+    """Look at a case's NIfTI files as they are stored, for what ITK, through which nnU-Net reads them, is silent about.
+
+    It reads NaN and infinity as 0, and the missing rest of a truncated file as well: `load_case` sees neither.
+
+    Raises:
+        UserError: a file is truncated, or an image has such voxels; says how many and in which file.
+    """
+    for path in (*case.images, *case.labels):
+        if path.name.endswith((".nii", ".nii.gz")):
+            try:
+                stored = np.asanyarray(nibabel.load(path).dataobj)
+            except Exception as error:
+                reason = " ".join(str(error).split())[:300]
+                raise UserError(f"case {case.name!r} cannot be read: {path.name}: {reason}") from error
+            broken = stored.size - int(np.count_nonzero(np.isfinite(stored)))
+            if broken:
+                raise UserError(
+                    f"case {case.name!r}: {broken} voxels of {path.name} are NaN or infinite: mend or remove the image"
+                )

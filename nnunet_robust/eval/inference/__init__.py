@@ -1,0 +1,1 @@
+"""Trained models, and how they predict: the sliding window, precision, members, ensembles."""

@@ -1,0 +1,350 @@
+"""Trained nnU-Net models, ours or not: loaded once; in memory what `nnUNetv2_predict` does from files."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+
+from nnunet_robust import hook
+from nnunet_robust.common.digest import sha256
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.eval.denoising.denoiser import Denoiser
+from nnunet_robust.eval.images.cases import CaseFiles, LoadedCase, load_case
+from nnunet_robust.eval.results.results import arm_key
+from nnunet_robust.eval.uncertainty.label_layout import Heads
+from nnunet_robust.trainers.plans import format_size, nearest_patch_sizes, total_stride
+
+# The entries of a configuration that nnU-Net's DefaultPreprocessor goes by.
+_PREPROCESSING = (
+    "preprocessor_name",
+    "spacing",
+    "normalization_schemes",
+    "use_mask_for_norm",
+    "resampling_fn_data",
+    "resampling_fn_data_kwargs",
+    "resampling_fn_seg",
+    "resampling_fn_seg_kwargs",
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model, ready to predict.
+
+    Attributes:
+        trainer: its trainer's name, with `@<dataset>` behind it where it was trained on another dataset than it is
+            tested on, and `+denoise` before that where its images are denoised: the label in tables and plots.
+        plans: name of its plans.
+        configuration: 2d, 3d_fullres, ...
+        fold: its folds, e.g. "0" or "0+1+2" (their logits are averaged).
+        folder: where it was loaded from.
+        checkpoints: SHA-256 of each fold's checkpoint.
+        patch_size: voxels per axis that it was trained on.
+        predictor: nnU-Net's predictor, initialised; its configuration's patch size is that of the tiles.
+        denoiser: what the raw images go through first; None leaves them as they are.
+    """
+
+    trainer: str
+    plans: str
+    configuration: str
+    fold: str
+    folder: Path
+    checkpoints: dict[str, str]
+    patch_size: tuple[int, ...]
+    predictor: nnUNetPredictor
+    denoiser: Denoiser | None = None
+
+    @property
+    def tile_size(self) -> tuple[int, ...]:
+        """Voxels per axis of the sliding window."""
+        return tuple(int(n) for n in self.predictor.configuration_manager.patch_size)
+
+    @property
+    def arm(self) -> dict[str, str]:
+        """What tells it from the other models of a sweep: the columns `results.ARM`."""
+        return {
+            "model": self.trainer,
+            "plans": self.plans,
+            "configuration": self.configuration,
+            "fold": self.fold,
+            "patch_size": format_size(self.patch_size),
+            "tile_size": format_size(self.tile_size),
+        }
+
+    @property
+    def key(self) -> str:
+        """A name for files, unique within a sweep."""
+        return arm_key(**self.arm)
+
+    def with_tile_size(self, text: str) -> Model:
+        """The same weights under another sliding window; nothing is loaded again.
+
+        Args:
+            text: voxels per axis, as in "64" (every axis) or "32x64x64".
+
+        Raises:
+            UserError: not such a size, another number of axes, or one that the network cannot take.
+        """
+        if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", text):
+            raise UserError(f"--tile-size {text}: give voxels, for every axis alike (64) or for each (32x64x64)")
+        axes = len(self.patch_size)
+        tile_size = tuple(map(int, text.split("x")))
+        if len(tile_size) not in (1, axes):
+            raise UserError(
+                f"--tile-size {text} has {len(tile_size)} axes, {self.trainer} has {axes}: give 1 or {axes}"
+            )
+        if len(tile_size) == 1:
+            tile_size *= axes
+        if tile_size == self.patch_size:
+            return self
+        self._check_tile_size(tile_size)
+        predictor = copy.copy(self.predictor)
+        predictor.configuration_manager = copy.copy(self.predictor.configuration_manager)
+        predictor.configuration_manager.configuration = {
+            **self.predictor.configuration_manager.configuration,
+            "patch_size": list(tile_size),
+        }
+        return replace(self, predictor=predictor)
+
+    def with_denoising(self, denoiser: Denoiser) -> Model:
+        """The same weights, fed with denoised images; nothing is loaded again."""
+        name, at, dataset = self.trainer.partition("@")
+        return replace(self, trainer=f"{name}{denoiser.label}{at}{dataset}", denoiser=denoiser)
+
+    def _check_tile_size(self, tile_size: tuple[int, ...]) -> None:
+        configuration = self.predictor.configuration_manager
+        network = getattr(self.predictor.network, "_orig_mod", self.predictor.network)  # as torch.compile wraps it
+        if type(network).__name__ != configuration.network_arch_class_name.split(".")[-1]:
+            raise UserError(
+                f"--tile-size {format_size(tile_size)}: {self.trainer} brings a network of its own "
+                f"({type(network).__name__}) and takes no other tiles than those of its training, "
+                f"{format_size(self.patch_size)}: give that size, or sweep it without --tile-size"
+            )
+        divisor = total_stride(configuration.network_arch_init_kwargs["strides"], len(tile_size))
+        nearest = nearest_patch_sizes(tile_size, divisor)
+        if tile_size not in nearest:
+            raise UserError(
+                f"--tile-size {format_size(tile_size)} does not fit {self.trainer}: each axis must be a multiple of "
+                f"{format_size(divisor)}, with more than one voxel left at the bottleneck; the nearest that work are "
+                f"{' or '.join(map(format_size, nearest))}"
+            )
+
+    @cached_property
+    def preprocessing(self) -> str:
+        """What decides how images are preprocessed: models that agree in it can share a preprocessed image."""
+        plans, configuration = self.predictor.plans_manager, self.predictor.configuration_manager
+        settings: dict[str, Any] = {
+            "transpose_forward": plans.transpose_forward,
+            "intensities": plans.foreground_intensity_properties_per_channel,
+            "configuration": {k: v for k, v in configuration.configuration.items() if k in _PREPROCESSING},
+        }
+        if configuration.preprocessor_class is not DefaultPreprocessor:  # whatever it may look at
+            settings = {"plans": plans.plans, "configuration": configuration.configuration}
+        if self.denoiser is not None:
+            settings["denoised_above"] = self.denoiser.threshold
+        return json.dumps(settings, sort_keys=True, default=str)
+
+    def preprocess(self, image: np.ndarray, properties: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
+        """nnU-Net's own preprocessing of one image, denoised before where that is asked for. Threads may do so at once.
+
+        Args:
+            image: (C, *spatial), raw intensities as nnU-Net's reader gives them; not modified.
+            properties: what the reader gave beside it (spacing and what the format needs); not modified.
+
+        Returns:
+            float32 (C, *spatial), cropped, normalised and resampled; and the properties that `export` needs.
+        """
+        predictor = self.predictor
+        if self.denoiser is not None:
+            image = self.denoiser(image, [float(s) for s in properties["spacing"]])
+        data, _, found = self._preprocessor.run_case_npy(
+            image,
+            None,
+            dict(properties),
+            predictor.plans_manager,
+            predictor.configuration_manager,
+            predictor.dataset_json,
+        )
+        return torch.from_numpy(data).to(dtype=torch.float32, memory_format=torch.contiguous_format), found
+
+    def export(self, logits: torch.Tensor, properties: Mapping[str, Any]) -> np.ndarray:
+        """From logits to labels, by nnU-Net's own resampling and label handling. Threads may do so at once.
+
+        Args:
+            logits: (heads, *spatial) of the preprocessed image.
+            properties: from `preprocess`.
+
+        Returns:
+            Labels (*spatial), on the image's own grid; what `nnUNetv2_predict` writes for such an image.
+        """
+        predictor = self.predictor
+        labels: np.ndarray = convert_predicted_logits_to_segmentation_with_correct_shape(
+            logits.cpu().numpy(), predictor.plans_manager, self._resampling, predictor.label_manager, properties,
+            num_threads_torch=torch.get_num_threads(),
+        )  # fmt: skip
+        return labels
+
+    def probabilities(self, logits: torch.Tensor, properties: Mapping[str, Any]) -> np.ndarray:
+        """From logits to probabilities, as `nnUNetv2_predict --save_probabilities` has them. Threads may do so at once.
+
+        Args:
+            logits: (heads, *spatial) of the preprocessed image.
+            properties: from `preprocess`.
+
+        Returns:
+            float32 (heads, *spatial), on the image's own grid.
+        """
+        predictor = self.predictor
+        _, probabilities = convert_predicted_logits_to_segmentation_with_correct_shape(
+            logits.cpu().numpy(), predictor.plans_manager, self._resampling, predictor.label_manager, properties,
+            return_probabilities=True, num_threads_torch=torch.get_num_threads(),
+        )  # fmt: skip
+        found: np.ndarray = probabilities
+        return found
+
+    def read(self, case: CaseFiles) -> LoadedCase:
+        """Read a case through nnU-Net's reader for the dataset, and check it.
+
+        Raises:
+            UserError: see `load_case`.
+        """
+        return load_case(case, self.reader, self.channels, self.label_names)
+
+    @cached_property
+    def reader(self) -> BaseReaderWriter:
+        """nnU-Net's reader and writer of the dataset's format."""
+        return self.predictor.plans_manager.image_reader_writer_class()
+
+    @property
+    def channels(self) -> int:
+        """How many channels it takes."""
+        meta = self.predictor.dataset_json
+        return len(meta.get("channel_names") or meta["modality"])
+
+    @property
+    def ignore_label(self) -> int | None:
+        """The label of voxels that do not count."""
+        return self.predictor.label_manager.ignore_label
+
+    @property
+    def label_names(self) -> dict[int, str]:
+        """Every label value of `dataset.json`, with the first name that has it."""
+        known: dict[int, str] = {}
+        for name, value in self.predictor.dataset_json["labels"].items():
+            for v in value if isinstance(value, (list, tuple)) else (value,):
+                known.setdefault(int(v), name)
+        return known
+
+    @property
+    def regions(self) -> dict[str, int | tuple[int, ...]]:
+        """Foreground labels and regions by name, as `dataset.json` has them."""
+        labels = self.predictor.dataset_json["labels"]
+        regions = {name: tuple(v) if isinstance(v, (list, tuple)) else int(v) for name, v in labels.items()}
+        return {name: value for name, value in regions.items() if name != "ignore" and value not in (0, (0,))}
+
+    @cached_property
+    def heads(self) -> Heads:
+        """What its output channels stand for."""
+        manager = self.predictor.label_manager
+        return Heads(self.regions, tuple(manager.regions_class_order) if manager.has_regions else None)
+
+    @cached_property
+    def _preprocessor(self) -> DefaultPreprocessor:
+        return self.predictor.configuration_manager.preprocessor_class(verbose=False)
+
+    @cached_property
+    def _resampling(self) -> SimpleNamespace:
+        # What nnU-Net's export looks at. Its own manager looks the function up again whenever models alternate.
+        configuration = self.predictor.configuration_manager
+        return SimpleNamespace(
+            spacing=configuration.spacing, resampling_fn_probabilities=configuration.resampling_fn_probabilities
+        )
+
+
+def load_model(
+    folder: Path,
+    folds: Sequence[str] | None,
+    checkpoint: str,
+    device: torch.device,
+    mirroring: bool,
+    dataset: str | None,
+) -> Model:
+    """Load a trained model folder (`<trainer>__<plans>__<configuration>`).
+
+    Args:
+        folder: the model's folder, with `plans.json`, `dataset.json` and `fold_*`.
+        folds: the folds to average; None takes all that have the checkpoint.
+        checkpoint: file name of the checkpoint, e.g. `checkpoint_final.pth`.
+        device: where to predict.
+        mirroring: whether to average over mirrored images, as nnU-Net does by default.
+        dataset: name of the dataset that it is tested on; None for its own.
+
+    Raises:
+        UserError: a file is missing or unreadable, the trainer is not found, or it needs a previous stage's output.
+    """
+    for name in ("plans.json", "dataset.json"):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} is not a trained nnU-Net model: it has no {name}")
+    trained = sorted(path.parent.name[5:] for path in folder.glob(f"fold_*/{checkpoint}"))
+    missing = [fold for fold in folds or () if fold not in trained]
+    if missing or not trained:
+        raise UserError(
+            f"no checkpoint {checkpoint} of fold {', '.join(missing) or 'any'} in {folder}: "
+            f"folds that have it: {', '.join(trained) or 'none'}"
+        )
+    # `all` was trained on every case: nnU-Net leaves it out too unless it is asked for
+    used = list(folds or [fold for fold in trained if fold != "all"] or trained)
+
+    hook.activate()
+    try:
+        with quiet():
+            predictor = nnUNetPredictor(use_mirroring=mirroring, device=device, allow_tqdm=False)
+            predictor.initialize_from_trained_model_folder(str(folder), used, checkpoint)
+    except Exception as error:
+        raise UserError(f"the model in {folder} cannot be loaded: {_one_line(error)}") from error
+    if predictor.configuration_manager.previous_stage_name is not None:
+        raise UserError(
+            f"{folder} is a cascade: it needs the segmentations of "
+            f"{predictor.configuration_manager.previous_stage_name}, which the sweep does not make; take another "
+            f"configuration"
+        )
+    trained_on = predictor.plans_manager.dataset_name
+    trainer = predictor.trainer_name
+    return Model(
+        trainer=trainer if dataset in (None, trained_on) else f"{trainer}@{trained_on}",
+        plans=predictor.plans_manager.plans_name,
+        configuration=folder.name.split("__")[-1],
+        fold="+".join(used),
+        folder=folder,
+        checkpoints={fold: sha256(folder / f"fold_{fold}" / checkpoint) for fold in used},
+        patch_size=tuple(int(n) for n in predictor.configuration_manager.patch_size),
+        predictor=predictor,
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def quiet() -> contextlib.AbstractContextManager[Any]:
+    """Keep what nnU-Net prints for a single prediction off the screen: it would tear the progress bar.
+
+    For the whole process: not to be entered by several threads.
+    """
+    return contextlib.redirect_stdout(io.StringIO())

@@ -1,0 +1,383 @@
+"""nnU-Net's sliding window, with tiles, mirrored copies, slices and images in batches.
+
+The arithmetic is that of `nnUNetPredictor.predict_logits_from_preprocessed_data` (nnU-Net 2.8): padding, steps,
+Gaussian weights, half-precision sums in the same order, the mean over mirrored copies, then over folds.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple
+
+import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
+from nnunetv2.utilities.helpers import empty_cache
+from torch import nn
+
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.eval.inference.precision import (
+    Choices,
+    Forward,
+    alternatives,
+    choose,
+    is_out_of_memory,
+    make_forward,
+    torch_threads,
+)
+
+MEMBERS_BY = ("folds", "mirroring")
+"""What a model's prediction is a mean over: each can be told apart."""
+
+_Slicer = tuple[Any, ...]
+
+
+class Logits(NamedTuple):
+    """The logits of one image, each (heads, *spatial).
+
+    Attributes:
+        mean: what nnU-Net's predictor gives.
+        members: that it is the mean of, up to rounding; none unless they were asked for.
+    """
+
+    mean: torch.Tensor
+    members: tuple[torch.Tensor, ...] = ()
+
+
+class SlidingWindow:
+    """One model's logits, as nnU-Net's predictor gives them, for as little as the networks' own time.
+
+    `exact` on a CPU equals nnU-Net's predictor bit for bit: a batch size is taken only if it gives the bits of single
+    tiles. On CUDA it is nnU-Net's mixed precision, within that one's own run-to-run noise. `fast` sums in float32, and
+    runs the networks through torch.compile where that pays (CUDA) or through OpenVINO (CPU), in bfloat16 where the CPU
+    computes in it by itself and that is faster: `benchmarks/sliding_window.py` measures how far it disagrees. For one
+    thread at a time.
+
+    Args:
+        networks: one per fold, with its weights; evaluation mode and device are set here.
+        patch_size: (*spatial) of a tile, in voxels; two numbers for 2d networks, which go through volumes by slices.
+        mirror_axes: spatial axes (from 0) to average mirrored copies over, in every combination; None for none.
+        num_heads: channels of the networks' output.
+        device: where to compute.
+        tile_step_size: step between tiles as a fraction of the patch, in (0, 1].
+        precision: exact or fast.
+        choices: attributes of `Choices` that are not to be measured: the `choices` of an earlier run repeat it.
+
+    Attributes:
+        patch_size: of a tile.
+        mirrors: axes of a tile's batch to mirror along, one entry for each copy, in nnU-Net's order; () is none.
+        num_heads: channels of the output.
+        device: where to compute.
+
+    Raises:
+        UserError: precision or choices that do not exist on the device; OpenVINO is needed and missing.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        patch_size: Sequence[int],
+        mirror_axes: Sequence[int] | None,
+        num_heads: int,
+        device: torch.device,
+        tile_step_size: float = 0.5,
+        precision: str = "exact",
+        choices: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._networks = [network.to(device).eval() for network in networks]
+        self.patch_size = tuple(int(size) for size in patch_size)
+        axes = [axis + 2 for axis in mirror_axes or ()]
+        # nnU-Net's order; () is the tile as it is
+        self.mirrors = [c for n in range(len(axes) + 1) for c in itertools.combinations(axes, n)]
+        self.num_heads = num_heads
+        self.device = device
+        self._tile_step_size = tile_step_size
+        self._exact = precision == "exact"
+        self._sum_type = torch.half if self._exact else torch.float32
+        self._offered = alternatives(precision, device, choices)
+        self._batch_size_given = "batch_size" in (choices or {})
+        self._choices: Choices | None = None
+        self._forwards: list[Forward] = []
+        self._gaussians: dict[str, torch.Tensor] = {}
+        self._weights: dict[tuple[tuple[int, ...], str], torch.Tensor] = {}
+
+    @classmethod
+    def from_predictor(
+        cls, predictor: nnUNetPredictor, precision: str = "exact", choices: Mapping[str, Any] | None = None
+    ) -> SlidingWindow:
+        """The window of an initialised predictor: its folds, patch size, mirroring and step."""
+        networks = []
+        for parameters in predictor.list_of_parameters:
+            network = copy.deepcopy(getattr(predictor.network, "_orig_mod", predictor.network))
+            network.load_state_dict(parameters)
+            networks.append(network)
+        return cls(
+            networks,
+            predictor.configuration_manager.patch_size,
+            predictor.allowed_mirroring_axes if predictor.use_mirroring else None,
+            predictor.label_manager.num_segmentation_heads,
+            predictor.device,
+            predictor.tile_step_size,
+            precision,
+            choices,
+        )
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What was chosen, for the manifest; empty before the first image."""
+        return asdict(self._choices) if self._choices else {}
+
+    @property
+    def threads(self) -> int:
+        """Of the networks, on a CPU: those of whoever made the window; the last bits depend on them."""
+        count: int = self._offered["threads"][0]
+        return count
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """One per fold, not compiled, on the device, in evaluation mode."""
+        return tuple(self._networks)
+
+    def tiles(self, data: torch.Tensor) -> Iterator[torch.Tensor]:
+        """The tiles of one preprocessed image as they are, none of them mirrored, in nnU-Net's order.
+
+        Args:
+            data: as for `logits`.
+
+        Yields:
+            (1, C, *patch), on the device.
+        """
+        padded, _ = self.padded(data)
+        for slicer in self.slicers(tuple(padded.shape[1:])):
+            yield padded[slicer][None].to(self.device)
+
+    def n_members(self, by: Collection[str]) -> int:
+        """How many members `members_many` tells apart; 1 where it tells none."""
+        counts = {"folds": len(self._networks), "mirroring": len(self.mirrors)}
+        return math.prod(counts[name] for name in by)
+
+    def logits(self, data: torch.Tensor) -> torch.Tensor:
+        """The logits of one preprocessed image.
+
+        Args:
+            data: float32 (C, *spatial) with three spatial axes; images have one of length 1 in front.
+
+        Returns:
+            (heads, *spatial), float16 for `exact` (nnU-Net's type), float32 for `fast`; on the device that they were
+            summed on.
+
+        Raises:
+            UserError: a single tile does not fit into memory, or the logits are too large for half precision.
+        """
+        return self.logits_many([data])[0]
+
+    def logits_many(self, images: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The logits of several images, whose tiles share batches. Memory for all their logits is needed at once."""
+        return [logits.mean for logits in self.members_many(images, ())]
+
+    def members_many(self, images: Sequence[torch.Tensor], by: Collection[str]) -> list[Logits]:
+        """The logits of several images, and those of the members that they are the mean of; no network runs twice.
+
+        Args:
+            images: as for `logits`, which share batches.
+            by: of `MEMBERS_BY`: folds, mirroring, or both, which makes folds x mirrored copies; none: no members.
+        """
+        if not images:
+            return []
+        while True:
+            try:
+                with torch_threads(self.threads, self.device), torch.inference_mode():
+                    self._prepare(images)
+                    assert self._choices is not None
+                    return self._predict(images, by, torch.device(self._choices.results_device))
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if self._choices is None or self._choices.results_device == "cpu":
+                    raise UserError(
+                        f"a single tile of {'x'.join(map(str, self.patch_size))} voxels"
+                        f"{', or the logits of all members,' if by else ''} does not fit into the memory of "
+                        f"{self.device}: take a device with more{', or fewer members' if by else ''}"
+                    ) from error
+            empty_cache(self.device)
+            self._choices = replace(self._choices, results_device="cpu")
+
+    def _prepare(self, images: Sequence[torch.Tensor]) -> None:
+        """At the first images: choose, and make the forward passes."""
+        if self._choices is not None:
+            return
+        padded = [self.padded(image)[0] for image in images]
+        tiles = sum(len(self.slicers(tuple(image.shape[1:]))) for image in padded)
+        probe = padded[0][self.slicers(tuple(padded[0].shape[1:]))[0]][None].to(self.device)
+        choices = choose(
+            lambda tried: make_forward(self._networks[0], tried, self.device, probe),
+            self._offered,
+            probe,
+            1 if self._batch_size_given else tiles * len(self.mirrors),
+            same_bits=self._exact and self.device.type == "cpu",
+        )
+        self._forwards = [make_forward(network, choices, self.device, probe) for network in self._networks]
+        self._choices = choices
+
+    def padded(self, image: torch.Tensor) -> tuple[torch.Tensor, _Slicer]:
+        """An image (C, *spatial), at least a tile large, and where in it the image lies."""
+        if image.ndim != 4:
+            raise ValueError(f"an image is (C, *spatial) with three spatial axes, got shape {tuple(image.shape)}")
+        data, inside = pad_nd_image(image, self.patch_size, "constant", {"value": 0}, True, None)
+        return data, (slice(None), *inside[1:])
+
+    def slicers(self, shape: tuple[int, ...]) -> list[_Slicer]:
+        """Where the tiles of a padded image lie, in nnU-Net's order."""
+        slices = len(shape) - len(self.patch_size)  # leading axes that a 2d network goes through one by one
+        steps = compute_steps_for_sliding_window(shape[slices:], self.patch_size, self._tile_step_size)
+        starts = [range(length) for length in shape[:slices]] + steps
+        return [
+            (
+                slice(None),
+                *corner[:slices],
+                *(slice(s, s + size) for s, size in zip(corner[slices:], self.patch_size, strict=True)),
+            )
+            for corner in itertools.product(*starts)
+        ]
+
+    def _gaussian(self, device: torch.device) -> torch.Tensor:
+        # kept here: nnU-Net's own cache holds two, and a sweep may have more models than that
+        key = str(device)
+        if key not in self._gaussians:
+            self._gaussians[key] = compute_gaussian(
+                self.patch_size, sigma_scale=1.0 / 8, value_scaling_factor=10, dtype=self._sum_type, device=device
+            )
+        return self._gaussians[key]
+
+    def _weights_of(self, shape: tuple[int, ...], slicers: list[_Slicer], device: torch.device) -> torch.Tensor:
+        """The sum of all tiles' Gaussian weights; kept for the last shape, as conditions of a case share theirs."""
+        key = shape, str(device)
+        if key not in self._weights:
+            weights = torch.zeros(shape, dtype=self._sum_type, device=device)
+            gaussian = self._gaussian(device)
+            for slicer in slicers:
+                weights[slicer[1:]] += gaussian
+            self._weights = {key: weights}
+        return self._weights[key]
+
+    def _predict(self, images: Sequence[torch.Tensor], by: Collection[str], device: torch.device) -> list[Logits]:
+        padded, insides = zip(*(self.padded(image.to(device)) for image in images), strict=True)
+        slicers = [self.slicers(tuple(data.shape[1:])) for data in padded]
+        means: list[torch.Tensor] = []
+        members: list[list[torch.Tensor]] = []
+        for fold, forward in enumerate(self._forwards):
+            totals, copies = self._one_fold(forward, padded, slicers, device, "mirroring" in by)
+            if by:
+                found = copies if "mirroring" in by else [[total.clone()] for total in totals]
+                if fold == 0:
+                    members = found
+                elif "folds" in by:
+                    members = [before + new for before, new in zip(members, found, strict=True)]
+                else:
+                    _add(itertools.chain(*members), itertools.chain(*found))
+            if fold == 0:
+                means = totals
+            else:
+                _add(means, totals)
+        if (folds := len(self._forwards)) > 1:
+            averaged = itertools.chain(*members) if by and "folds" not in by else ()
+            for result in itertools.chain(means, averaged):
+                result /= folds
+        members = members or [[] for _ in means]
+        return [
+            Logits(mean[inside], tuple(member[inside] for member in of_image))
+            for mean, of_image, inside in zip(means, members, insides, strict=True)
+        ]
+
+    def _one_fold(
+        self,
+        forward: Forward,
+        images: Sequence[torch.Tensor],
+        slicers: list[list[_Slicer]],
+        device: torch.device,
+        split: bool,
+    ) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
+        """The mean logits of each image over mirrored copies and, where `split`, those of each copy."""
+        gaussian = self._gaussian(device)
+
+        def empty() -> list[torch.Tensor]:
+            return [
+                torch.zeros((self.num_heads, *data.shape[1:]), dtype=self._sum_type, device=device) for data in images
+            ]
+
+        sums = empty()
+        copies = [empty() for _ in self.mirrors] if split else []
+        tiles = [(number, slicer) for number, of_image in enumerate(slicers) for slicer in of_image]
+        start = 0
+        while start < len(tiles):
+            group = tiles[start : start + self._tiles_at_once(len(tiles) - start)]
+            stacked = torch.stack([images[number][slicer] for number, slicer in group]).to(self.device)
+            predictions = self._over_mirrors(forward, stacked, split)
+            if predictions is None:
+                continue  # with a smaller batch
+            for target, outputs in zip([sums, *copies], predictions, strict=True):
+                for (number, slicer), prediction in zip(group, outputs.to(device), strict=True):
+                    prediction *= gaussian
+                    target[number][slicer] += prediction
+            start += len(group)
+        for target in [sums, *copies]:
+            for total, data, of_image in zip(target, images, slicers, strict=True):
+                total /= self._weights_of(tuple(data.shape[1:]), of_image, device)
+                if torch.isinf(total).any():
+                    raise UserError(
+                        "the network's logits are infinite or too large for half precision: "
+                        'look at the intensities of the image, or take precision "fast", which sums in float32'
+                    )
+        return sums, [list(of_image) for of_image in zip(*copies, strict=True)]
+
+    def _tiles_at_once(self, left: int) -> int:
+        """Powers of two only: sizes that were measured, and few shapes to compile or tune for."""
+        assert self._choices is not None
+        return min(max(1, self._choices.batch_size // len(self.mirrors)), 1 << (left.bit_length() - 1))
+
+    def _over_mirrors(self, forward: Forward, tiles: torch.Tensor, split: bool) -> list[torch.Tensor] | None:
+        """Logits of tiles (t, C, *patch): the mean over mirrored copies and, where `split`, each copy's.
+
+        Returns:
+            None: out of memory, try again with less.
+        """
+        assert self._choices is not None
+        at_once = max(1, min(self._choices.batch_size // len(tiles), len(self.mirrors)))
+        total: torch.Tensor | None = None
+        copies = []
+        try:
+            for start in range(0, len(self.mirrors), at_once):
+                mirrors = self.mirrors[start : start + at_once]
+                batch = torch.stack([tiles.flip(axes) if axes else tiles for axes in mirrors], 1).flatten(0, 1)
+                outputs = forward(batch).unflatten(0, (len(tiles), len(mirrors)))
+                if not self._exact:
+                    outputs = outputs.float()
+                for number, axes in enumerate(mirrors):
+                    if split:
+                        copies.append(outputs[:, number].flip(axes))  # flip copies, even along no axis
+                    if total is None:
+                        total = outputs[:, number]
+                    else:
+                        total += outputs[:, number].flip(axes)
+        except (RuntimeError, MemoryError) as error:
+            used = len(tiles) * at_once
+            if not is_out_of_memory(error) or used == 1:
+                raise
+        else:
+            assert total is not None
+            total /= len(self.mirrors)
+            return [total, *copies]
+        # outside of the handler, whose traceback holds on to the memory
+        empty_cache(self.device)
+        self._choices = replace(self._choices, batch_size=used // 2)
+        return None
+
+
+def _add(sums: Iterable[torch.Tensor], others: Iterable[torch.Tensor]) -> None:
+    for total, other in zip(sums, others, strict=True):
+        total += other

@@ -1,0 +1,1 @@
+"""A sweep's output folder: tables, failures, display names."""

@@ -1,0 +1,1 @@
+"""Models x cases x perturbations x levels -> results, in memory."""

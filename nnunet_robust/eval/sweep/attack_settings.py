@@ -1,0 +1,79 @@
+"""The attacks that a sweep was asked for: on which models, how the manifest tells of them, and whether that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.eval.attacks.chain import check_known
+from nnunet_robust.eval.attacks.rows import SINGLE_STEP
+from nnunet_robust.eval.inference.models import Model
+from nnunet_robust.perturbations import perturbation
+
+
+def attacked_models(names: Iterable[str], models: Sequence[Model], sources: Mapping[str, Model]) -> list[Model]:
+    """The models that are attacked.
+
+    Args:
+        names: of perturbations, attacks or not.
+        models: of the sweep.
+        sources: name -> the model whose attacked images all models get.
+
+    Raises:
+        UserError: one of them cannot be, see `check_known`.
+    """
+    rows = [perturbation(name) for name in names]
+    found = [*(models if any(row.white_box for row in rows) else []), *sources.values()]
+    for model in found:
+        check_known(model)
+    return list({model.key: model for model in found}.values())
+
+
+def described_attacks(names: Iterable[str], steps: int, sources: Mapping[str, Model]) -> dict[str, dict[str, Any]]:
+    """Attack -> its entry in the manifest.
+
+    Args:
+        names: of perturbations, attacks or not.
+        steps: of each attack.
+        sources: see `attacked_models`.
+    """
+    described: dict[str, dict[str, Any]] = {}
+    for row in map(perturbation, names):
+        if row.uses_victim:
+            source = sources[row.source] if row.source else None
+            described[row.name] = {
+                "steps": 1 if row.function.__name__ in SINGLE_STEP else steps,
+                # by its key, which names its plans, configuration, folds and tiles, too
+                "source": {source.key: source.checkpoints} if source else None,
+            }
+    return described
+
+
+def refuse_other_attacks(output: Path, manifest: Mapping[str, Any], attacks: Mapping[str, Mapping[str, Any]]) -> None:
+    """Whether a folder's attacks are like those that are asked for.
+
+    Args:
+        output: the folder.
+        manifest: its manifest; empty for a new folder.
+        attacks: see `described_attacks`.
+
+    Raises:
+        UserError: any has another number of steps, so that they could not be compared, or one is on another model of
+            its source's name.
+    """
+    there = {name: row["attack"] for name, row in manifest.get("perturbations", {}).items() if "attack" in row}
+    many = {name: attack for name, attack in there.items() if attack["steps"] > 1}
+    for name, attack in attacks.items():
+        other = next((one for one in many if attack["steps"] > 1 and many[one]["steps"] != attack["steps"]), None)
+        if other is not None:
+            raise UserError(
+                f"{output} holds {other} of {many[other]['steps']} steps, not {attack['steps']}: take a new folder for "
+                f"-o, or --attack-steps {many[other]['steps']}"
+            )
+        if name in there and there[name]["source"] != attack["source"]:
+            raise UserError(
+                f"{output} holds {name} of another model of that name (its checkpoints, plans, configuration, folds or "
+                f"tiles differ): take a new folder for -o"
+            )

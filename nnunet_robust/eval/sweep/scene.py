@@ -1,0 +1,152 @@
+"""A case in memory, with all that its conditions share: what is made once, however many perturbations and models."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from typing import Any
+
+import numpy as np
+import torch
+
+from nnunet_robust.common.seeding import torch_generator
+from nnunet_robust.eval.attacks.rows import STEPS
+from nnunet_robust.eval.attacks.victim import Victim
+from nnunet_robust.eval.images import pictures
+from nnunet_robust.eval.images.cases import CaseFiles
+from nnunet_robust.eval.images.complexity import SWEEP_SLICES, ComplexityMeter
+from nnunet_robust.eval.images.image_quality import image_quality
+from nnunet_robust.eval.inference.models import Model
+from nnunet_robust.eval.inference.precision import torch_threads
+from nnunet_robust.eval.metrics.metrics import Reference
+from nnunet_robust.eval.results.results import Condition, cell
+from nnunet_robust.perturbations import measure, perturb, perturbation, robust_range
+
+
+class Scene:
+    """A case, read and checked. Threads may use it at once.
+
+    Args:
+        files: of the case.
+        model: any of the models, which share the dataset's format and labels.
+        tolerance_mm: of the normalised surface distance.
+
+    Attributes:
+        files: of the case.
+        properties: what nnU-Net's reader gave beside the image.
+        label: the reference segmentation (*spatial).
+        reference: the same, ready to be compared with predictions.
+        heads: what the models' outputs stand for.
+        spacing_mm: the voxel's size along each axis.
+        experts: where several have drawn the case, each one's labels, 0 where the reference is to be ignored.
+        foreground: bool (*spatial), where the reference has any structure.
+        ignore_label: of voxels that do not count; None: there is none.
+        bounds: robust range of the clean image, per channel.
+        slice: the one to show in pictures.
+
+    Raises:
+        UserError: see `load_case`.
+    """
+
+    def __init__(self, files: CaseFiles, model: Model, tolerance_mm: float) -> None:
+        loaded = model.read(files)
+        self.files, self.properties, self.label = files, loaded.properties, loaded.label
+        self._clean, self.spacing_mm = torch.from_numpy(loaded.image), loaded.spacing_mm
+        self.ignore_label = model.ignore_label
+        self._values = [value for value in model.label_names if value not in (0, self.ignore_label)]
+        self.heads = model.heads
+        self.foreground = (self.label > 0) & (True if self.ignore_label is None else self.label != self.ignore_label)
+        self.bounds = robust_range(self._clean)
+        self.slice = pictures.display_slice(self.label)
+        self.reference = Reference(self.label, model.regions, loaded.spacing_mm, tolerance_mm, self.ignore_label)
+        # What the reference says nothing of counts for nobody.
+        hidden = self.label == self.ignore_label
+        self.experts = {name: np.where(hidden, 0, labels) for name, labels in loaded.experts.items()}
+        self._lock = threading.Lock()
+
+    def image(
+        self, condition: Condition, seed: int, *, as_it_is: bool, victim: Victim | None = None, steps: int = STEPS
+    ) -> torch.Tensor:
+        """The image under a condition.
+
+        Args:
+            condition: which.
+            seed: of the noise.
+            as_it_is: take the image as its file has it: clean, or of a series.
+            victim: of an attack: the model, with this case's reference.
+            steps: of an attack.
+
+        Returns:
+            float32 (C, *spatial); not to be modified.
+
+        Raises:
+            UserError: the perturbation does not take such an image.
+        """
+        if as_it_is:
+            return self._clean
+        row = perturbation(condition.perturbation)
+        # Neither model nor level: comparisons are paired, and a level only scales the noise.
+        # An attack may then choose the very noise that it is compared with.
+        generator = torch_generator(seed, self.files.name, row.control or condition.perturbation, condition.replicate)
+        mask = torch.from_numpy(self.foreground) if row.uses_mask else None
+        with _one_thread():
+            return perturb(
+                self._clean,
+                condition.perturbation,
+                condition.level,
+                generator,
+                mask,
+                self.spacing_mm,
+                self.bounds,
+                victim,
+                steps,
+            )
+
+    def measured(self, image: torch.Tensor, *, in_series: bool) -> dict[str, Any]:
+        """What `inputs.csv` says of an image; a series has nothing to be compared with."""
+        complexity = self._meter().measure(image.numpy())["foreground"]
+        quality = image_quality(image.numpy(), self.spacing_mm)
+        with _one_thread():
+            decibels = dict.fromkeys(("psnr_db", "snr_db"), "") if in_series else self._decibels(image)
+        return {
+            **decibels,
+            "foreground_ratio": float(np.mean(self.foreground)),
+            "texture_divergence_bits": cell(complexity.texture_divergence_bits),
+            "boundary_contrast": cell(complexity.boundary_contrast),
+            "noise_sigma": cell(quality.noise_sigma),
+            "blur": cell(quality.blur),
+        }
+
+    def spent(self, image: torch.Tensor) -> dict[str, float]:
+        """How far an image is from the clean one, in both norms of `attacks.budget.Budget`."""
+        low, high = (bound.view(-1, *[1] * (image.ndim - 1)) for bound in self.bounds)
+        moves = (high > low).flatten()
+        change = ((image - self._clean) / (high - low))[moves]
+        if not len(change):
+            return {"linf": 0.0, "l2": 0.0}
+        with _one_thread():
+            return {"linf": float(change.abs().max()), "l2": float(change.double().square().mean().sqrt())}
+
+    def _decibels(self, image: torch.Tensor) -> dict[str, Any]:
+        return dict(measure(self._clean, image, self.bounds))
+
+    def _meter(self) -> ComplexityMeter:
+        with self._lock:
+            return self._made_meter
+
+    @functools.cached_property
+    def _made_meter(self) -> ComplexityMeter:
+        # Of all foreground together, which is what `inputs.csv` has.
+        return ComplexityMeter(
+            self._clean.numpy(),
+            self.label,
+            {"foreground": self._values},
+            self.spacing_mm,
+            ignore=self.ignore_label,
+            max_slices=SWEEP_SLICES,
+        )
+
+
+def _one_thread() -> Any:
+    # The last bit of a sum depends on the number of torch's threads: images must not, nor on who makes them.
+    return torch_threads(1, torch.device("cpu"))

@@ -1,0 +1,151 @@
+"""Series of test sets that exist as files: read and checked before anything is computed.
+
+`series.csv` has the columns `perturbation, level, images, labels` and, if wanted, `unit`; a row is a test set:
+
+    perturbation,level,images,labels,unit
+    foreground_alpha,0.1,series/foreground_alpha_0.1/images,series/foreground_alpha_0.1/labels,share of background
+    foreground_alpha,0.9,series/foreground_alpha_0.9/images,series/foreground_alpha_0.9/labels,share of background
+
+Paths are relative to the file, or absolute. Names of folders are free; cases in them are named as nnU-Net names them.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.eval.images.cases import CaseFiles, cases_of_folders
+from nnunet_robust.eval.results.results import Condition
+from nnunet_robust.perturbations import PERTURBATIONS
+
+_COLUMNS = ("perturbation", "level", "images", "labels")
+
+
+@dataclass(frozen=True)
+class SeriesSet:
+    """A row of a series: a test set.
+
+    Attributes:
+        condition: its perturbation and level; replicate 0.
+        unit: what the level counts; may be empty.
+        images: folder of its images.
+        labels: folder of their labels.
+    """
+
+    condition: Condition
+    unit: str
+    images: Path
+    labels: Path
+
+    def cases(self, file_ending: str, channels: int, patients: Mapping[str, str]) -> list[CaseFiles]:
+        """Its cases, by name.
+
+        Args:
+            file_ending: of the dataset.
+            channels: of the dataset.
+            patients: case to patient, of cases that the sweep knows from elsewhere: the same name is the same case.
+
+        Raises:
+            UserError: a channel or a label file is missing, or there are no images.
+        """
+        found = cases_of_folders(self.images, self.labels, file_ending, channels)
+        return [replace(case, patient=patients.get(case.name, case.patient)) for case in found]
+
+
+def read_series(path: Path) -> list[SeriesSet]:
+    """Read a `series.csv`.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its rows, in the file's order.
+
+    Raises:
+        UserError: no such file, columns missing, no rows, a name that is taken or cannot be one, a level that is no
+            finite number or is there twice, two units for one perturbation, or a folder that is not there.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or ()
+            rows = [{name: (value or "").strip() for name, value in row.items() if name} for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read the series {path} ({reason}): give a CSV file with --series") from error
+    if missing := [name for name in _COLUMNS if name not in columns]:
+        raise UserError(f"{path} lacks the columns {', '.join(missing)}: it needs {', '.join(_COLUMNS)}")
+    if not rows:
+        raise UserError(f"{path} has no rows: name at least one test set")
+    sets: list[SeriesSet] = []
+    for number, row in enumerate(rows, 1):
+        added = _read_row(row, path.parent, f"{path}, row {number}")
+        for other in sets:
+            if other.condition.perturbation != added.condition.perturbation:
+                continue
+            if other.condition.name == added.condition.name:
+                raise UserError(f"{path}, row {number}: {added.condition.name} is there twice, to six digits")
+            if other.unit != added.unit:
+                raise UserError(
+                    f"{path}, row {number}: {added.condition.perturbation} is counted in {added.unit!r} here and in "
+                    f"{other.unit!r} before: give it one unit"
+                )
+        sets.append(added)
+    return sets
+
+
+def new_sets(
+    output: Path, manifest: Mapping[str, Any], sets: Sequence[SeriesSet], digests: Sequence[Mapping[str, str]]
+) -> list[int]:
+    """Which test sets an output folder does not hold yet.
+
+    Args:
+        output: the folder.
+        manifest: its manifest.
+        sets: the test sets of this run.
+        digests: of each set, case -> digest of its files.
+
+    Returns:
+        Their numbers in `sets`.
+
+    Raises:
+        UserError: one that it holds has changed, in a file or in its cases.
+    """
+    new = []
+    for number, (test_set, files) in enumerate(zip(sets, digests, strict=True)):
+        name, level = test_set.condition.perturbation, f"{test_set.condition.level:g}"
+        known = manifest.get("perturbations", {}).get(name, {}).get("series", {}).get(level)
+        if known is None:
+            new.append(number)
+        elif changed := sorted(dict(set(known.items()) ^ set(files.items()))):
+            raise UserError(
+                f"{output} holds results of another test set {test_set.condition.name}: {changed[0]!r} has changed, is "
+                f"new or is gone: take a new folder for -o"
+            )
+    return new
+
+
+def _read_row(row: Mapping[str, str], folder: Path, where: str) -> SeriesSet:
+    name = row["perturbation"]
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        raise UserError(f"{where}: a perturbation's name has letters, digits and '_', got {name!r}")
+    if name in PERTURBATIONS or name == Condition.clean().perturbation:
+        raise UserError(f"{where}: {name!r} is the name of one of the sweep's own perturbations: take another")
+    try:
+        level = float(row["level"])
+    except ValueError:
+        level = math.nan
+    if not math.isfinite(level):
+        raise UserError(f"{where}: the level must be a number (several sites: number them), got {row['level']!r}")
+    folders = {}
+    for column in ("images", "labels"):
+        folders[column] = folder / row[column]
+        if not row[column] or not folders[column].is_dir():
+            raise UserError(f"{where}: no folder {str(folders[column])!r} of {column}; paths are relative to the file")
+    return SeriesSet(Condition(name, level), row.get("unit", ""), **folders)

@@ -1,0 +1,1 @@
+"""What every HTML page shares: templates, rendering, tables, plots, wording."""

@@ -1,0 +1,177 @@
+"""The report's tables, as data: which columns, how a value is written, what the table says.
+
+One description serves the page (with values to sort by), the LaTeX files and the CSVs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from nnunet_robust.pages.wording import number, p_value, percent, spoken
+
+
+class Column(NamedTuple):
+    """A column of a table.
+
+    Attributes:
+        key: of the data frame; the column is left out where the frame lacks it.
+        heading: in plain words.
+        form: a key of `_FORMS`.
+        low: key of the lower end of the interval that stands beside the value; empty where there is none.
+        high: of its upper end.
+        of: key of the total that a count is of; empty where there is none.
+        beside: how the two ends are written.
+    """
+
+    key: str
+    heading: str
+    form: str = "text"
+    low: str = ""
+    high: str = ""
+    of: str = ""
+    beside: str = "[{}, {}]"
+
+
+class Cell(NamedTuple):
+    """A value as it is written, what stands beside it (an interval, a total), and what it is sorted by."""
+
+    text: str
+    beside: str
+    key: str
+
+
+@dataclass(frozen=True)
+class ReportTable:
+    """A table of a report.
+
+    Attributes:
+        name: for files and ids.
+        title: its caption.
+        note: what its numbers are, and what they are conditioned on.
+        columns: those that the data have.
+        data: a row per row, as computed.
+        section: of the page that it stands in, by its id.
+    """
+
+    name: str
+    title: str
+    note: str
+    columns: tuple[Column, ...]
+    data: pd.DataFrame
+    section: str = "statistics"
+
+    def cells(self) -> Iterator[list[Cell]]:
+        """The rows as they are written."""
+        for row in self.data.to_dict("records"):
+            yield [_cell(row, column) for column in self.columns]
+
+    def is_number(self, column: Column) -> bool:
+        """Whether a column is of numbers: aligned to the right, and sorted as such."""
+        return column.form not in ("text", "words", "list")
+
+
+def _listed(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+
+
+_FORMS: dict[str, Callable[[Any], str]] = {
+    "text": str,
+    "words": lambda value: spoken(str(value)),
+    "list": _listed,
+    "count": lambda value: "–" if pd.isna(value) else f"{int(value)}",
+    "level": lambda value: "–" if pd.isna(value) else f"{value:g}",
+    "score": lambda value: number(float(value)),
+    "wide": lambda value: "–" if pd.isna(value) else f"{value:.4g}".replace("-", "−"),
+    "share": lambda value: percent(float(value), 0),
+    "percent": lambda value: percent(float(value)),
+    "p": lambda value: p_value(float(value)),
+    "measured": lambda value: "∞" if value == float("inf") else number(float(value)),
+    "decibel": lambda value: "∞" if value == float("inf") else "–" if pd.isna(value) else f"{value:.1f}",
+}
+
+
+def _cell(row: dict[Any, Any], column: Column) -> Cell:
+    value = row[column.key]
+    text = _FORMS[column.form](value)
+    if column.form in ("text", "words", "list"):
+        return Cell(text, "", text)
+    beside = ""
+    if column.of:
+        beside = f"of {row[column.of]}"
+    elif column.low and not pd.isna(row[column.low]):
+        beside = column.beside.format(*(_FORMS[column.form](row[end]) for end in (column.low, column.high)))
+    return Cell(text, beside, "" if pd.isna(value) else f"{value:.6g}")
+
+
+class Kind(NamedTuple):
+    """A kind of table: what is shown of an analysis, and what is said of it.
+
+    Attributes:
+        name, title, note, columns, section: as of `ReportTable`.
+        data: an `Analysis` -> its rows, none where there is nothing to show.
+    """
+
+    name: str
+    title: str
+    note: str
+    columns: tuple[Column, ...]
+    data: Callable[[Any], pd.DataFrame]
+    section: str = "statistics"
+
+
+def report_table(
+    name: str, title: str, note: str, columns: tuple[Column, ...], data: pd.DataFrame, section: str = "statistics"
+) -> ReportTable:
+    """A table without the columns that the data lack, and without that of the dataset where there is one."""
+    one = data["dataset"].nunique() == 1
+    shown = tuple(column for column in columns if column.key in data and not (one and column.key == "dataset"))
+    return ReportTable(name, title, note, shown, data, section)
+
+
+def csv_text(data: pd.DataFrame) -> str:
+    """A data frame as CSV, six significant digits."""
+    return data.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+
+
+def latex(table: ReportTable) -> str:
+    """A table for a paper, in LaTeX with the package booktabs (and longtable, as some have many rows)."""
+    rows = [
+        {
+            column.heading: " ".join(filter(None, (cell.text, cell.beside)))
+            for column, cell in zip(table.columns, cells, strict=True)
+        }
+        for cells in table.cells()
+    ]
+    frame = pd.DataFrame(rows, columns=[column.heading for column in table.columns])
+    text = frame.to_latex(
+        index=False,
+        escape=True,
+        longtable=True,
+        column_format="".join("r" if table.is_number(column) else "l" for column in table.columns),
+        caption="".join(_LATEX.get(letter, letter) for letter in f"{table.title}. {table.note}"),
+        label=f"tab:{table.name}",
+    )
+    return "% needs \\usepackage{booktabs, longtable}\n" + _latex_letters(text)
+
+
+# pandas escapes what LaTeX would read as a command in cells, not in a caption; neither knows these letters.
+_LATEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "~": r"$\sim$"}
+_LETTERS = {
+    "−": "$-$",
+    "–": "--",
+    "χ²": r"$\chi^2$",
+    "α": r"$\alpha$",
+    "σ": r"$\sigma$",
+    "·": r"$\cdot$",
+    "∞": r"$\infty$",
+}
+
+
+def _latex_letters(text: str) -> str:
+    for letter, command in _LETTERS.items():
+        text = text.replace(letter, command)
+    return text

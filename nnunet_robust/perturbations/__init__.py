@@ -1,0 +1,283 @@
+"""Perturbations of raw images: one table, one function that applies a row of it, and what it did in decibels.
+
+Every perturbation is a pure function `f(image, level, generator)` of a float tensor (C, *spatial) in units of the
+image's robust range (0 is its 0.5th percentile, 1 its 99.5th, per channel). A new one is a function and a row beside it
+in its module's `ROWS`: tests, command line, docs and plots go over the table `PERTURBATIONS`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.eval.attacks import rows as adversarial
+from nnunet_robust.eval.attacks.victim import ScaledVictim, Victim
+from nnunet_robust.perturbations import (
+    blur,
+    ct,
+    histology,
+    intensity,
+    kspace,
+    mri,
+    noise,
+    occlusion,
+    photons,
+    resolution,
+    texture,
+    ultrasound,
+)
+from nnunet_robust.perturbations.combination import combined
+from nnunet_robust.perturbations.row import Perturbation
+
+__all__ = [
+    "PERTURBATIONS",
+    "PRESETS",
+    "Perturbation",
+    "check_level",
+    "measure",
+    "perturb",
+    "perturbation",
+    "robust_range",
+]
+
+ROBUST_PERCENTILES = (0.5, 99.5)
+
+
+# The order is that of lists and docs. Levels have generous maxima: they only keep arithmetic and kernels finite.
+_ROWS = (
+    *noise.ROWS,
+    *photons.ROWS,
+    *texture.ROWS,
+    *blur.ROWS,
+    *resolution.ROWS,
+    *intensity.ROWS,
+    *occlusion.ROWS,
+    *kspace.ROWS,
+    *mri.ROWS,
+    *ct.ROWS,
+    *ultrasound.ROWS,
+    *histology.ROWS,
+    *adversarial.ROWS,
+)
+PERTURBATIONS: dict[str, Perturbation] = {row.name: row for row in _ROWS}
+
+# What a modality's images suffer from, beside the rows that are meant for it alone.
+_ALSO = {
+    "mri": ("gaussian_blur", "contrast", "slice_thickness", "missing_slices"),
+    "ct": ("poisson_noise", "gaussian_noise", "gaussian_blur", "window_shift", "slice_thickness"),
+    "ultrasound": ("speckle_noise", "gaussian_blur", "contrast", "brightness"),
+    "histology": ("poisson_noise", "brightness", "contrast", "pixelation"),
+}
+_NOISE = (*noise.ROWS, *photons.ROWS, *texture.ROWS)
+_FROM = "_from_"
+
+PRESETS: dict[str, dict[str, tuple[float, ...]]] = {
+    # with the clean images, the five conditions of both papers
+    "kamath2025": {"speckle_noise": (0.1**0.5, 0.3**0.5), "background_blur": (3.0, 7.0)},
+    **{
+        modality: {row.name: row.levels for row in _ROWS if row.modality == modality or row.name in also}
+        for modality, also in _ALSO.items()
+    },
+    "noise": {row.name: row.levels for row in _NOISE},
+    "all": {row.name: row.levels for row in _ROWS if row not in adversarial.ROWS},
+    "attacks": {row.name: row.levels for row in adversarial.ROWS if row.name.startswith("worst_case")},
+}
+
+
+def perturbation(name: str) -> Perturbation:
+    """The row of that name, or the one made for a combination such as `gaussian_noise+gaussian_blur`.
+
+    `pgd_linf_from_<model>` is the row of an attack on that model, whoever predicts: its images are the same for all.
+
+    Raises:
+        UserError: there is none; the message has the nearest name and the list.
+    """
+    attacked, _, source = name.partition(_FROM)
+    if source and attacked in PERTURBATIONS and PERTURBATIONS[attacked].uses_victim:
+        return replace(PERTURBATIONS[attacked], name=name, source=source)
+    if "+" in name:
+        return combined(name, _single)
+    return _single(name)
+
+
+def _single(name: str) -> Perturbation:
+    if name in PERTURBATIONS:
+        return PERTURBATIONS[name]
+    nearest = difflib.get_close_matches(name, PERTURBATIONS, n=1)
+    hint = f"Did you mean '{nearest[0]}'? " if nearest else ""
+    raise UserError(f"There is no perturbation '{name}'. {hint}Choose from: {', '.join(PERTURBATIONS)}")
+
+
+def check_level(name: str, level: float) -> None:
+    """Whether `perturb` would take this name and level.
+
+    Raises:
+        UserError: unknown name, or a level outside of [0, maximum], infinite or NaN.
+    """
+    row = perturbation(name)
+    if not (0 <= level <= row.maximum and math.isfinite(level)):
+        limit = f"in [0, {row.maximum:g}]" if math.isfinite(row.maximum) else "finite and >= 0"
+        raise UserError(f"The level of {name} ({row.unit}) must be {limit}, got {level}")
+
+
+def perturb(
+    image: torch.Tensor,
+    name: str,
+    level: float,
+    generator: torch.Generator,
+    mask: torch.Tensor | None = None,
+    spacing_mm: Sequence[float] | None = None,
+    bounds: tuple[torch.Tensor, torch.Tensor] | None = None,
+    victim: Victim | None = None,
+    steps: int = adversarial.STEPS,
+) -> torch.Tensor:
+    """Perturb a raw image: scale to its robust range, apply, scale back, clip.
+
+    Each channel is clipped to the values that it had, [min, max]: a stored image saturates (the papers clip their
+    8-bit images likewise). Values that the perturbation leaves alone keep their bits; so does a constant channel,
+    and at level 0 the whole image.
+
+    Args:
+        image: float tensor (C, *spatial) of finite raw values, not modified; two or three spatial axes, any device.
+        name: a key of `PERTURBATIONS`, or a combination of them: `gaussian_noise+gaussian_blur`.
+        level: in the row's unit, in [0, maximum]; 0 is the identity, bit for bit.
+        generator: the source of randomness (`nnunet_robust.common.seeding.torch_generator`), freshly made for each
+            call: the levels of a perturbation share one field only if each starts from the same state.
+        mask: bool tensor (*spatial), True in the foreground (any label > 0). Needed by rows with `uses_mask`,
+            ignored by the others.
+        spacing_mm: size of a voxel along each spatial axis, as nnU-Net's `properties["spacing"]`; None is 1 mm each.
+            Only rows with `uses_spacing` look at it.
+        bounds: `robust_range(image)`, where it is at hand already.
+        victim: the model and this image's reference, of raw images. Needed by rows with `uses_victim`, ignored by the
+            others.
+        steps: of an attack, >= 1.
+
+    Returns:
+        A new tensor with the shape, dtype and device of `image`; computed in float32.
+
+    Raises:
+        UserError: unknown name, level out of range, no mask or a wrong one, no victim, a spacing that is none, an image
+            that is no such tensor.
+    """
+    row = perturbation(name)
+    check_level(name, level)
+    if not image.is_floating_point() or image.ndim not in (3, 4):
+        raise UserError(
+            f"An image must be a float tensor (C, *spatial) with 2 or 3 spatial axes, "
+            f"got {image.dtype} of shape {tuple(image.shape)}"
+        )
+    if row.uses_mask:
+        _check_mask(name, image, mask)
+    keywords: dict[str, Any] = {"mask": mask} if row.uses_mask else {}
+    if row.uses_spacing:
+        keywords["spacing_mm"] = _checked_spacing(name, image, spacing_mm)
+    if row.uses_victim and victim is None:
+        raise UserError(f"{name} is an attack and needs a model with the image's reference: give both, or leave it out")
+    if level == 0:
+        return image.clone()
+    low, high = (_per_channel(bound, image) for bound in bounds or robust_range(image))
+    span = high - low
+    scaled = (image.float() - low) / torch.where(span > 0, span, 1.0)
+    minimum, maximum = (_per_channel(bound, image) for bound in image.flatten(1).aminmax(dim=1))
+
+    def raw(changed: torch.Tensor) -> torch.Tensor:
+        found = (changed * span + low).to(image.dtype).clamp(minimum, maximum)
+        # scaling there and back rounds: without this the untouched foreground of background_blur would change
+        return torch.where((changed == scaled) | (span == 0), image, found)
+
+    if victim is not None and row.uses_victim:
+        keywords |= {"victim": ScaledVictim(victim, raw, span), "steps": steps}
+    return raw(row.function(scaled, level, generator, **keywords))
+
+
+def robust_range(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The 0.5th and 99.5th percentile of each channel, linearly interpolated.
+
+    A channel nearly all of whose voxels are equal, so that the two coincide, gets its minimum and maximum instead;
+    a constant channel has low == high.
+
+    Args:
+        image: float tensor (C, *spatial) of finite values, on any device.
+
+    Returns:
+        (low, high): float32 tensors (C,) on the image's device, in raw units. They are found on the CPU, so that
+        the device does not change them.
+    """
+    values = image.detach().flatten(1).cpu()
+    # not torch.quantile, which refuses more than 2**24 values
+    channels = (values if values.dtype == torch.float64 else values.float()).numpy()
+    low, high = np.percentile(channels, ROBUST_PERCENTILES, axis=1)
+    narrow = low == high
+    low, high = np.where(narrow, channels.min(axis=1), low), np.where(narrow, channels.max(axis=1), high)
+    return (
+        torch.from_numpy(low.astype(np.float32)).to(image.device),
+        torch.from_numpy(high.astype(np.float32)).to(image.device),
+    )
+
+
+def measure(
+    clean: torch.Tensor, perturbed: torch.Tensor, bounds: tuple[torch.Tensor, torch.Tensor] | None = None
+) -> dict[str, float]:
+    """What a perturbation did to an image, pooled over channels, in units of the clean image's robust range.
+
+    psnr_db = 10 log10(1 / mse) and snr_db = 10 log10(var / mse), where mse is the mean squared difference and var the
+    variance within channels, averaged over them. Both are inf for equal images. A constant channel, which `perturb`
+    leaves alone, has no range: its differences count in raw units, and its variance is 0, so that a wholly constant
+    image that did change has snr_db = -inf. Never NaN for finite images.
+
+    Args:
+        clean: float tensor (C, *spatial), raw values.
+        perturbed: the same shape and device.
+        bounds: `robust_range(clean)`, where it is at hand already.
+
+    Returns:
+        {"psnr_db": ..., "snr_db": ...}
+    """
+    low, high = (_per_channel(bound, clean) for bound in bounds or robust_range(clean))
+    span = high - low
+    scale = torch.where(span > 0, span, 1.0)
+    mse = ((perturbed.float() - clean.float()) / scale).square().mean(dtype=torch.float64).item()
+    # the shift by low keeps the digits of the variance; a constant channel becomes zeros
+    scaled = ((clean.float() - low) / scale).flatten(1).double()
+    variance = scaled.var(dim=1, correction=0).mean().item()
+    return {"psnr_db": _decibels(1.0, mse), "snr_db": _decibels(variance, mse)}
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+
+
+def _per_channel(values: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """(C,) -> (C, 1, ...), to be broadcast over the image."""
+    return values.view(-1, *[1] * (image.ndim - 1))
+
+
+def _check_mask(name: str, image: torch.Tensor, mask: torch.Tensor | None) -> None:
+    if mask is None:
+        raise UserError(f"{name} needs the reference segmentation, and there is none: give labels, or leave {name} out")
+    if mask.dtype != torch.bool or mask.shape != image.shape[1:]:
+        raise UserError(
+            f"The mask of {name} must be bool of shape {tuple(image.shape[1:])}, as the image, "
+            f"got {mask.dtype} of shape {tuple(mask.shape)}"
+        )
+
+
+def _checked_spacing(name: str, image: torch.Tensor, spacing_mm: Sequence[float] | None) -> tuple[float, ...]:
+    if spacing_mm is None:
+        return (1.0,) * (image.ndim - 1)
+    spacing = tuple(float(s) for s in spacing_mm)
+    if len(spacing) != image.ndim - 1 or not all(0 < s < math.inf for s in spacing):
+        raise UserError(
+            f"The spacing for {name} must be a positive length in mm for each of the {image.ndim - 1} spatial axes, "
+            f"got {spacing}"
+        )
+    return spacing

@@ -1,0 +1,424 @@
+"""The sliding window against nnU-Net's own predictor, on networks with random weights."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from scipy.ndimage import gaussian_filter
+from torch import nn
+
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.eval.inference.sliding_window import SlidingWindow
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _short_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nnunet_robust.eval.inference.precision._SECONDS_PER_TRIAL", 0.01)
+
+
+def unet(dimensions: int, heads: int = 3, kernel: Any = 3, strides: Any = (1, 2, 2), channels: int = 2) -> nn.Module:
+    torch.manual_seed(0)
+    convolution, norm = (
+        (nn.Conv2d, nn.InstanceNorm2d) if dimensions == 2 else (nn.Conv3d, nn.InstanceNorm3d)
+    )  # as plans have them
+    return PlainConvUNet(
+        channels, 3, [6, 12, 16], convolution, kernel, list(strides), 2, heads, 2,
+        conv_bias=True, norm_op=norm, norm_op_kwargs={"affine": True}, nonlin=nn.LeakyReLU, deep_supervision=False,
+    )  # fmt: skip
+
+
+def weights(network: nn.Module, folds: int) -> list[dict[str, torch.Tensor]]:
+    torch.manual_seed(1)
+    return [{name: v + 0.05 * torch.randn_like(v) for name, v in network.state_dict().items()} for _ in range(folds)]
+
+
+def stock(
+    network: nn.Module,
+    patch: Sequence[int],
+    mirror_axes: Sequence[int] | None,
+    folds: int = 1,
+    step: float = 0.5,
+    heads: int = 3,
+    device: torch.device = CPU,
+) -> nnUNetPredictor:
+    predictor = nnUNetPredictor(tile_step_size=step, device=device, allow_tqdm=False)
+    predictor.network = network
+    predictor.list_of_parameters = weights(network, folds)
+    predictor.configuration_manager = SimpleNamespace(patch_size=list(patch))
+    predictor.label_manager = SimpleNamespace(num_segmentation_heads=heads)
+    predictor.allowed_mirroring_axes = mirror_axes
+    return predictor
+
+
+def image(*shape: int, seed: int = 2) -> torch.Tensor:
+    return torch.randn(2, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def window(network: nn.Module, patch: Sequence[int] = (16, 16), heads: int = 3, **options: Any) -> SlidingWindow:
+    return SlidingWindow([network], patch, options.pop("mirror_axes", None), heads, CPU, **options)
+
+
+ANISOTROPIC = {"kernel": [(1, 3, 3), (3, 3, 3), (3, 3, 3)], "strides": [(1, 1, 1), (1, 2, 2), (2, 2, 2)]}
+CASES = {  # network, patch, mirror axes, folds, step, image
+    "2d": (unet(2), (16, 24), (0, 1), 1, 0.5, (1, 35, 31)),
+    "2d, tile as large as the image": (unet(2), (32, 48), (0, 1), 1, 0.5, (1, 32, 48)),
+    "2d, image smaller than the patch": (unet(2), (32, 48), (0, 1), 1, 0.5, (1, 17, 60)),
+    "2d on a volume, slice by slice": (unet(2), (16, 24), (0, 1), 2, 0.5, (5, 20, 31)),
+    "2d, no mirroring, narrow step": (unet(2), (16, 16), None, 1, 0.3, (1, 33, 40)),
+    "2d, one axis, three folds": (unet(2), (16, 32), (1,), 3, 0.75, (1, 40, 50)),
+    "3d": (unet(3), (8, 16, 12), (0, 1, 2), 1, 0.5, (13, 16, 17)),
+    "3d, smaller, two folds": (unet(3), (8, 12, 16), (0, 1, 2), 2, 0.5, (7, 12, 9)),
+    "3d, anisotropic, no mirroring": (unet(3, **ANISOTROPIC), (4, 16, 24), None, 2, 0.5, (7, 14, 35)),
+    "3d, anisotropic, two axes": (unet(3, **ANISOTROPIC), (4, 16, 24), (1, 2), 1, 1.0, (5, 20, 40)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_exact_gives_nnunets_bits(case: str) -> None:
+    network, patch, mirror_axes, folds, step, shape = CASES[case]
+    predictor = stock(network, patch, mirror_axes, folds, step)
+    sliding = SlidingWindow.from_predictor(predictor)
+    data = image(*shape)
+    wanted = predictor.predict_logits_from_preprocessed_data(data.clone())
+    for _ in range(2):  # the second call measures nothing
+        found = sliding.logits(data)
+        assert found.dtype == wanted.dtype == torch.half
+        assert found.shape == (3, *shape)
+        assert torch.equal(found, wanted)
+    assert torch.equal(data, image(*shape))
+
+
+class _Mirrored(nn.Module):
+    """What a network says of a mirrored tile, turned back."""
+
+    def __init__(self, network: nn.Module, axes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.network, self.axes = network, axes
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.network(x.flip(self.axes)).flip(self.axes)
+
+
+@pytest.mark.parametrize("case", ["2d", "2d, one axis, three folds", "3d", "3d, smaller, two folds"])
+@pytest.mark.parametrize("by", [("folds",), ("mirroring",), ("folds", "mirroring")])
+def test_members_are_what_nnunet_says_of_each(case: str, by: tuple[str, ...]) -> None:
+    network, patch, mirror_axes, folds, step, shape = CASES[case]
+    predictor = stock(network, patch, mirror_axes, folds, step)
+    data = image(*shape)
+    wanted_mean = predictor.predict_logits_from_preprocessed_data(data.clone())
+    (found,) = SlidingWindow.from_predictor(predictor).members_many([data], by)
+    assert torch.equal(found.mean, wanted_mean)
+
+    axes = [axis + 2 for axis in mirror_axes or ()]
+    mirrors = [c for n in range(len(axes) + 1) for c in itertools.combinations(axes, n)]
+    parameters = predictor.list_of_parameters
+    assert len(found.members) == (folds if "folds" in by else 1) * (len(mirrors) if "mirroring" in by else 1)
+    for number, member in enumerate(found.members):
+        single = copy.copy(predictor)
+        fold = number // (len(mirrors) if "mirroring" in by else 1)
+        single.list_of_parameters = [parameters[fold]] if "folds" in by else parameters
+        if "mirroring" in by:
+            turned = _Mirrored(network, mirrors[number % len(mirrors)])
+            single.network, single.allowed_mirroring_axes = turned, None
+            single.list_of_parameters = [
+                {f"network.{name}": value for name, value in p.items()} for p in single.list_of_parameters
+            ]
+        wanted = single.predict_logits_from_preprocessed_data(data.clone())
+        _assert_nearly_all_close(member, wanted)
+    _assert_nearly_all_close(torch.stack([member.float() for member in found.members]).mean(0), found.mean)
+
+
+def _assert_nearly_all_close(found: torch.Tensor, wanted: torch.Tensor) -> None:
+    """In an image's corners the Gaussian weights are so small that half precision has few digits left of them."""
+    apart = (found.float() - wanted.float()).abs()
+    assert (apart > 4e-3).float().mean() < 0.05 and apart.max() < 0.6
+
+
+def test_what_batches_is_exact_in_larger_batches_too() -> None:
+    # 2d convolutions give the same bits in any batch: here the batch is given, and the tiles do not divide by it
+    predictor = stock(unet(2), (16, 16), (0, 1))
+    data = image(3, 33, 41)
+    wanted = predictor.predict_logits_from_preprocessed_data(data)
+    for batch_size in (1, 2, 4, 8, 64):
+        found = SlidingWindow.from_predictor(predictor, choices={"batch_size": batch_size}).logits(data)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=2e-3)
+        assert (found.argmax(0) == wanted.argmax(0)).float().mean() > 0.9999
+
+
+def test_images_of_any_shapes_share_batches() -> None:
+    predictor = stock(unet(2), (16, 16), (0, 1), folds=2)
+    images = [image(1, 16, 16), image(2, 20, 31, seed=3), image(1, 9, 40, seed=4)]
+    together = SlidingWindow.from_predictor(predictor).logits_many(images)
+    for data, logits in zip(images, together, strict=True):
+        assert torch.equal(logits, predictor.predict_logits_from_preprocessed_data(data))
+    assert SlidingWindow.from_predictor(predictor).logits_many([]) == []
+
+
+class Fake(nn.Module):
+    """Two heads from one channel; what a call costs, and how it fails, is the test's."""
+
+    def __init__(
+        self,
+        per_call: float = 0.0,
+        fits: int = 10**6,
+        error: Exception | None = None,
+        drift: float = 0.0,
+        per_tile: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.per_call, self.fits, self.error, self.drift = per_call, fits, error, drift
+        self.per_tile = per_tile
+        self.sizes: list[int] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(len(x))
+        if len(x) > self.fits and self.error is not None:
+            raise self.error
+        time.sleep(self.per_call + self.per_tile * len(x))
+        return torch.cat([x[:, :1], x[:, 1:] * self.scale], 1) + self.drift * (len(x) > 1)
+
+
+def fake_wanted(data: torch.Tensor) -> torch.Tensor:
+    predictor = stock(Fake(), (16, 16), (0, 1), heads=2)
+    predictor.list_of_parameters = [Fake().state_dict()]
+    return predictor.predict_logits_from_preprocessed_data(data)
+
+
+def test_a_batch_that_pays_is_found_and_remembered() -> None:
+    network = Fake(per_call=0.01)
+    sliding = window(network, heads=2, mirror_axes=(0, 1))
+    sliding.logits(image(1, 16, 40))  # 4 tiles, 16 copies
+    assert sliding.choices["batch_size"] == 16
+    network.sizes.clear()
+    sliding.logits_many([image(1, 16, 16)] * 7)  # 28 copies: one batch of 4 tiles, then 2, then 1
+    assert network.sizes == [16, 8, 4]
+
+
+def test_a_batch_that_does_not_pay_is_not_taken() -> None:
+    sliding = window(Fake(per_tile=0.01), heads=2, mirror_axes=(0, 1))
+    sliding.logits(image(1, 16, 40))
+    assert sliding.choices["batch_size"] == 1
+
+
+def test_a_batch_with_other_bits_is_not_exact() -> None:
+    sliding = window(Fake(per_call=0.01, drift=1e-7), heads=2, mirror_axes=(0, 1))
+    sliding.logits(image(1, 16, 40))
+    assert sliding.choices["batch_size"] == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+@pytest.mark.parametrize("choices", [None, {"batch_size": 16}])
+@pytest.mark.parametrize("fits", [1, 2, 4, 8])
+def test_memory_that_does_not_do_halves_the_batch(error: Exception, choices: Any, fits: int) -> None:
+    data = image(1, 20, 40)
+    network = Fake(per_call=0.002, fits=fits, error=error)
+    sliding = window(network, heads=2, mirror_axes=(0, 1), choices=choices)
+    assert torch.equal(sliding.logits(data), fake_wanted(data))
+    assert sliding.choices["batch_size"] <= fits
+    network.sizes.clear()
+    sliding.logits(data)
+    assert max(network.sizes) <= fits
+
+
+def test_memory_for_not_even_one_tile_is_one_line() -> None:
+    sliding = window(Fake(fits=0, error=torch.OutOfMemoryError("CUDA out of memory")), heads=2)
+    with pytest.raises(UserError, match=r"^a single tile of 16x16 voxels does not fit into the memory of cpu"):
+        sliding.logits(image(1, 16, 16))
+
+
+def test_other_faults_are_not_taken_for_memory() -> None:
+    with pytest.raises(RuntimeError, match="sizes do not match"):
+        window(Fake(fits=0, error=RuntimeError("sizes do not match")), heads=2).logits(image(1, 16, 16))
+
+
+def test_choices_repeat_a_run() -> None:
+    first = window(Fake(per_call=0.01), heads=2, mirror_axes=(0, 1))
+    assert first.choices == {}
+    first.logits(image(1, 16, 40))
+    network = Fake()
+    second = window(network, heads=2, mirror_axes=(0, 1), choices=first.choices)
+    second.logits(image(1, 16, 40))
+    assert network.sizes == [16]  # nothing but the image's own tiles
+    assert second.choices == first.choices
+    assert first.choices["backend"] == "torch"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "quick"}, "take one of exact, fast"),
+        ({"choices": {"batch": 4}}, "there is no choice 'batch': choices are .*batch_size"),
+        ({"choices": {"batch_size": 3}}, "power of two"),
+        ({"choices": {"threads": 0}}, "positive"),
+        ({"choices": {"memory_layout": "channels_last"}}, "not there for precision 'exact' on cpu: take contiguous"),
+    ],
+)
+def test_bad_options_are_one_line(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        window(Fake(), **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_number_of_threads_is_nnunets_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr("nnunet_robust.eval.inference.precision.default_num_processes", 1)
+    network = Fake()
+    network.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        window(network, heads=2).logits(image(1, 16, 16))
+        assert set(seen) == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_logits_too_large_for_half_precision_are_told() -> None:
+    with pytest.raises(UserError, match="too large for half precision"):
+        window(Fake(), heads=2).logits(image(1, 16, 16) * 1e5)
+
+
+def test_an_image_without_its_third_axis_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"got shape \(2, 16, 16\)"):
+        window(Fake(), heads=2).logits(image(16, 16))
+
+
+def test_fast_without_openvino_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(UserError, match=r'pip install "nnunet_robust\[cpu\]"'):
+        window(Fake(), precision="fast")
+
+
+def in_double_precision(predictor: nnUNetPredictor, data: torch.Tensor) -> torch.Tensor:
+    """The stock arithmetic without its half precision, which at the corners of a volume rounds logits to integers."""
+    patch = predictor.configuration_manager.patch_size
+    data, inside = pad_nd_image(data.double(), patch, return_slicer=True)
+    peak = torch.zeros(patch).index_put_(tuple(torch.tensor([size // 2]) for size in patch), torch.ones(1))
+    gaussian = torch.from_numpy(gaussian_filter(peak.double().numpy(), [size / 8 for size in patch], mode="constant"))
+    mean: torch.Tensor | float = 0.0
+    for parameters in predictor.list_of_parameters:
+        network = copy.deepcopy(predictor.network).double()
+        network.load_state_dict(parameters)
+        logits, total = torch.zeros(3, *data.shape[1:], dtype=torch.double), torch.zeros(data.shape[1:]).double()
+        for where in predictor._internal_get_sliding_window_slicers(tuple(data.shape[1:])):
+            prediction = predictor_of_mirrors(network.eval(), data[where][None], predictor.allowed_mirroring_axes or ())
+            logits[where] += prediction * gaussian
+            total[where[1:]] += gaussian
+        mean = mean + logits / total / len(predictor.list_of_parameters)
+    return mean[(slice(None), *inside[1:])]
+
+
+def predictor_of_mirrors(network: nn.Module, tile: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
+    flips = [[]]
+    for axis in axes:
+        flips += [[*flip, axis + 2] for flip in flips]
+    with torch.no_grad():
+        return torch.stack([network(tile.flip(flip)).flip(flip)[0] for flip in flips]).mean(0)
+
+
+@pytest.mark.parametrize("case", ["2d, image smaller than the patch", "3d, anisotropic, two axes"])
+@pytest.mark.parametrize(("kind", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.03)])
+def test_fast_on_a_cpu_is_near(case: str, kind: str, tolerance: float) -> None:
+    pytest.importorskip("openvino")
+    from nnunet_robust.eval.inference.openvino_backend import supported_types
+
+    if kind not in supported_types():
+        pytest.skip(f"this CPU does not compute in {kind}")
+    network, patch, mirror_axes, folds, step, shape = CASES[case]
+    predictor = stock(network, patch, mirror_axes, folds, step)
+    data = image(*shape)
+    sliding = SlidingWindow.from_predictor(predictor, "fast", {"inference_type": kind})
+    found = sliding.logits(data)
+    wanted = in_double_precision(predictor, data)
+    assert found.dtype == torch.float32
+    assert (found - wanted).abs().max() < tolerance * wanted.abs().max()
+    assert sliding.choices["backend"] == "openvino"
+    assert sliding.choices["inference_type"] == kind
+
+
+def test_openvino_tells_nobody_that_it_was_used() -> None:
+    pytest.importorskip("openvino")
+    code = (
+        "from nnunet_robust.eval.inference.openvino_backend import supported_types; import sys; supported_types();"
+        "print(sys.modules['openvino.tools.ovc.convert_impl'].tm.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "openvino.tools.ovc.telemetry_stub"
+
+
+def test_openvino_that_gives_other_logits_is_refused() -> None:
+    pytest.importorskip("openvino")
+
+    class Traced(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * (1 + 0.2 * int(torch.jit.is_tracing()))
+
+    with pytest.raises(UserError, match="other logits than PyTorch for Traced"):
+        window(Traced(), heads=2, precision="fast").logits(image(1, 16, 16))
+
+
+def test_what_openvino_cannot_convert_is_told() -> None:
+    pytest.importorskip("openvino")
+
+    class Untraceable(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.linalg.eigvals(x).real.unsqueeze(-1) * x
+
+    with pytest.raises(UserError, match=r'OpenVINO cannot run Untraceable .* take precision "exact"'):
+        window(Untraceable(), heads=2, precision="fast").logits(image(1, 16, 16))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+def test_on_a_gpu_the_labels_are_nnunets(case: str, precision: str) -> None:
+    network, patch, mirror_axes, folds, step, shape = CASES[case]
+    cuda = torch.device("cuda")
+    predictor = stock(network, patch, mirror_axes, folds, step, device=cuda)
+    data = image(*shape)
+    wanted = predictor.predict_logits_from_preprocessed_data(data).float()
+    sliding = SlidingWindow.from_predictor(predictor, precision)
+    found = sliding.logits(data)
+    assert found.device.type == "cuda"
+    assert (found.cpu().float() - wanted).abs().max() < 0.02 * wanted.abs().max()
+    assert (found.cpu().argmax(0) == wanted.argmax(0)).float().mean() > 0.99
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_results_move_to_the_cpu_where_they_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    sliding = SlidingWindow.from_predictor(stock(unet(2), (16, 16), None, device=torch.device("cuda")))
+    zeros = torch.zeros
+
+    def full(*arguments: Any, **options: Any) -> torch.Tensor:
+        if torch.device(options.get("device", "cpu")).type == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return zeros(*arguments, **options)
+
+    monkeypatch.setattr(torch, "zeros", full)
+    assert sliding.logits(image(1, 40, 40)).device.type == "cpu"
+    assert sliding.choices["results_device"] == "cpu"

@@ -1,0 +1,174 @@
+"""The files of results: rows that were cut off, disks that fill up, and tables that are long."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import random
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.eval.results.failures import Failure, combine_failures, record, recorded
+from nnunet_robust.eval.results.results import Condition, Part, combine, open_manifest
+
+COLUMNS = ("case", "perturbation", "level", "replicate", "label", "dice")
+CLEAN, NOISE, MORE = Condition.clean(), Condition("noise", 0.1), Condition("noise", 0.25, 1)
+
+
+def rows_of(condition: Condition, scale: float = 1.0) -> list[dict[str, object]]:
+    return [
+        {"case": 'a "quoted", case', "label": label, "dice": scale * (0.1 + condition.level + i)}
+        for i, label in enumerate(("shell", "core"))
+    ]
+
+
+def written(path: Path) -> Part:
+    part = Part(path, COLUMNS)
+    for condition in (NOISE, CLEAN, MORE):
+        part.add(condition, rows_of(condition))
+    return part
+
+
+def test_what_is_added_is_read_back(tmp_path: Path) -> None:
+    part = written(tmp_path / "sub" / "part.csv")
+    again = Part(part.path, COLUMNS)
+    assert again.rows == part.rows and len(part.rows) == 3
+    assert [(row["perturbation"], row["level"], row["label"]) for row in again.in_order()] == [
+        ("clean", "0.0", "shell"), ("clean", "0.0", "core"), ("noise", "0.1", "shell"), ("noise", "0.1", "core"),
+        ("noise", "0.25", "shell"), ("noise", "0.25", "core"),
+    ]  # fmt: skip
+    assert float(again.rows[NOISE][1]["dice"]) == 0.1 + 0.1 + 1
+
+
+def test_wherever_it_was_cut_off_the_rest_is_whole_and_can_be_added(tmp_path: Path) -> None:
+    content = written(tmp_path / "whole.csv").path.read_bytes()
+    whole = Part(tmp_path / "whole.csv", COLUMNS)
+    path = tmp_path / "cut.csv"
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        cut = Part(path, COLUMNS)
+        assert all(cut.rows[condition] == whole.rows[condition] for condition in cut.rows)
+        for condition in (NOISE, CLEAN, MORE):
+            if condition not in cut.rows:
+                cut.add(condition, rows_of(condition))
+        assert path.read_bytes() == content
+        assert Part(path, COLUMNS).rows == whole.rows
+
+
+def test_a_condition_that_is_there_twice_counts_once(tmp_path: Path) -> None:
+    part = written(tmp_path / "part.csv")
+    part.add(NOISE, rows_of(NOISE, 2.0))
+    again = Part(part.path, COLUMNS)
+    assert again.rows == part.rows and float(again.rows[NOISE][0]["dice"]) == 0.4
+
+
+def test_a_full_disk_leaves_no_half_row(tmp_path: Path, monkeypatch) -> None:
+    part = written(tmp_path / "part.csv")
+    before = part.path.read_bytes()
+    full_disk(monkeypatch)
+    with pytest.raises(OSError, match="No space"):
+        part.add(Condition("noise", 0.5), rows_of(MORE))
+    monkeypatch.undo()
+    assert part.path.read_bytes() == before and Condition("noise", 0.5) not in part.rows
+    part.add(Condition("noise", 0.5), rows_of(MORE))
+    assert len(Part(part.path, COLUMNS).rows) == 4
+
+    full_disk(monkeypatch)
+    with pytest.raises(OSError, match="No space"):
+        combine([part], COLUMNS, tmp_path / "table.csv")
+    monkeypatch.undo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["part.csv"]
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch, room: int = 40) -> None:
+    """From now on files take `room` more characters, then none."""
+    opened = Path.open
+
+    class Full:
+        def __init__(self, file) -> None:
+            self.file = file
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def write(self, data):
+            self.file.write(data[:room])
+            self.file.flush()
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def spy(self, mode="r", *arguments, **keywords):
+        file = opened(self, mode, *arguments, **keywords)
+        return file if mode in ("r", "rb") else Full(file)
+
+    monkeypatch.setattr(Path, "open", spy)
+
+
+def test_columns_of_another_version_are_refused(tmp_path: Path) -> None:
+    written(tmp_path / "part.csv")
+    with pytest.raises(UserError, match="another version of this package"):
+        Part(tmp_path / "part.csv", COLUMNS[:-1])
+
+
+def test_many_rows_are_combined_a_part_at_a_time_and_in_order(tmp_path: Path) -> None:
+    """100,000 rows: memory as for one part of them, whatever order they were computed in."""
+    levels = [round(0.01 * i, 2) for i in range(1, 101)]
+    shuffled = random.Random(0)
+    for case in range(100):
+        lines = [",".join((*COLUMNS, "rows"))]
+        for level in shuffled.sample(levels, len(levels)):
+            lines += [f"case_{case:03d},noise,{level},0,label_{i},{i / 10},10" for i in range(10)]
+        (tmp_path / f"{case:03d}.csv").write_text("\n".join(lines) + "\n")
+    table = tmp_path / "table.csv"
+    living: weakref.WeakSet[Part] = weakref.WeakSet()
+    most = 0
+
+    def parts() -> Iterator[Part]:
+        nonlocal most
+        for case in range(100):
+            part = Part(tmp_path / f"{case:03d}.csv", COLUMNS)
+            living.add(part)
+            most = max(most, len(living))
+            yield part
+            del part
+
+    combine(parts(), COLUMNS, table)
+    with table.open(newline="") as file:
+        keys = [(row["case"], float(row["level"]), row["label"]) for row in csv.DictReader(file)]
+    assert len(keys) == 100_000 and keys == sorted(keys)
+    assert most <= 2
+
+
+def test_a_case_that_could_not_be_read_may_be_mended(tmp_path: Path) -> None:
+    path = tmp_path / "out" / "manifest.json"
+    path.parent.mkdir()
+    path.write_text('{"identity": {"seed": 1, "cases": {"a": "1", "b": null}}}')
+    for digest in ("2", None):
+        assert open_manifest(path, {"seed": 1, "cases": {"a": "1", "b": digest}})
+    for cases in ({"a": None, "b": None}, {"a": "3", "b": None}, {"a": "1"}, {"a": "1", "b": None, "c": "4"}):
+        with pytest.raises(UserError, match="another sweep"):
+            open_manifest(path, {"seed": 1, "cases": cases})
+
+
+def test_failures_are_listed_until_they_succeed(tmp_path: Path) -> None:
+    first, second = Failure("a", "noise", "0.1", "m", "too big, and so on"), Failure("b", "", "", "", "unreadable")
+    record(tmp_path, "b", "", [second])
+    record(tmp_path, "a", "noise", [first, first])
+    assert combine_failures(tmp_path) == [first, second]
+    assert (tmp_path / "failures.csv").read_text().splitlines() == [
+        "case,perturbation,level,model,reason", 'a,noise,0.1,m,"too big, and so on"', "b,,,,unreadable",
+    ]  # fmt: skip
+    assert [str(f) for f in (first, second)] == ["a, noise 0.1, m: too big, and so on", "b: unreadable"]
+    assert recorded(tmp_path, "a", "noise") and not recorded(tmp_path, "a", "blur")
+    record(tmp_path, "a", "noise", [])
+    record(tmp_path, "b", "", [])
+    assert combine_failures(tmp_path) == [] and not (tmp_path / "failures.csv").exists()
