@@ -5,7 +5,7 @@ An attack is only one way to harm a model: what it finds, the worst change of th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -40,20 +40,20 @@ def attacked_scores(sweeps: Sequence[Sweep], metric: str) -> pd.DataFrame:
         for name, described in sweep.attacks.items():
             attack, source = attacked_by(name)
             of_attack = scores[scores["perturbation"] == name].drop(columns="perturbation")
-            attacked = _line_of(sweep, source, described["source"]) if source else of_attack["line"]
-            found.append(of_attack.assign(attack=attack, attacked=attacked, steps=described["steps"]))
+            attacked = _line_of(sweep, source, described.source) if source else of_attack["line"]
+            found.append(of_attack.assign(attack=attack, attacked=attacked, steps=described.steps))
     if not found:
         return pd.DataFrame(columns=[*_SCORES, metric])
     table = pd.concat(found, ignore_index=True)
     return table[~table.duplicated([*CASE, "attack", "attacked"])].reset_index(drop=True)
 
 
-def _line_of(sweep: Sweep, source: str, checkpoints: dict[str, dict[str, str]]) -> str:
+def _line_of(sweep: Sweep, source: str, checkpoints: Mapping[str, Mapping[str, str]] | None) -> str:
     """The line of the trained model that an attack was made against; a name of its own where it was not swept."""
-    described = sweep.manifest.get("models", {})
+    described, attacked = sweep.manifest.models, checkpoints or {}
     for arm in sweep.results.drop_duplicates("line").to_dict("records"):
         key = arm_key(**{name: arm[name] for name in ARM})
-        if key in checkpoints and described.get(key, {}).get("checkpoints") == checkpoints[key]:
+        if key in attacked and key in described and described[key].checkpoints == attacked[key]:
             return str(arm["line"])
     return f"{source} (not swept)"
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.results.failures import MISSING, read_failures
+from nnunet_robust.eval.results.manifest import AttackEntry, Manifest, PerturbationEntry, read_manifest
 from nnunet_robust.eval.results.results import ARM
 from nnunet_robust.eval.statistics import CLEAN, comparable, load_results
 from nnunet_robust.pages.wording import ensemble_names
@@ -34,7 +35,7 @@ class Sweep(NamedTuple):
     """
 
     folder: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     results: pd.DataFrame
     rows: pd.DataFrame
     left_out: list[str]
@@ -51,17 +52,16 @@ class Sweep(NamedTuple):
     @property
     def series(self) -> set[str]:
         """The perturbations whose levels are test sets of their own."""
-        return {name for name, row in self.manifest.get("perturbations", {}).items() if "series" in row}
+        return {name for name, row in self.manifest.perturbations.items() if row.series is not None}
 
     @property
-    def attacks(self) -> dict[str, dict[str, Any]]:
-        """Perturbations that are attacks -> `steps` and `source` of each, as in the manifest."""
-        described = self.manifest.get("perturbations", {})
-        return {name: row["attack"] for name, row in described.items() if "attack" in row}
+    def attacks(self) -> dict[str, AttackEntry]:
+        """Perturbations that are attacks -> how each was made."""
+        return {name: row.attack for name, row in self.manifest.perturbations.items() if row.attack is not None}
 
     def unit(self, perturbation: str) -> str:
         """What a perturbation's level is counted in; empty where the manifest does not say."""
-        return str(self.manifest.get("perturbations", {}).get(perturbation, {}).get("unit", ""))
+        return str(self.manifest.perturbations.get(perturbation, PerturbationEntry()).unit)
 
 
 def read_sweep(folder: Path) -> Sweep:
@@ -79,7 +79,7 @@ def read_sweep(folder: Path) -> Sweep:
 
 def _sweep(folder: Path, results: pd.DataFrame) -> Sweep:
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = read_manifest(folder / "manifest.json")
     except FileNotFoundError:
         raise UserError(f"No manifest.json in {folder}: give the output folder of `nnunet-robust sweep`.") from None
     except json.JSONDecodeError as error:

@@ -93,8 +93,8 @@ class _Step(NamedTuple):
 
 def _show(sweep: Sweep) -> dict[str, Any]:
     """The stored pictures of one sweep: its lines, and cases -> perturbations -> steps."""
-    chosen = sweep.manifest.get("pictures", {}).get("cases", {})
-    dataset = sweep.manifest.get("dataset", sweep.datasets[0])  # whose pictures they are
+    chosen = sweep.manifest.pictures.cases
+    dataset = sweep.manifest.dataset or sweep.datasets[0]  # whose pictures they are
     rows = sweep.results[sweep.results["dataset"].eq(dataset) & sweep.results["replicate"].eq(0)]
     rows = rows[rows["case"].isin(chosen.values())]
     arms = rows.drop_duplicates("line")
@@ -118,7 +118,7 @@ def _show(sweep: Sweep) -> dict[str, Any]:
 
 
 def _is_white_box(sweep: Sweep, name: str) -> bool:
-    return name in sweep.attacks and not sweep.attacks[name]["source"]
+    return name in sweep.attacks and not sweep.attacks[name].source
 
 
 def _step(

@@ -17,7 +17,6 @@ import csv
 import errno
 import hashlib
 import io
-import json
 import math
 import os
 import shutil
@@ -209,43 +208,3 @@ def combine(parts: Iterable[Part], columns: tuple[str, ...], target: Path) -> No
         writer.writeheader()
         for part in parts:
             writer.writerows(part.in_order())
-
-
-def open_manifest(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the manifest of an output folder, and make sure that it is of this sweep.
-
-    Args:
-        path: `<out>/manifest.json`; it need not exist.
-        identity: what must be the same for results to be put beside one another. A case without a digest (None) is
-            one that could not be read; it may have got one since.
-
-    Returns:
-        The manifest, empty for a new folder.
-
-    Raises:
-        UserError: the folder holds another sweep's results, or files that are not a sweep's.
-    """
-    if not path.is_file():
-        names = (child.name for child in path.parent.iterdir()) if path.parent.is_dir() else ()
-        strangers = sorted(name for name in names if name != ".lock")
-        if strangers:
-            raise UserError(f"{path.parent} is not empty ({strangers[0]}) and holds no sweep: take a new folder for -o")
-        return {}
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    for name, value in identity.items():
-        before = manifest.get("identity", {}).get(name)
-        if isinstance(value, dict) and isinstance(before, dict):
-            before = {key: value.get(key) if digest is None else digest for key, digest in before.items()}
-        if before != value:
-            if isinstance(value, dict) and isinstance(before, dict):
-                name, before, value = _difference(name, before, value)
-            raise UserError(
-                f"{path.parent} holds the results of another sweep ({name} is {before!r} there, {value!r} now): "
-                f"take a new folder for -o"
-            )
-    return manifest
-
-
-def _difference(name: str, before: dict[str, Any], now: dict[str, Any]) -> tuple[str, Any, Any]:
-    key = min(key for key, _ in before.items() ^ now.items())
-    return f"{name} {key!r}", before.get(key, "not"), now.get(key, "not")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.attacks.chain import check_known
 from nnunet_robust.eval.attacks.rows import SINGLE_STEP
 from nnunet_robust.eval.inference.models import Model
+from nnunet_robust.eval.results.manifest import AttackEntry, Manifest
 from nnunet_robust.perturbations import perturbation
 
 
@@ -31,7 +31,7 @@ def attacked_models(names: Iterable[str], models: Sequence[Model], sources: Mapp
     return list({model.key: model for model in found}.values())
 
 
-def described_attacks(names: Iterable[str], steps: int, sources: Mapping[str, Model]) -> dict[str, dict[str, Any]]:
+def described_attacks(names: Iterable[str], steps: int, sources: Mapping[str, Model]) -> dict[str, AttackEntry]:
     """Attack -> its entry in the manifest.
 
     Args:
@@ -39,19 +39,19 @@ def described_attacks(names: Iterable[str], steps: int, sources: Mapping[str, Mo
         steps: of each attack.
         sources: see `attacked_models`.
     """
-    described: dict[str, dict[str, Any]] = {}
+    described = {}
     for row in map(perturbation, names):
         if row.uses_victim:
             source = sources[row.source] if row.source else None
-            described[row.name] = {
-                "steps": 1 if row.function.__name__ in SINGLE_STEP else steps,
+            described[row.name] = AttackEntry(
+                steps=1 if row.function.__name__ in SINGLE_STEP else steps,
                 # by its key, which names its plans, configuration, folds and tiles, too
-                "source": {source.key: source.checkpoints} if source else None,
-            }
+                source={source.key: source.checkpoints} if source else None,
+            )
     return described
 
 
-def refuse_other_attacks(output: Path, manifest: Mapping[str, Any], attacks: Mapping[str, Mapping[str, Any]]) -> None:
+def refuse_other_attacks(output: Path, manifest: Manifest, attacks: Mapping[str, AttackEntry]) -> None:
     """Whether a folder's attacks are like those that are asked for.
 
     Args:
@@ -63,16 +63,16 @@ def refuse_other_attacks(output: Path, manifest: Mapping[str, Any], attacks: Map
         UserError: any has another number of steps, so that they could not be compared, or one is on another model of
             its source's name.
     """
-    there = {name: row["attack"] for name, row in manifest.get("perturbations", {}).items() if "attack" in row}
-    many = {name: attack for name, attack in there.items() if attack["steps"] > 1}
+    there = {name: row.attack for name, row in manifest.perturbations.items() if row.attack is not None}
+    many = {name: attack for name, attack in there.items() if attack.steps > 1}
     for name, attack in attacks.items():
-        other = next((one for one in many if attack["steps"] > 1 and many[one]["steps"] != attack["steps"]), None)
+        other = next((one for one in many if attack.steps > 1 and many[one].steps != attack.steps), None)
         if other is not None:
             raise UserError(
-                f"{output} holds {other} of {many[other]['steps']} steps, not {attack['steps']}: take a new folder for "
-                f"-o, or --attack-steps {many[other]['steps']}"
+                f"{output} holds {other} of {many[other].steps} steps, not {attack.steps}: take a new folder for "
+                f"-o, or --attack-steps {many[other].steps}"
             )
-        if name in there and there[name]["source"] != attack["source"]:
+        if name in there and there[name].source != attack.source:
             raise UserError(
                 f"{output} holds {name} of another model of that name (its checkpoints, plans, configuration, folds or "
                 f"tiles differ): take a new folder for -o"

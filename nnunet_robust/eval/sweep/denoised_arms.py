@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.denoising.denoiser import Denoiser
 from nnunet_robust.eval.denoising.learned_tolerance import learn
 from nnunet_robust.eval.inference.models import Model
+from nnunet_robust.eval.results.manifest import Identity
 from nnunet_robust.eval.statistics.earlier_sweep import EarlierSweep
 
 WAYS = ("auto", "always")
@@ -19,7 +19,7 @@ def denoised_models(
     models: Sequence[Model],
     ways: Sequence[str],
     origin: Path | None,
-    identity: Mapping[str, Any],
+    identity: Identity,
     digests: Sequence[Mapping[str, str | None]],
 ) -> list[Model]:
     """The models again, with denoising; nothing is loaded again.

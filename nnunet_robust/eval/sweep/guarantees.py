@@ -17,6 +17,7 @@ from nnunet_robust.eval.conformal.loss_curves import SETTINGS, LossCurve, loss_c
 from nnunet_robust.eval.inference.members import Prediction
 from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.inference.predictor import model_identity, predicted_dice
+from nnunet_robust.eval.results.manifest import CalibrationEntry
 from nnunet_robust.eval.sweep.scene import Scene
 from nnunet_robust.eval.uncertainty.uncertainty import StructureScores
 
@@ -33,9 +34,9 @@ class Promises:
     calibration: Calibration
     digest: str
 
-    def described(self) -> dict[str, Any]:
-        """For the manifest."""
-        return {"sha256": self.digest, **self.calibration.described()}
+    def described(self) -> CalibrationEntry:
+        """The calibration as the manifest tells of it."""
+        return CalibrationEntry(sha256=self.digest, **self.calibration.described())
 
     def rows(self, prediction: Prediction, sure: Mapping[str, StructureScores], scene: Scene) -> list[dict[str, Any]]:
         """The rows of `bounds.csv` of one prediction, one a structure.

@@ -17,10 +17,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.images.cases import CaseFiles, cases_of_folders
+from nnunet_robust.eval.results.manifest import Manifest, PerturbationEntry
 from nnunet_robust.eval.results.results import Condition
 from nnunet_robust.perturbations import PERTURBATIONS
 
@@ -101,13 +101,13 @@ def read_series(path: Path) -> list[SeriesSet]:
 
 
 def new_sets(
-    output: Path, manifest: Mapping[str, Any], sets: Sequence[SeriesSet], digests: Sequence[Mapping[str, str]]
+    output: Path, manifest: Manifest, sets: Sequence[SeriesSet], digests: Sequence[Mapping[str, str]]
 ) -> list[int]:
     """Which test sets an output folder does not hold yet.
 
     Args:
         output: the folder.
-        manifest: its manifest.
+        manifest: the manifest of the folder.
         sets: the test sets of this run.
         digests: of each set, case -> digest of its files.
 
@@ -120,7 +120,7 @@ def new_sets(
     new = []
     for number, (test_set, files) in enumerate(zip(sets, digests, strict=True)):
         name, level = test_set.condition.perturbation, f"{test_set.condition.level:g}"
-        known = manifest.get("perturbations", {}).get(name, {}).get("series", {}).get(level)
+        known = (manifest.perturbations.get(name, PerturbationEntry()).series or {}).get(level)
         if known is None:
             new.append(number)
         elif changed := sorted(dict(set(known.items()) ^ set(files.items()))):

@@ -7,7 +7,6 @@ disk at once; a run that was killed goes on where it stood; another model or per
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,6 @@ import torch
 
 from nnunet_robust.common.digest import sha256
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.common.files import write_atomically
 from nnunet_robust.common.folders import dataset_name
 from nnunet_robust.eval.images import pictures
 from nnunet_robust.eval.images.cases import CaseFiles, check_stored
@@ -30,6 +28,14 @@ from nnunet_robust.eval.inference.models import Model, quiet
 from nnunet_robust.eval.inference.selection import interface, models_of
 from nnunet_robust.eval.inference.sliding_window import SlidingWindow
 from nnunet_robust.eval.results.failures import Failure, combine_failures, record, recorded
+from nnunet_robust.eval.results.manifest import (
+    Identity,
+    Manifest,
+    ModelEntry,
+    Pictures,
+    open_manifest,
+    write_manifest,
+)
 from nnunet_robust.eval.results.results import (
     ATTACK_COLUMNS,
     BOUND_COLUMNS,
@@ -39,7 +45,6 @@ from nnunet_robust.eval.results.results import (
     Condition,
     combine,
     is_disk_full,
-    open_manifest,
 )
 from nnunet_robust.eval.sweep.attack_settings import attacked_models, described_attacks, refuse_other_attacks
 from nnunet_robust.eval.sweep.attacker import Attacker
@@ -118,18 +123,18 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
     cases = cases_of(parameters, name, models[0].fold, shared["file ending"], shared["channels"])
     series = series_of(parameters, cases, models)
     digests = [{case.name: sha256_of_case(case) for case in of_set} for _, of_set in series]
-    identity: dict[str, Any] = {
-        "dataset": name or models[0].predictor.plans_manager.dataset_name,
-        "seed": parameters.seed,
-        "mirroring": parameters.mirroring,
-        "checkpoint": parameters.checkpoint,
-        "tolerance_mm": parameters.tolerance_mm,
-        "precision": parameters.precision,
-        "members_by": list(by),
-        "reference": cases[0].reference if cases[0].experts else None,
-        "cases": {case.name: _digest(case) for case in cases},
-    }
-    every = [identity["cases"], *digests]
+    identity = Identity(
+        dataset=name or models[0].predictor.plans_manager.dataset_name,
+        seed=parameters.seed,
+        mirroring=parameters.mirroring,
+        checkpoint=parameters.checkpoint,
+        tolerance_mm=parameters.tolerance_mm,
+        precision=parameters.precision,
+        members_by=list(by),
+        reference=cases[0].reference if cases[0].experts else None,
+        cases={case.name: _digest(case) for case in cases},
+    )
+    every = [identity.cases, *digests]
     patients = {case.name: case.patient for of_set in (cases, *(of_set for _, of_set in series)) for case in of_set}
     ensembles = make_ensembles(
         models, parameters.ensemble, parameters.weights, parameters.weights_from, identity, every
@@ -140,7 +145,7 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
     promises = read_promises(parameters.calibrations, models, by, parameters.precision, every, patients)
     manifest_file = parameters.output / "manifest.json"
 
-    def known() -> dict[str, Any]:
+    def known() -> Manifest:
         manifest = open_manifest(manifest_file, identity)
         _refuse_retrained(parameters.output, manifest, arms)
         _refuse_relearned(parameters.output, manifest, denoised)
@@ -162,7 +167,7 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
     for number in new:
         for case in series[number][1]:
             _read(case, models[0])
-    identity["cases"].update(dict.fromkeys(broken))  # not None to be mended later
+    identity = replace(identity, cases={**identity.cases, **dict.fromkeys(broken)})  # not None to be mended later
     settings = {
         "images": None if parameters.images is None else str(parameters.images),
         "labels": [str(folder) for folder in parameters.labels],
@@ -172,11 +177,11 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
     }
     described = [(test_set, files) for (test_set, _), files in zip(series, digests, strict=True)]
 
-    def change(edit: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    def change(edit: Callable[[Manifest], Manifest]) -> Manifest:
         """Change the manifest as it is now: other processes do, too."""
         with folder_lock(parameters.output):
             changed = edit(known())
-            write_atomically(manifest_file, json.dumps(changed, indent=1) + "\n")
+            write_manifest(manifest_file, changed)
         return changed
 
     parameters.output.mkdir(parents=True, exist_ok=True)
@@ -188,7 +193,7 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
         record(parameters.output, case.name, "", [failure] if failure else [])
     run = Run(
         parameters.output,
-        identity["dataset"],
+        str(identity.dataset),
         [*models, *denoised],
         ensembles,
         windows,
@@ -200,7 +205,7 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
         parameters.tolerance_mm,
         parameters.save_predictions,
         parameters.save_uncertainty,
-        set(manifest["pictures"]["cases"].values()),
+        set(manifest.pictures.cases.values()),
     )
     conditions = conditions_of(parameters, levels_of)
     units = _units([case for case in cases if case.name not in broken], conditions, series)
@@ -208,19 +213,19 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
     def choose() -> None:
         """Say which cases the report shows, as soon as all clean images are predicted."""
         if not run.shown and (scores := _clean_scores(run, units, parameters.shard is not None)):
-            chosen = {"cases": pictures.choose_cases(scores)}
-            changed = change(lambda now: {**now, "pictures": now["pictures"] if now["pictures"]["cases"] else chosen})
-            run.shown.update(changed["pictures"]["cases"].values())
+            chosen = Pictures(cases=pictures.choose_cases(scores))
+            changed = change(lambda now: now if now.pictures.cases else replace(now, pictures=chosen))
+            run.shown.update(changed.pictures.cases.values())
 
     def keep_choices() -> None:
         found = {key: window.choices for key, window in windows.items() if window.choices}
         entry = {key: {"device": device.type, **choices} for key, choices in found.items()}
 
-        def edit(now: dict[str, Any]) -> dict[str, Any]:
+        def edit(now: Manifest) -> Manifest:
             listed = {
-                key: {**model, "choices": entry[key]} if key in entry else model for key, model in now["models"].items()
+                key: replace(model, choices=entry[key]) if key in entry else model for key, model in now.models.items()
             }
-            return {**now, "models": listed}
+            return replace(now, models=listed)
 
         if entry:
             change(edit)
@@ -280,7 +285,7 @@ def _read(case: CaseFiles, model: Model) -> None:
     check_stored(case)
 
 
-def _check(cases: list[CaseFiles], manifest: Mapping[str, Any], model: Model) -> dict[str, str]:
+def _check(cases: list[CaseFiles], manifest: Manifest, model: Model) -> dict[str, str]:
     """Read every case that no earlier run has read, so that faults are told before anything is computed.
 
     Returns:
@@ -289,7 +294,7 @@ def _check(cases: list[CaseFiles], manifest: Mapping[str, Any], model: Model) ->
     Raises:
         UserError: all of them have a fault: the first one's.
     """
-    read_before = {name for name, digest in manifest.get("identity", {}).get("cases", {}).items() if digest}
+    read_before = {name for name, digest in manifest.identity.cases.items() if digest}
     broken: dict[str, UserError] = {}
     for case in cases:
         if case.name not in read_before:
@@ -302,16 +307,16 @@ def _check(cases: list[CaseFiles], manifest: Mapping[str, Any], model: Model) ->
     return {name: str(error) for name, error in broken.items()}
 
 
-def _earlier_choices(manifest: Mapping[str, Any], model: Model, device: torch.device) -> dict[str, Any]:
+def _earlier_choices(manifest: Manifest, model: Model, device: torch.device) -> dict[str, Any]:
     """How an earlier run into this folder ran a model, where it had such a device."""
-    choices = manifest.get("models", {}).get(model.key, {}).get("choices", {})
+    choices = manifest.models.get(model.key, ModelEntry()).choices or {}
     return {name: choices[name] for name in _KEPT_CHOICES} if choices.get("device") == device.type else {}
 
 
-def _refuse_retrained(output: Path, manifest: Mapping[str, Any], arms: Sequence[Arm]) -> None:
+def _refuse_retrained(output: Path, manifest: Manifest, arms: Sequence[Arm]) -> None:
     for arm in arms:
-        before = manifest.get("models", {}).get(arm.key)
-        if before is not None and before["checkpoints"] != arm.checkpoints:
+        before = manifest.models.get(arm.key)
+        if before is not None and before.checkpoints != arm.checkpoints:
             raise UserError(
                 f"{output} holds results of another checkpoint of {arm.key} (it was trained again, or its weights "
                 f"were): take a new folder for -o, or delete {output / 'parts' / arm.key} and its entry in "
@@ -319,20 +324,20 @@ def _refuse_retrained(output: Path, manifest: Mapping[str, Any], arms: Sequence[
             )
 
 
-def _refuse_relearned(output: Path, manifest: Mapping[str, Any], denoised: Sequence[Model]) -> None:
+def _refuse_relearned(output: Path, manifest: Manifest, denoised: Sequence[Model]) -> None:
     for model in denoised:
-        before = manifest.get("models", {}).get(model.key)
-        if before is not None and model.denoiser is not None and not model.denoiser.does_as(before["denoise"]):
+        before = manifest.models.get(model.key)
+        if before is not None and model.denoiser is not None and not model.denoiser.does_as(before.denoise or {}):
             raise UserError(
                 f"{output} holds results of {model.key} by another threshold (--denoise-from has changed): take a new "
                 f"folder for -o, or delete {output / 'parts' / model.key} and its entry in manifest.json"
             )
 
 
-def _refuse_recalibrated(output: Path, manifest: Mapping[str, Any], promises: Mapping[str, Promises]) -> None:
+def _refuse_recalibrated(output: Path, manifest: Manifest, promises: Mapping[str, Promises]) -> None:
     for key, promise in promises.items():
-        before = manifest.get("models", {}).get(key, {}).get("calibration")
-        if before is not None and before["sha256"] != promise.digest:
+        before = manifest.models.get(key, ModelEntry()).calibration
+        if before is not None and before.sha256 != promise.digest:
             raise UserError(
                 f"{output} holds what became of another calibration of {key}: take a new folder for -o, or delete "
                 f"{output / 'parts' / 'bounds' / key} and the calibration of that model in manifest.json"
@@ -354,13 +359,13 @@ def _clean_scores(run: Run, units: Sequence[Unit], sharded: bool) -> dict[str, f
     return scores
 
 
-def _combine(run: Run, manifest: Mapping[str, Any], cases: Sequence[CaseFiles]) -> SweepResult:
+def _combine(run: Run, manifest: Manifest, cases: Sequence[CaseFiles]) -> SweepResult:
     """Put together all parts of the folder: those of models and test sets that this run did not name, too."""
-    of_series = [files for row in manifest["perturbations"].values() for files in row.get("series", {}).values()]
+    of_series = [files for row in manifest.perturbations.values() for files in (row.series or {}).values()]
     names = sorted({case.name for case in cases}.union(*of_series))
-    perturbations = sorted({Condition.clean().perturbation, *manifest["perturbations"]})
+    perturbations = sorted({Condition.clean().perturbation, *manifest.perturbations})
     # Of equally good ones the report names the first: a model as it is, where denoising changes nothing.
-    arms = sorted(manifest["models"], key=lambda key: ("denoise" in manifest["models"][key], key))
+    arms = sorted(manifest.models, key=lambda key: (manifest.models[key].denoise is not None, key))
     table = run.output / "results.csv"
     combine(
         (run.results(key, p, name) for key in arms for name in names for p in perturbations),

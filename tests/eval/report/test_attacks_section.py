@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from nnunet_robust.eval.report.compare_page import comparison_sentences, manifes
 from nnunet_robust.eval.report.export import write_files
 from nnunet_robust.eval.report.figures import report_figures
 from nnunet_robust.eval.report.read import read_sweep
+from nnunet_robust.eval.results.manifest import AttackEntry
 from nnunet_robust.eval.statistics import bootstrap_interval
 from nnunet_robust.pages.wording import spoken
 from tests.eval.attacked_output import BUDGETS, STEPS, write_attacked_output
@@ -256,8 +258,8 @@ def test_a_comparison_tells_attacks_apart(folder: Path, tmp_path: Path) -> None:
     assert NAMES[A] in said[4]
     assert "under PGD, l∞ at level 0.05" in said[4]
     assert said[5] == "Attacks whose images were made against one model are in none of these sentences."
-    later = {**again.manifest["perturbations"]["pgd_linf"], "attack": {"steps": 40, "source": None}}
-    more = {**again.manifest, "perturbations": {**again.manifest["perturbations"], "pgd_linf": later}}
+    later = replace(again.manifest.perturbations["pgd_linf"], attack=AttackEntry(steps=40))
+    more = replace(again.manifest, perturbations={**again.manifest.perturbations, "pgd_linf": later})
     differs, _ = manifest_differences(read_sweep(folder).manifest, more)
     assert differs == [("steps of PGD, l∞", str(STEPS), "40")]
     page = write_comparison(folder, again.folder, tmp_path).read_text()

@@ -22,6 +22,7 @@ from nnunet_robust.eval.inference import precision
 from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.inference.selection import models_of
 from nnunet_robust.eval.inference.sliding_window import SlidingWindow
+from nnunet_robust.eval.results.manifest import Manifest, PerturbationEntry
 from nnunet_robust.eval.results.results import ARM, Condition, arm_key
 from nnunet_robust.eval.sweep.attack_settings import described_attacks, refuse_other_attacks
 from nnunet_robust.eval.sweep.attacker import Attacker
@@ -212,13 +213,13 @@ def test_bad_input_is_one_line(parameters: SweepParameters, changes: dict, messa
 def test_a_folder_holds_attacks_of_one_kind(parameters: SweepParameters) -> None:
     trainer = parameters.trainers[0]
     asked = replace(parameters, conditions={"pgd_linf": (0.05,)}, trainers=[trainer], attack_steps=1)
-    manifest = {"perturbations": {}}
+    manifest = Manifest()
     models = models_of(asked, "Dataset901_Textures", CPU)
     sources = sources_of(replace(asked, attack_sources=[trainer]), models, "Dataset901_Textures", CPU)
     names = ["fgsm_l2", "pgd_linf", f"pgd_linf_from_{trainer}"]
     for name, attack in described_attacks(names, 3, sources).items():
         refuse_other_attacks(asked.output, manifest, {name: attack})
-        manifest["perturbations"][name] = {"attack": attack}
+        manifest = Manifest(perturbations={**manifest.perturbations, name: PerturbationEntry(attack=attack)})
     refuse_other_attacks(asked.output, manifest, described_attacks(["fgsm_linf"], 4, sources))  # it has one step anyway
     for name in ("pgd_linf", "cospgd_l2", f"segpgd_l2_from_{trainer}"):
         with pytest.raises(UserError, match=r"holds pgd_linf of 3 steps, not 4: take a new folder.*--attack-steps 3"):

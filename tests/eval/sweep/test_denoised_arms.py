@@ -76,7 +76,7 @@ def test_every_image_is_left_alone_or_denoised_by_its_noise_and_the_rows_are_tho
     architectures = {name.replace("_seed1", "") for name in found}
     assert set(sweep.rows["architecture"]) == architectures and not sweep.left_out
     assert list(dict.fromkeys("denoise" in name for name in sweep.rows["architecture"])) == [False, True]
-    assert any("+denoise" in sentence for sentence in sweep.manifest["assumptions"])
+    assert any("+denoise" in sentence for sentence in sweep.manifest.assumptions)
 
 
 def test_the_threshold_is_learned_from_the_earlier_sweeps_tables(
