@@ -12,13 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.eval.statistics import bootstrap_interval
-from nnunet_robust.eval.statistics.patient_bootstrap import Estimate
 from nnunet_robust.eval.uncertainty.overlap import dice_matrix, flattened, mean_of_pairs, overlap_counts
 
 _VOXELS_AT_ONCE = 1 << 20
@@ -90,30 +87,6 @@ def expert_agreement(
             model=dict(zip(experts, dice[n, :n].tolist(), strict=True)) if prediction is not None else {},
         )
     return found
-
-
-def model_minus_experts(agreements: Sequence[Agreement], patients: Sequence[str], seed: int = 0) -> Estimate:
-    """The model's mean Dice with the experts, less the experts' own with each other: the mean over patients.
-
-    Above 0, the model is nearer to the experts than they are to each other. That it is as good as an expert does not
-    follow: a smooth compromise is near to all of them.
-
-    Args:
-        agreements: of one structure in each case, with a model.
-        patients: of each case.
-        seed: of the bootstrap, which resamples patients.
-
-    Raises:
-        UserError: no cases, a case without a model, or another number of patients' names.
-    """
-    if not agreements or len(agreements) != len(patients):
-        raise UserError(f"There are {len(agreements)} cases and {len(patients)} patients' names: give one for each")
-    if not all(agreement.model for agreement in agreements):
-        raise UserError("A case has no prediction to set against the experts: give one for each case, or leave it out")
-    differences = pd.Series([a.model_mean - a.mean_pairwise for a in agreements], index=list(patients))
-    value = float(differences.groupby(level=0).mean().mean())
-    low, high = bootstrap_interval(differences, seed=seed) or (math.nan, math.nan)
-    return Estimate(value, low, high)
 
 
 def majority(experts: Mapping[str, NDArray[np.integer]]) -> NDArray[np.integer]:

@@ -41,11 +41,6 @@ class RiskCoverage:
     optimal_aurc: float
     chance_aurc: float
 
-    @property
-    def excess(self) -> float:
-        """E-AURC: how far the area is above the smallest, >= 0."""
-        return self.aurc - self.optimal_aurc
-
 
 @dataclass(frozen=True)
 class RankQuality:
@@ -102,20 +97,6 @@ def risk_coverage(uncertainty: ArrayLike, error: ArrayLike) -> RiskCoverage:
         optimal_aurc=float(_aurc(_Drawn(once, _Groups(errors)), errors)[0]),
         chance_aurc=float(errors.mean()),
     )
-
-
-def rank_quality(
-    uncertainty: ArrayLike,
-    dice: ArrayLike,
-    patients: Sequence[str],
-    failure_below: float = FAILURE_BELOW,
-    n_resamples: int = N_RESAMPLES,
-    confidence: float = CONFIDENCE,
-    seed: int = 0,
-) -> RankQuality:
-    """`rank_qualities` of a single score."""
-    only = {"": uncertainty}
-    return rank_qualities(only, dice, patients, failure_below, n_resamples, confidence, seed)[""]
 
 
 def rank_qualities(
