@@ -49,6 +49,15 @@ def streaks(image: torch.Tensor, level: float, generator: torch.Generator) -> to
         ValueError: level < 0 or not finite.
 
     Reference: Joseph and Spital, J. Comput. Assist. Tomogr. 1978; De Man et al., IEEE TNS 1999.
+
+    Example:
+        >>> import torch
+        >>> bones = torch.zeros(1, 64, 64)
+        >>> bones[0, 28:36, 12:20] = bones[0, 28:36, 44:52] = 1.0
+        >>> change = streaks(bones, 0.2, torch.Generator())
+        >>> between, above = change[0, 32, 32].item(), change[0, 10, 32].item()
+        >>> round(between, 2), abs(above) < 0.01  # dark between them, and only there
+        (-0.2, True)
     """
     if not 0 <= level < math.inf:
         raise ValueError(f"The size of the streaks must be finite and >= 0, got {level}")
@@ -96,6 +105,15 @@ def ring_artefact(image: torch.Tensor, level: float, generator: torch.Generator)
         ValueError: level < 0 or not finite.
 
     Reference: Sijbers and Postnov, Phys. Med. Biol. 2004; Kak and Slaney 1988, chapter 3 (back-projection).
+
+    Example:
+        >>> import torch
+        >>> from nnunet_robust.common.seeding import torch_generator
+        >>> rings = ring_artefact(torch.zeros(1, 64, 64), 0.02, torch_generator(0))
+        >>> round(rings.std(correction=0).item(), 4)
+        0.02
+        >>> torch.allclose(rings, rings.transpose(1, 2), atol=1e-6)  # it depends on the radius alone
+        True
     """
     if not 0 <= level < math.inf:
         raise ValueError(f"The standard deviation of the rings must be finite and >= 0, got {level}")

@@ -31,6 +31,16 @@ def cutout(image: torch.Tensor, level: float, generator: torch.Generator) -> tor
         ValueError: level outside of [0, 1] or NaN.
 
     Reference: DeVries and Taylor, arXiv 1708.04552, with three rectangles.
+
+    Example:
+        >>> import torch
+        >>> from nnunet_robust.common.seeding import torch_generator
+        >>> hidden = cutout(torch.ones(1, 10, 10), 0.2, torch_generator(0)) == 0
+        >>> int(hidden.sum())
+        20
+        >>> more = cutout(torch.ones(1, 10, 10), 0.4, torch_generator(0)) == 0
+        >>> bool((more >= hidden).all())  # hidden at one level, hidden at every higher one
+        True
     """
     if not 0 <= level <= 1:
         raise ValueError(f"The share that is hidden must be in [0, 1], got {level}")

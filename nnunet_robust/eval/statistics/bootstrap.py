@@ -95,6 +95,11 @@ def bca_intervals(
         one says nothing about others.
 
     Reference: Efron 1987, "Better bootstrap confidence intervals", eqs. 2.3 and 4.4; as `scipy.stats.bootstrap`.
+
+    Example:
+        >>> low, high = bca_intervals([[0.7, 0.5], [0.8, 0.5], [0.9, 0.5]])  # three patients, two columns
+        >>> low.round(2), high.round(2)
+        (array([0.7, 0.5]), array([0.9, 0.5]))
     """
     scores = np.asarray(scores, dtype=float)
     low, high = np.full((2, scores.shape[1]), np.nan)
@@ -179,6 +184,13 @@ def bootstrap_interval(
 
     Raises:
         ValueError: no values, or values that are not finite.
+
+    Example:
+        >>> low, high = bootstrap_interval([0.7, 0.8, 0.9, 0.9, 0.6])  # one score per patient, whose mean is 0.78
+        >>> round(low, 2), round(high, 2)
+        (0.68, 0.88)
+        >>> bootstrap_interval([0.9]) is None  # a single patient says nothing about others
+        True
     """
     by_patient = (
         values_by_patient.groupby(level=0).mean() if isinstance(values_by_patient, pd.Series) else values_by_patient

@@ -44,6 +44,17 @@ def friedman(rows: pd.DataFrame, metric: str, by: By = "architecture") -> pd.Dat
         n_models. Where every patient has the same score of everyone the statistic is 0 and p is 1.
 
     References: Friedman 1937; Kendall & Babington Smith 1939; computed by `scipy.stats.friedmanchisquare`.
+
+    Example:
+        >>> import pandas as pd
+        >>> same = {"dataset": "D", "perturbation": "blur", "label": "organ", "outcome": "ok"}
+        >>> def row(name: str, patient: str, level: float, dice: float) -> dict:
+        ...     return {**same, "architecture": name, "line": name, "patient": patient, "case": patient, "level": level,
+        ...             "dice": dice}
+        >>> dice = {"plain": 0.9, "added": 0.8, "no skip": 0.7}  # four patients who rank them alike
+        >>> table = friedman(pd.DataFrame([row(a, p, 0.0, y) for a, y in dice.items() for p in "abcd"]), "dice")
+        >>> table[["statistic", "kendalls_w", "n_patients"]].round(4).values.tolist()  # at most 4 * (3 - 1) and 1
+        [[8.0, 1.0, 4.0]]
     """
     found = []
     for scores in patient_scores(rows, metric, by):
@@ -85,6 +96,17 @@ def pairwise(rows: pd.DataFrame, metric: str, by: By = "architecture") -> pd.Dat
         could give at best), rank_biserial (positive: first is higher), n_patients, n_ties (patients without a
         difference), n_family (comparisons in the family: p_holm cannot be below n_family * smallest_p where that is
         the same for all). See `signed_rank`.
+
+    Example:
+        >>> import pandas as pd
+        >>> same = {"dataset": "D", "perturbation": "blur", "label": "organ", "outcome": "ok"}
+        >>> def row(name: str, patient: str, level: float, dice: float) -> dict:
+        ...     return {**same, "architecture": name, "line": name, "patient": patient, "case": patient, "level": level,
+        ...             "dice": dice}
+        >>> dice = {"plain": 0.9, "no skip": 0.8}
+        >>> table = pairwise(pd.DataFrame([row(a, p, 0.0, y) for a, y in dice.items() for p in "abcdef"]), "dice")
+        >>> table[["first", "second", "shift", "p"]].round(4).values.tolist()  # of six patients, 2 / 2**6 at best
+        [['plain', 'no skip', 0.1, 0.0312]]
     """
     found = []
     for scores in patient_scores(rows, metric, by):
@@ -167,6 +189,10 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
         p: (m,), each in [0, 1].
 
     Reference: Holm 1979, "A simple sequentially rejective multiple test procedure".
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])  # 3 * 0.01, then 2 * 0.03, then at least as much
+        array([0.03, 0.06, 0.06])
     """
     values = np.asarray(p, dtype=float)
     order = np.argsort(values, kind="stable")

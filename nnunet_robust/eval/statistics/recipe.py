@@ -67,6 +67,18 @@ def recipe(
 
     Raises:
         UserError: an unknown metric, or a margin that is negative or not a number.
+
+    Example:
+        >>> import pandas as pd
+        >>> same = {"dataset": "D", "perturbation": "blur", "label": "organ", "outcome": "ok"}
+        >>> def row(name: str, patient: str, level: float, dice: float) -> dict:
+        ...     return {**same, "architecture": name, "line": name, "patient": patient, "case": patient, "level": level,
+        ...             "dice": dice}
+        >>> dice = {"plain": {0.0: 0.9, 0.3: 0.5}, "no skip": {0.0: 0.8, 0.3: 0.7}}  # the same for both patients
+        >>> rows = pd.DataFrame([row(a, p, x, y) for a, curve in dice.items() for p in "ab" for x, y in curve.items()])
+        >>> table = recipe(rows, margin=0.01)
+        >>> table[["level", "verdict", "agreement", "clean_cost"]].round(4).values.tolist()
+        [[0.0, 'plain', 1.0, 0.0], [0.3, 'no skip', 1.0, 0.1]]
     """
     if not margin >= 0:
         raise UserError(f"The margin must be >= 0, in the unit of {metric}, got {margin}.")

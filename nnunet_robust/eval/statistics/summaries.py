@@ -109,6 +109,17 @@ def summary(
         - missed, hallucinated: how often, over all levels (0 included), of `n_objects` rows (case x level x replicate x
           label x trained model);
         - n_cases, n_patients; n_trained, the trained models that were averaged.
+
+    Example:
+        >>> import pandas as pd
+        >>> same = {"dataset": "D", "perturbation": "blur", "label": "organ", "outcome": "ok"}
+        >>> def row(name: str, patient: str, level: float, dice: float) -> dict:
+        ...     return {**same, "architecture": name, "line": name, "patient": patient, "case": patient, "level": level,
+        ...             "dice": dice}
+        >>> dice = {"plain": {0.0: 0.9, 0.3: 0.5}, "no skip": {0.0: 0.8, 0.3: 0.7}}  # the same for both patients
+        >>> rows = pd.DataFrame([row(a, p, x, y) for a, curve in dice.items() for p in "ab" for x, y in curve.items()])
+        >>> summary(rows)[["line", "clean", "worst", "drop", "auc"]].round(4).values.tolist()
+        [['plain', 0.9, 0.5, 0.4, 0.7], ['no skip', 0.8, 0.7, 0.1, 0.75]]
     """
     perturbed = rows[rows["perturbation"] != CLEAN]
     labels = list(dict.fromkeys(perturbed["label"]))
@@ -228,6 +239,17 @@ def crossings(
         - share: of bootstrap samples that have a crossing in this direction; without a crossing of the means, of those
           that have any. Missing, as low and high, for a single patient;
         - n_patients: who took part at any level.
+
+    Example:
+        >>> import pandas as pd
+        >>> same = {"dataset": "D", "perturbation": "blur", "label": "organ", "outcome": "ok"}
+        >>> def row(name: str, patient: str, level: float, dice: float) -> dict:
+        ...     return {**same, "architecture": name, "line": name, "patient": patient, "case": patient, "level": level,
+        ...             "dice": dice}
+        >>> dice = {"plain": {0.0: 0.9, 0.3: 0.5}, "no skip": {0.0: 0.8, 0.3: 0.7}}  # the same for both patients
+        >>> rows = pd.DataFrame([row(a, p, x, y) for a, curve in dice.items() for p in "ab" for x, y in curve.items()])
+        >>> crossings(rows)[["first", "second", "level", "share"]].round(4).values.tolist()  # 0.1 apart, then -0.2
+        [['plain', 'no skip', 0.1, 1.0]]
     """
     found = []
     for scores in patient_scores(rows, metric, by):

@@ -66,6 +66,13 @@ def expert_agreement(
 
     Raises:
         UserError: fewer than two experts, different shapes, or arrays that are not of integers.
+
+    Example:
+        >>> import numpy as np
+        >>> experts = {"a": np.array([1, 1, 0, 0]), "b": np.array([1, 1, 1, 0])}
+        >>> found = expert_agreement(experts, {"organ": 1}, prediction=np.array([1, 1, 0, 0]))["organ"]
+        >>> found.mean_pairwise, found.model  # 2 * 2 / (2 + 3)
+        (0.8, {'a': 1.0, 'b': 0.8})
     """
     _check_several(experts)
     n = len(experts)
@@ -100,6 +107,11 @@ def majority(experts: Mapping[str, NDArray[np.integer]]) -> NDArray[np.integer]:
 
     Raises:
         UserError: no experts, different shapes, or arrays that are not of integers.
+
+    Example:
+        >>> import numpy as np
+        >>> majority({"a": np.array([0, 1, 2]), "b": np.array([0, 1, 1]), "c": np.array([1, 1, 2])})
+        array([0, 1, 2])
     """
     maps = list(experts.values())
     flat = flattened(maps)

@@ -21,7 +21,7 @@ _VOXELS_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True)
-class Heads:
+class LabelLayout:
     """The heads of a network.
 
     Attributes:

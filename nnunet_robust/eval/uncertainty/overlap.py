@@ -43,6 +43,13 @@ def dice_matrix(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
     Returns:
         (M, M) in [0, 1], symmetric, with ones on the diagonal.
+
+    Example:
+        >>> import numpy as np
+        >>> maps = [np.array([1, 1, 0, 0]), np.array([1, 1, 1, 0])]
+        >>> dice_matrix(overlap_counts(maps, 1))  # 2 * 2 / (2 + 3)
+        array([[1. , 0.8],
+               [0.8, 1. ]])
     """
     sizes = np.diag(counts)
     both = sizes[:, None] + sizes

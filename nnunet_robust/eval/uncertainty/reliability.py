@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.results.results import N_BINS
-from nnunet_robust.eval.uncertainty.label_layout import Heads, blocks
+from nnunet_robust.eval.uncertainty.label_layout import LabelLayout, blocks
 
 CONFIDENCE_ROW = "(confidence)"
 """The row that is binned by confidence: the probability of the label that is called, and how often that is right."""
@@ -43,7 +43,7 @@ class ReliabilityBins:
 def reliability_bins(
     probabilities: NDArray[np.floating],
     reference: NDArray[np.integer],
-    heads: Heads,
+    layout: LabelLayout,
     where: NDArray[np.bool_] | None = None,
     ignore_label: int | None = None,
     n_bins: int = N_BINS,
@@ -57,7 +57,7 @@ def reliability_bins(
     Args:
         probabilities: (heads, *spatial).
         reference: integers (*spatial).
-        heads: what the heads stand for.
+        layout: what the heads stand for.
         where: bool (*spatial), the voxels to count; None for all.
         ignore_label: voxels where the reference has this label are not counted.
         n_bins: N.
@@ -67,12 +67,19 @@ def reliability_bins(
 
     Reference: Guo et al. 2017, "On calibration of modern neural networks" (confidence); Kull et al. 2019, "Beyond
     temperature scaling" (classwise).
+
+    Example:
+        >>> import numpy as np
+        >>> probabilities = np.array([[[0.1, 0.6]], [[0.9, 0.4]]])  # background and tumour, two voxels
+        >>> bins = reliability_bins(probabilities, np.array([[1, 1]]), LabelLayout({"tumour": 1}), n_bins=2)
+        >>> bins.names, bins.hits.tolist()  # of 0.9 (tumour) and 0.6 (background) one is right
+        (('(confidence)', 'tumour'), [[0, 1], [1, 1]])
     """
     shape = probabilities.shape[1:]
     if reference.shape != shape or (where is not None and where.shape != shape):
         other = reference.shape if reference.shape != shape or where is None else where.shape
         raise UserError(f"Probabilities have the shape {shape}, and what they are compared with has {other}")
-    names = (CONFIDENCE_ROW, *heads.structures)
+    names = (CONFIDENCE_ROW, *layout.structures)
     counts: NDArray[np.int64] = np.zeros((len(names), n_bins), np.int64)
     sums: NDArray[np.float64] = np.zeros((len(names), n_bins))
     hits: NDArray[np.int64] = np.zeros((len(names), n_bins), np.int64)
@@ -88,12 +95,12 @@ def reliability_bins(
         truth = reference[block]
         kept = np.ones(truth.shape, bool) if where is None else where[block]
         kept = kept if ignore_label is None else kept & (truth != ignore_label)
-        p, truth = heads.checked(probabilities[:, block])[:, kept], truth[kept]
-        if heads.class_order is None:
+        p, truth = layout.checked(probabilities[:, block])[:, kept], truth[kept]
+        if layout.class_order is None:
             count(0, p.max(axis=0), p.argmax(axis=0) == truth)
-        for row, (name, labels) in enumerate(heads.labels.items(), start=1):
-            own, there = p[heads.index[name]], np.isin(truth, labels)
+        for row, (name, labels) in enumerate(layout.labels.items(), start=1):
+            own, there = p[layout.index[name]], np.isin(truth, labels)
             count(row, own, there)
-            if heads.class_order is not None:
+            if layout.class_order is not None:
                 count(0, np.maximum(own, 1 - own), (own > 0.5) == there)
     return ReliabilityBins(names, counts, sums, hits)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.eval.uncertainty.label_layout import Heads, blocks
+from nnunet_robust.eval.uncertainty.label_layout import LabelLayout, blocks
 
 LEAST_ERROR = 0.01
 """An expected error, 1 - Dice, below this counts as this: nobody knows it better, and no model gets all the weight."""
@@ -31,12 +31,12 @@ def uniform_weights(n_members: int) -> NDArray[np.float64]:
     return _normalised([1.0] * n_members)
 
 
-def mean_entropy_bits(probabilities: NDArray[np.floating], heads: Heads, where: NDArray[np.bool_]) -> float:
+def mean_entropy_bits(probabilities: NDArray[np.floating], layout: LabelLayout, where: NDArray[np.bool_]) -> float:
     """The mean entropy of one member's voxels, in bits.
 
     Args:
         probabilities: (heads, *spatial); worked through in blocks.
-        heads: what the heads stand for.
+        layout: what the heads stand for.
         where: bool (*spatial), the same voxels for all members that are to be compared: the neighbourhood of what their
             uniform ensemble calls foreground. Where it is empty, the mean is that of the image.
 
@@ -47,7 +47,7 @@ def mean_entropy_bits(probabilities: NDArray[np.floating], heads: Heads, where: 
         raise UserError(f"Probabilities have the shape {probabilities.shape[1:]}, and the voxels' mask {where.shape}")
     total, count, everywhere = 0.0, 0, not where.any()
     for block in blocks(where.shape):
-        entropy = heads.entropy_bits(heads.checked(probabilities[:, block]))
+        entropy = layout.entropy_bits(layout.checked(probabilities[:, block]))
         total += float(entropy.sum(where=where[block] | everywhere, dtype=np.float64))
         count += entropy.size if everywhere else int(np.count_nonzero(where[block]))
     return total / count
@@ -61,13 +61,17 @@ def confidence_weights(mean_entropies_bits: Sequence[float], max_entropy_bits: f
 
     Args:
         mean_entropies_bits: of each member, from `mean_entropy_bits`.
-        max_entropy_bits: `Heads.max_entropy_bits`.
+        max_entropy_bits: `LabelLayout.max_entropy_bits`.
 
     Returns:
         (members,), >= 0, with a sum of 1.
 
     Raises:
         UserError: no members, or entropies that are negative or not finite.
+
+    Example:
+        >>> confidence_weights([0.0, 0.5], max_entropy_bits=1.0).round(3)  # confidences of 1 and 0.5
+        array([0.667, 0.333])
     """
     entropies = np.asarray(mean_entropies_bits, float)
     if not (np.isfinite(entropies).all() and (entropies >= 0).all()):

@@ -11,14 +11,14 @@ from sklearn.calibration import calibration_curve
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.uncertainty import label_layout as heads_module
-from nnunet_robust.eval.uncertainty.label_layout import Heads
+from nnunet_robust.eval.uncertainty.label_layout import LabelLayout
 from nnunet_robust.eval.uncertainty.reliability import CONFIDENCE_ROW, ReliabilityBins, reliability_bins
 from tests.eval.uncertainty.test_label_layout import LABELS, REGIONS, probabilities
 
 SHAPE = (8, 15, 16)
 
 
-def _case(heads: Heads, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _case(heads: LabelLayout, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities, and a reference that is drawn from them."""
     p = probabilities(heads, SHAPE, seed)
     rng = np.random.default_rng(seed + 100)
@@ -60,7 +60,7 @@ def _direct(p: np.ndarray, hit: np.ndarray, n_bins: int) -> float:
 
 
 @pytest.mark.parametrize("heads", [LABELS, REGIONS], ids=["softmax", "sigmoid"])
-def test_bins_are_those_of_a_direct_count(heads: Heads, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bins_are_those_of_a_direct_count(heads: LabelLayout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heads_module, "_VOXELS_AT_ONCE", 500)
     p, reference = _case(heads, 0)
     found = reliability_bins(p, reference, heads, n_bins=10)
@@ -82,14 +82,14 @@ def test_bins_are_those_of_a_direct_count(heads: Heads, monkeypatch: pytest.Monk
 
 
 def test_the_ends_and_edges_of_bins() -> None:
-    binary = Heads({"foreground": 1})
+    binary = LabelLayout({"foreground": 1})
     p = np.array([0.0, 0.25, 0.2500001, 0.5, 1.0], np.float32)[:, None]
     found = reliability_bins(np.stack([1 - p, p]), np.ones((5, 1), np.uint8), binary, n_bins=4)
     assert found.counts[1].tolist() == [2, 2, 0, 1]
 
 
 def test_what_is_calibrated_has_no_error_and_what_is_too_sure_has() -> None:
-    binary = Heads({"foreground": 1})
+    binary = LabelLayout({"foreground": 1})
     rng = np.random.default_rng(0)
     true = rng.random((400, 500)).astype(np.float32)
     reference = (rng.random(true.shape) < true).astype(np.uint8)
