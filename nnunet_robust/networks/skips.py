@@ -38,7 +38,7 @@ class Skip(nn.Module):
         self.merged_channels = self.channel_factor * level.channels
 
     def forward(self, upsampled: Tensor, skip: Tensor, below: Tensor) -> Tensor:
-        """Merge.
+        """Merge the encoder's map into the decoder's.
 
         Args:
             upsampled: (B, channels, *spatial), the map from below after upsampling.

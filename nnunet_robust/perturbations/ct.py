@@ -140,9 +140,10 @@ def sparse_views(image: torch.Tensor, level: float, generator: torch.Generator) 
 
     N = pi / 2 times the slice's diagonal in pixels is what a full scan needs (1137 at 512 x 512), so that a level means
     the same at any size. R_n is the parallel-beam projection of each slice at n angles, evenly over half a turn, FBP_n
-    its reconstruction with the ramp filter (Ram-Lak); FBP(R(x)), of very many views, is taken off so that only what the
-    missing views do is left. Projection and reconstruction do not depend on the place: both together are a convolution,
-    which is how it is computed. The first angle is half a step, lest rays run along rows and columns of pixels.
+    its reconstruction with the ramp filter (Ram-Lak); FBP(R(x)), of very many views, is taken off so that only the
+    effect of the missing views remains. Projection and reconstruction do not depend on the place: both together are a
+    convolution, which is how it is computed. The first angle is half a step, lest rays run along rows and columns of
+    pixels.
 
     Args:
         image: float tensor (C, *spatial) in units of the robust range, not modified; slices are the last two axes.

@@ -69,7 +69,7 @@ def cutout(image: torch.Tensor, level: float, generator: torch.Generator) -> tor
 def missing_slices(
     image: torch.Tensor, level: float, generator: torch.Generator, *, spacing_mm: Sequence[float]
 ) -> torch.Tensor:
-    """Replace a share of the slices by their nearest neighbour that is left.
+    """Replace a share of the slices by their nearest neighbour that remains.
 
     The slices are those along the axis of lowest resolution, of those longer than one voxel; of several the first:
     rows in a 2d image with square pixels. They go missing in a random order, the whole part of level n of n, and the

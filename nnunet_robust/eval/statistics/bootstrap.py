@@ -20,7 +20,7 @@ _EQUAL = 1e-12  # scores that differ by less, relative to the larger of 1 and th
 
 
 def resample_counts(n_patients: int, n_resamples: int = N_RESAMPLES, seed: int = 0) -> NDArray[np.float64]:
-    """How often each patient is drawn in each bootstrap sample.
+    """Draw the bootstrap samples: how often each patient is in each of them.
 
     Args:
         n_patients: size of the sample, and of each resample.
@@ -136,10 +136,10 @@ def bca_ends(
     confidence: float,
     equal: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The ends of BCa intervals, see `bca_intervals`.
+    """Compute the ends of BCa intervals from resampled values; `bca_intervals` has the formula.
 
     Args:
-        value: (columns,), of the sample.
+        value: (columns,), the statistics of the sample itself.
         resampled: (columns, resamples), sorted along the second axis, finite.
         acceleration: (columns,), a = sum d^3 / (6 (sum d^2)^1.5) of the jackknife's deviations.
         confidence: nominal coverage, in (0, 1).

@@ -29,7 +29,7 @@ _MCNEMAR = [
 
 
 def friedman(rows: pd.DataFrame, metric: str, by: By = "architecture") -> pd.DataFrame:
-    """Whether any of three or more architectures differs: Friedman's test over patients, with Kendall's W.
+    """Test whether any of three or more architectures differs: Friedman's test over patients, with Kendall's W.
 
     Args:
         rows: what `comparable` returns.
@@ -82,7 +82,7 @@ def friedman(rows: pd.DataFrame, metric: str, by: By = "architecture") -> pd.Dat
 
 
 def pairwise(rows: pd.DataFrame, metric: str, by: By = "architecture") -> pd.DataFrame:
-    """Each pair of architectures at each level: Wilcoxon's signed-rank test and the Hodges-Lehmann shift.
+    """Compare each two architectures at each level: Wilcoxon's signed-rank test and the Hodges-Lehmann shift.
 
     Args:
         rows: what `comparable` returns.
@@ -92,9 +92,9 @@ def pairwise(rows: pd.DataFrame, metric: str, by: By = "architecture") -> pd.Dat
     Returns:
         Columns dataset, perturbation, level, first, second, shift (first minus second, in the metric's unit), low, high
         (95 %; missing below 6 patients, who cannot give it), p, p_holm (adjusted within `FAMILY`; the clean images are
-        level 0 of every perturbation, and so are in every perturbation's family), smallest_p (what so many differences
-        could give at best), rank_biserial (positive: first is higher), n_patients, n_ties (patients without a
-        difference), n_family (comparisons in the family: p_holm cannot be below n_family * smallest_p where that is
+        level 0 of every perturbation, and so are in every perturbation's family), smallest_p (the smallest p that this
+        number of differences can give), rank_biserial (positive: first is higher), n_patients, n_ties (patients without
+        a difference), n_family (comparisons in the family: p_holm cannot be below n_family * smallest_p where that is
         the same for all). See `signed_rank`.
 
     Example:
@@ -131,7 +131,7 @@ def pairwise(rows: pd.DataFrame, metric: str, by: By = "architecture") -> pd.Dat
 
 
 def failures(rows: pd.DataFrame, by: By = "architecture") -> pd.DataFrame:
-    """Each pair of architectures at each level: who misses or hallucinates objects that the other does not.
+    """Count, for each two architectures at each level, the objects that only one of them misses or hallucinates.
 
     The unit is an object: a label of a patient. An architecture fails on it where it missed or hallucinated it in more
     than half of its rows (cases, replicates, trained models). Labels of one patient count apart, as if they were
@@ -144,8 +144,8 @@ def failures(rows: pd.DataFrame, by: By = "architecture") -> pd.DataFrame:
     Returns:
         Columns dataset, perturbation, level, first, second, only_first, only_second (objects on which only that one
         fails), p (McNemar's test, exact, two-sided; 1 where both fail on the same objects), p_holm (adjusted within
-        `FAMILY`), smallest_p (what so many differing objects could give at best), n (objects), n_family (comparisons in
-        the family).
+        `FAMILY`), smallest_p (the smallest p that this number of differing objects can give), n (objects), n_family
+        (comparisons in the family).
 
     Reference: McNemar 1947; computed by `statsmodels.stats.contingency_tables.mcnemar(exact=True)`.
     """
@@ -181,7 +181,7 @@ def failures(rows: pd.DataFrame, by: By = "architecture") -> pd.DataFrame:
 
 
 def holm(p: ArrayLike) -> NDArray[np.float64]:
-    """Holm's adjusted p-values of one family: of m, the i-th smallest times m - i + 1, and at least the one before.
+    """Adjust the p-values of one family after Holm: of m, the i-th smallest times m - i + 1, at least the one before.
 
     (As `statsmodels`' multipletests, which collects all garbage in each call: a tenth of a second.)
 

@@ -21,7 +21,7 @@ class SignedRank(NamedTuple):
         low: lower end of its distribution-free interval; NaN where there are too few differences for one.
         high: upper end of it.
         p: two-sided, of Wilcoxon's signed-rank test; 1 where all differences are zero.
-        smallest_p: the smallest p that so many differences can give: 2 / 2^n of n that are not zero, at most 1.
+        smallest_p: the smallest p that n differences other than zero can give: 2 / 2^n, at most 1.
         rank_biserial: (W+ - W-) / (W+ + W-) in [-1, 1]: how far the positive differences outweigh the negative ones, in
             ranks; 0 where all are zero.
         n_ties: differences that are zero.

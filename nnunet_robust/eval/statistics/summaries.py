@@ -27,7 +27,7 @@ _CROSSINGS = ["dataset", "perturbation", "first", "second", "level", "low", "hig
 def curves(
     rows: pd.DataFrame, metric: str, n_resamples: int = N_RESAMPLES, seed: int = 0, by: By = "architecture"
 ) -> pd.DataFrame:
-    """The mean over patients with its interval, for each architecture, perturbation and level.
+    """Compute the mean over patients with its interval, for each architecture, perturbation and level.
 
     Level 0 is the clean images, but for a series, which has the levels that it has.
 
@@ -85,7 +85,7 @@ def summary(
     seed: int = 0,
     by: By = "architecture",
 ) -> pd.DataFrame:
-    """A row per dataset, perturbation and architecture (and per label where there are several): what was lost, and how.
+    """Summarise what each architecture loses under each perturbation of each dataset, and for each of several labels.
 
     Args:
         rows: what `comparable` returns.
@@ -217,7 +217,7 @@ def crossings(
     seed: int = 0,
     by: By = "architecture",
 ) -> pd.DataFrame:
-    """The levels at which the mean curves of two architectures cross, linear between the levels that were measured.
+    """Find the levels at which the mean curves of two architectures cross, linear between measured levels.
 
     Args:
         rows: what `comparable` returns.

@@ -54,7 +54,7 @@ def expert_agreement(
     structures: Mapping[str, int | Iterable[int]],
     prediction: NDArray[np.integer] | None = None,
 ) -> dict[str, Agreement]:
-    """How much the experts agree on a case, and the model with each of them.
+    """Compute how much the experts agree on a case, and the model with each of them.
 
     Args:
         experts: name -> label map, integers (*spatial), at least two.
@@ -97,7 +97,7 @@ def expert_agreement(
 
 
 def majority(experts: Mapping[str, NDArray[np.integer]]) -> NDArray[np.integer]:
-    """The label that most experts give to each voxel; of equals the lowest, so background where it is among them.
+    """Vote: the label that most experts give to each voxel; of equals the lowest, so background where it is among them.
 
     Args:
         experts: name -> label map, integers (*spatial).
@@ -124,7 +124,7 @@ def majority(experts: Mapping[str, NDArray[np.integer]]) -> NDArray[np.integer]:
 
 
 def staple(experts: Mapping[str, NDArray[np.integer]]) -> NDArray[np.integer]:
-    """A reference that weighs experts by how reliable they turn out to be, label by label.
+    """Make a reference that weighs experts by how reliable they turn out to be, label by label.
 
     SimpleITK's MultiLabelSTAPLE, on the box that all foreground lies in: the estimates depend on how much background
     there is (Asman & Landman 2011). Undecided voxels are background.

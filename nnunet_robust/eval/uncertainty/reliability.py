@@ -48,11 +48,11 @@ def reliability_bins(
     ignore_label: int | None = None,
     n_bins: int = N_BINS,
 ) -> ReliabilityBins:
-    """The bins of one case.
+    """Count the voxels of one case into bins.
 
-    Over a whole image the error mostly says how much of it is plain background. What is asked for is
-    `where`: the surroundings of reference and prediction together, `neighbourhood(reference | prediction, ...)`, which
-    has to be said with the number.
+    Over a whole image the error mostly says how much of it is plain background. Better take the surroundings of
+    reference and prediction together, `where=neighbourhood(reference | prediction, ...)`, and report that with the
+    number.
 
     Args:
         probabilities: (heads, *spatial).

@@ -1,6 +1,6 @@
-"""How sure is a segmentation? Maps and scores from the probabilities of several members: folds, seeds, mirrorings.
+"""Uncertainty of a segmentation: maps and scores from the probabilities of several members: folds, seeds, mirrorings.
 
-    found = uncertainty(members, layout)          # maps: entropy, mutual information, mean probabilities
+    maps = uncertainty(members, layout)            # maps: entropy, mutual information, mean probabilities
     structure_scores(found, layout, spacing_mm)   # numbers, structure by structure
 
 Of a voxel, the entropy of the mean probabilities is all that is unknown; its share on which the members agree, the
@@ -37,7 +37,7 @@ class PredictedDice:
     Attributes:
         predicted_dice: **the score**: the mean over members of the Dice between the member's mask and the
             ensemble's, in [0, 1]: the overlap to be expected if the truth were one more draw of such a member. As
-            each member is a part of the ensemble, it is optimistic: it ranks cases rather than promising a Dice. NaN
+            each member is a part of the ensemble, it is optimistic: it ranks cases, and guarantees no Dice. NaN
             with a single member, who agrees with itself and says nothing.
         pairwise_dice: the mean of the Dice over each two members, in [0, 1]; NaN with a single member.
         soft_dice: 2 sum_S p / (|S| + sum p) of the mean probabilities p and the ensemble's mask S, in [0, 1]: the
@@ -104,7 +104,7 @@ def uncertainty(
     weights: Sequence[float] | None = None,
     segmentation: NDArray[np.integer] | None = None,
 ) -> Uncertainty:
-    """The uncertainty of an ensemble.
+    """Compute the uncertainty of an ensemble.
 
     Members are taken one at a time and worked through in blocks. Beside the member at hand, 4 (heads + 3) bytes a voxel
     are held, and one byte more for each member: its label map, for the overlap of pairs.
@@ -113,8 +113,8 @@ def uncertainty(
         members: arrays (heads, *spatial) of probabilities, after softmax or sigmoid, on one grid; arrays that lie in
             files (`np.load(..., mmap_mode="r")`) are read a block at a time.
         layout: what they stand for.
-        weights: how much each member counts in all means over members, >= 0; None: all alike.
-        segmentation: the label map whose overlap with the members' is asked for; None: that of their mean.
+        weights: how much each member counts in all means over members, >= 0; None weighs all alike.
+        segmentation: the label map to compare with the members' (`overlap`); None takes that of their mean.
 
     Raises:
         UserError: no members, another number of weights, members of different shapes, or numbers that are no
@@ -197,14 +197,14 @@ def _overlap(
 
 
 def structure_scores(
-    found: Uncertainty, layout: LabelLayout, spacing_mm: Sequence[float], band_mm: float = BAND_MM
+    maps: Uncertainty, layout: LabelLayout, spacing_mm: Sequence[float], band_mm: float = BAND_MM
 ) -> dict[str, StructureScores]:
-    """The scores of a case: maps averaged over each predicted structure and the band around it.
+    """Compute the scores of a case: maps averaged over each predicted structure and the band around it.
 
-    A mean over the whole image would measure how large the image is: most of it is sure to be background.
+    A mean over the whole image would measure how large the image is: most of it is background without any doubt.
 
     Args:
-        found: what `uncertainty` returns.
+        maps: what `uncertainty` returns.
         layout: what its heads stand for.
         spacing_mm: the voxel's size along each axis, in mm, > 0.
         band_mm: how far the band reaches, in mm, >= 0; 0 for the mask alone.
@@ -214,23 +214,23 @@ def structure_scores(
     """
     scores = {}
     for name in layout.structures:
-        mask = layout.mask(found.segmentation, name)
+        mask = layout.mask(maps.segmentation, name)
         n_foreground = int(np.count_nonzero(mask))
         if n_foreground == 0:
-            mask.flat[int(np.argmax(found.mean[layout.index[name]]))] = True
+            mask.flat[int(np.argmax(maps.mean[layout.index[name]]))] = True
         near = neighbourhood(mask, spacing_mm, band_mm)
         scores[name] = StructureScores(
-            entropy_bits=float(found.entropy.mean(where=near, dtype=np.float64)),
-            mutual_information_bits=float(found.mutual_information.mean(where=near, dtype=np.float64)),
+            entropy_bits=float(maps.entropy.mean(where=near, dtype=np.float64)),
+            mutual_information_bits=float(maps.mutual_information.mean(where=near, dtype=np.float64)),
             n_foreground=n_foreground,
             n_voxels=int(np.count_nonzero(near)),
-            overlap=found.overlap[name],
+            overlap=maps.overlap[name],
         )
     return scores
 
 
 def neighbourhood(mask: NDArray[np.bool_], spacing_mm: Sequence[float], band_mm: float) -> NDArray[np.bool_]:
-    """A mask and every voxel whose centre is within `band_mm` of the centre of one of its own.
+    """Widen a mask by every voxel whose centre is within `band_mm` of the centre of one of its own.
 
     Args:
         mask: bool (*spatial), not modified.
