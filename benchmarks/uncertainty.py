@@ -34,7 +34,7 @@ COMMANDS = {
 
 
 def probabilities(logits: Sequence[torch.Tensor]) -> Iterator[np.ndarray]:
-    """As `eval.members.Members` has them, but for nnU-Net's resampling, of which this image needs none."""
+    """As `eval.inference.members.Members` has them, but for nnU-Net's resampling, of which this image needs none."""
     for member in logits:
         yield torch.softmax(member.float(), 0).numpy()
 
