@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from nnunet_robust.common.console import quiet
 from nnunet_robust.common.seeding import numpy_generator, torch_generator
 from nnunet_robust.deployment.drift.martingale import DriftTest
 from nnunet_robust.deployment.drift.measuring import Meter, new_images
 from nnunet_robust.deployment.drift.reference import MeasuredImage, Reference, image_from_json, image_to_json
-from nnunet_robust.eval.inference.models import load_model, quiet
+from nnunet_robust.eval.inference.models import load_model
 from nnunet_robust.eval.inference.predictor import Predictor
 from nnunet_robust.eval.sweep.conditions import conditions_for
 from nnunet_robust.perturbations import perturb

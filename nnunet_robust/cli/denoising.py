@@ -17,9 +17,9 @@ from nnunet_robust.cli.deployment import (
     Models,
     Plans,
     Trainers,
-    bar,
     one_model_folder,
 )
+from nnunet_robust.common.console import bar
 from nnunet_robust.common.errors import UserError
 
 denoising = typer.Typer()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nnunet_robust.cli.evaluation import print_table
+from nnunet_robust.common.console import bar
 from nnunet_robust.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,8 +50,6 @@ ShareLimits = Annotated[
         help="Review, and reject, where more of the outer mask is not in the inner one; default: not judged.",
     ),
 ]
-
-_T = TypeVar("_T")
 
 
 @care.command()
@@ -272,14 +271,3 @@ def _images(folder: Path, assessor: Assessor) -> tuple[dict[str, tuple[Path, ...
             file=sys.stderr,
         )
     return found, ignored
-
-
-def bar(what: str) -> Callable[[Sequence[_T]], Iterable[_T]]:
-    """A progress bar on stderr around what is gone through."""
-    from rich.console import Console
-    from rich.progress import track
-
-    def tracked(items: Sequence[_T]) -> Any:
-        return track(items, what, console=Console(stderr=True))
-
-    return tracked

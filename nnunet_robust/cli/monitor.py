@@ -20,9 +20,9 @@ from nnunet_robust.cli.deployment import (
     Plans,
     Precision,
     Trainers,
-    bar,
     one_model_folder,
 )
+from nnunet_robust.common.console import bar
 from nnunet_robust.common.errors import UserError
 
 monitor = typer.Typer(

@@ -39,6 +39,7 @@ from nnunet_robust.perturbations.row import Perturbation
 __all__ = [
     "PERTURBATIONS",
     "PRESETS",
+    "ROBUST_PERCENTILES",
     "Perturbation",
     "check_level",
     "measure",
@@ -48,6 +49,7 @@ __all__ = [
 ]
 
 ROBUST_PERCENTILES = (0.5, 99.5)
+"""The percentiles of an image's intensities that are the ends of its robust range."""
 
 
 # The order is that of lists and docs. Levels have generous maxima: they only keep arithmetic and kernels finite.
