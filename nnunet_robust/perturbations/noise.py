@@ -125,6 +125,7 @@ def _standard_normal(image: torch.Tensor, generator: torch.Generator) -> torch.T
 ROWS = (
     Perturbation(
         name="gaussian_noise",
+        display_name="Gaussian noise",
         function=gaussian_noise,
         levels=(0.02, 0.05, 0.1, 0.2, 0.4),
         maximum=100.0,
@@ -145,6 +146,7 @@ ROWS = (
     ),
     Perturbation(
         name="salt_and_pepper",
+        display_name="salt-and-pepper noise",
         function=salt_and_pepper,
         levels=(0.005, 0.02, 0.05, 0.1, 0.2),
         maximum=1.0,
@@ -155,6 +157,7 @@ ROWS = (
     ),
     Perturbation(
         name="rician_noise",
+        display_name="Rician noise",
         function=rician_noise,
         levels=(0.02, 0.05, 0.1, 0.2, 0.4),
         maximum=100.0,
