@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.eval.attacks.rows import PERTURBATIONS
 from nnunet_robust.eval.images.cases import CaseFiles, cases_of_folders
 from nnunet_robust.eval.results.manifest import Manifest, PerturbationEntry
 from nnunet_robust.eval.results.results import Condition
-from nnunet_robust.perturbations import PERTURBATIONS
 
 _COLUMNS = ("perturbation", "level", "images", "labels")
 
