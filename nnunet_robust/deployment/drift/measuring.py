@@ -136,7 +136,7 @@ class Meter:
         predicted = self._predictor.predict(
             array, properties, also=lambda data: activations.append(self._deepest.activations(data))
         )
-        masks = {name: predicted.mask(name) for name in predicted.heads.structures}
+        masks = {name: predicted.mask(name) for name in predicted.label_layout.structures}
         of_image = image_features(array, predicted.spacing_mm, self._training.channels)
         of_prediction = prediction_features(array, predicted.spacing_mm, masks, predicted.scores)
         return {**of_image, **of_prediction}, activations[0]

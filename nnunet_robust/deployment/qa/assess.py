@@ -25,9 +25,10 @@ from nnunet_robust.deployment.qa.input_checks import (
 from nnunet_robust.deployment.qa.limits import Pair, rules_of
 from nnunet_robust.deployment.qa.rating import COLOUR_OF, Evidence, Rating, Rule, rate
 from nnunet_robust.eval.conformal.calibration import Calibration
-from nnunet_robust.eval.conformal.loss_curves import Kind, Mask, bound_mask
+from nnunet_robust.eval.conformal.loss_curves import Kind, bound_mask
 from nnunet_robust.eval.inference.models import load_model
 from nnunet_robust.eval.inference.predictor import Predicted, Predictor
+from nnunet_robust.eval.uncertainty.label_layout import Mask
 
 By = Literal["threshold", "margin"]
 _KINDS: dict[By, tuple[Kind, Kind]] = {  # inner, outer
@@ -131,7 +132,7 @@ class Assessor:
     @property
     def structures(self) -> tuple[str, ...]:
         """Of the model."""
-        return tuple(self._predictor.model.heads.structures)
+        return tuple(self._predictor.model.label_layout.structures)
 
     @property
     def file_ending(self) -> str:
@@ -157,10 +158,10 @@ class Assessor:
             reasons = tuple(f"{check.name}: {check.reason}" for check in checks if check.verdict == "reject")
             return Assessment(case, checked, tuple(checks), None, {}, "reject", reasons)
         segmented: Mask = np.zeros(predicted.segmentation.shape, bool)
-        for name in predicted.heads.structures:
+        for name in predicted.label_layout.structures:
             segmented |= predicted.mask(name)
         checks += check_segmented(checked.image, segmented, self.training)
-        findings = {name: self._finding(name, predicted, tuple(checks)) for name in predicted.heads.structures}
+        findings = {name: self._finding(name, predicted, tuple(checks)) for name in predicted.label_layout.structures}
         verdict = worst(finding.rating.verdict for finding in findings.values())
         reasons = _together({name: finding.rating for name, finding in findings.items()}, verdict)
         return Assessment(case, checked, tuple(checks), predicted, findings, verdict, reasons)

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from nnunet_robust.common.console import quiet
 from nnunet_robust.common.errors import UserError, one_line
-from nnunet_robust.eval.conformal.loss_curves import Mask
 from nnunet_robust.eval.images.cases import CaseFiles, check_stored
 from nnunet_robust.eval.images.image_statistics import PERCENTILES, ImageStatistics
+from nnunet_robust.eval.uncertainty.label_layout import Mask
 
 Verdict = Literal["accept", "review", "reject"]
 VERDICTS: tuple[Verdict, ...] = ("accept", "review", "reject")

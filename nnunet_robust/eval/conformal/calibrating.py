@@ -23,11 +23,12 @@ from nnunet_robust.eval.conformal.calibration_file import (
     write_calibration,
 )
 from nnunet_robust.eval.conformal.control import fewest_patients, too_few_patients
-from nnunet_robust.eval.conformal.loss_curves import Mask, loss_curves
+from nnunet_robust.eval.conformal.loss_curves import loss_curves
 from nnunet_robust.eval.images.cases import CaseFiles, check_stored
 from nnunet_robust.eval.images.image_statistics import ImageStatistics
 from nnunet_robust.eval.inference.predictor import Predictor
 from nnunet_robust.eval.sweep.sweep import sha256_of_case
+from nnunet_robust.eval.uncertainty.label_layout import Mask
 
 Track = Callable[[Sequence[CaseFiles]], Iterable[CaseFiles]]
 
@@ -119,8 +120,8 @@ def measure_case(predictor: Predictor, files: CaseFiles, digest: str) -> Calibra
     predicted = predictor.predict(loaded.image, loaded.properties)
     valid = None if model.ignore_label is None else loaded.label != model.ignore_label
     labels = {}
-    for name in model.heads.structures:
-        reference, mask = model.heads.mask(loaded.label, name), predicted.mask(name)
+    for name in model.label_layout.structures:
+        reference, mask = model.label_layout.mask(loaded.label, name), predicted.mask(name)
         labels[name] = CaseScores(
             loss_curves(reference, mask, predicted.spacing_mm, predicted.probability(name), valid),
             _dice(reference, mask, valid),

@@ -258,8 +258,8 @@ class Model:
         return {name: value for name, value in regions.items() if name != "ignore" and value not in (0, (0,))}
 
     @cached_property
-    def heads(self) -> LabelLayout:
-        """What its output channels stand for."""
+    def label_layout(self) -> LabelLayout:
+        """What the channels of its output stand for."""
         manager = self.predictor.label_manager
         return LabelLayout(self.regions, tuple(manager.regions_class_order) if manager.has_regions else None)
 

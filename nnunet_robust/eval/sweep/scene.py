@@ -53,7 +53,7 @@ class Scene:
         self._clean, self.spacing_mm = torch.from_numpy(loaded.image), loaded.spacing_mm
         self.ignore_label = model.ignore_label
         self._values = [value for value in model.label_names if value not in (0, self.ignore_label)]
-        self.heads = model.heads
+        self.heads = model.label_layout
         self.foreground = (self.label > 0) & (True if self.ignore_label is None else self.label != self.ignore_label)
         self.bounds = robust_range(self._clean)
         self.slice = pictures.display_slice(self.label)
