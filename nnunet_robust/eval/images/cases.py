@@ -14,6 +14,7 @@ import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
+from nnunet_robust.common.digest import digest_of_case
 from nnunet_robust.common.errors import UserError, one_line
 from nnunet_robust.common.folders import nnunet_folder
 from nnunet_robust.eval.uncertainty.expert_variability import majority, staple
@@ -72,6 +73,11 @@ class LoadedCase:
     def spacing_mm(self) -> tuple[float, ...]:
         """Voxel size per spatial axis; 1 where the format has no spacing (PNG), so that mm then are pixels."""
         return tuple(float(s) for s in self.properties["spacing"])
+
+
+def sha256_of_case(case: CaseFiles) -> str:
+    """Compute the digest of a case's images and labels that sweeps and calibrations keep."""
+    return digest_of_case(case.images, case.labels)
 
 
 def cases_of_folders(

@@ -21,7 +21,7 @@ from nnunet_robust.eval.images.complexity import SWEEP_SLICES, ComplexityMeter
 from nnunet_robust.eval.inference.members import Members, Prediction
 from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.results.manifest import Identity
-from nnunet_robust.eval.results.results import ARM, arm_key
+from nnunet_robust.eval.results.tables import ARM, arm_key
 from nnunet_robust.eval.statistics.earlier_sweep import EarlierSweep
 from nnunet_robust.eval.uncertainty.label_layout import LabelLayout
 from nnunet_robust.eval.uncertainty.uncertainty import BAND_MM, Uncertainty, neighbourhood, uncertainty
@@ -59,7 +59,7 @@ class Ensemble:
 
     @cached_property
     def arm(self) -> dict[str, str]:
-        """What tells it from the other arms of a sweep: the columns `results.ARM`."""
+        """What tells it from the other arms of a sweep: the columns `tables.ARM`."""
         shared = {name: "+".join(dict.fromkeys(model.arm[name] for model in self.models)) for name in ARM}
         return {**shared, "model": self.trainer}
 

@@ -7,7 +7,7 @@ import re
 import pandas as pd
 
 from nnunet_robust.eval.report.pairs import CASE, columns, paired_means
-from nnunet_robust.eval.results.results import ARM
+from nnunet_robust.eval.results.tables import ARM
 from nnunet_robust.eval.statistics import case_scores
 
 _DENOISED = re.compile(r"(.+)\+denoise(?:_always)?")

@@ -15,7 +15,7 @@ from scipy import stats
 
 from nnunet_robust.eval.report.read import Sweep
 from nnunet_robust.eval.results.manifest import CalibrationEntry
-from nnunet_robust.eval.results.results import ARM, arm_key
+from nnunet_robust.eval.results.tables import ARM, arm_key
 from nnunet_robust.eval.statistics import bca_intervals
 from nnunet_robust.pages.wording import percent, spoken, with_interval
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ import pandas as pd
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.results.failures import MISSING, read_failures
 from nnunet_robust.eval.results.manifest import AttackEntry, Manifest, PerturbationEntry, read_manifest
-from nnunet_robust.eval.results.results import ARM
+from nnunet_robust.eval.results.tables import ARM, BOUNDS, INPUTS, RELIABILITY, TABLES
 from nnunet_robust.eval.statistics import CLEAN, comparable, load_results
 from nnunet_robust.pages.wording import ensemble_names
 
@@ -28,9 +28,8 @@ class Sweep(NamedTuple):
         results: all rows of `results.csv`.
         rows: the rows that can be compared, see `statistics.comparable`.
         left_out: a sentence for everything that cannot, that failed, or that is missing.
-        inputs: the rows of `inputs.csv`; None where there is no such file.
-        reliability: those of `reliability.csv`, for what can be compared, see `beside`; likewise.
-        bounds: those of `bounds.csv`; likewise.
+        tables: the name of each further table that there is -> its rows; of a table that has rows of each arm, those
+            for what can be compared, see `beside`.
         ensembles: the short names of ensembles in `results` and `rows` -> the sweep's own.
     """
 
@@ -39,10 +38,23 @@ class Sweep(NamedTuple):
     results: pd.DataFrame
     rows: pd.DataFrame
     left_out: list[str]
-    inputs: pd.DataFrame | None
-    reliability: pd.DataFrame | None = None
-    bounds: pd.DataFrame | None = None
+    tables: Mapping[str, pd.DataFrame] = {}
     ensembles: dict[str, str] = {}  # noqa: RUF012 - never modified
+
+    @property
+    def inputs(self) -> pd.DataFrame | None:
+        """The rows of `inputs.csv`; None where there is no such file."""
+        return self.tables.get(INPUTS.name)
+
+    @property
+    def reliability(self) -> pd.DataFrame | None:
+        """The rows of `reliability.csv`; None where there is no such file."""
+        return self.tables.get(RELIABILITY.name)
+
+    @property
+    def bounds(self) -> pd.DataFrame | None:
+        """The rows of `bounds.csv`; None where there is no such file."""
+        return self.tables.get(BOUNDS.name)
 
     @property
     def datasets(self) -> list[str]:
@@ -84,20 +96,23 @@ def _sweep(folder: Path, results: pd.DataFrame) -> Sweep:
         raise UserError(f"No manifest.json in {folder}: give the output folder of `nnunet-robust sweep`.") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{folder / 'manifest.json'} is not JSON ({error}): run the sweep again.") from error
-    sweep = Sweep(folder, manifest, results, results, [], None)
+    sweep = Sweep(folder, manifest, results, results, [])
     rows, left_out = comparable(results, sweep.series)
     if rows.empty:
         raise UserError(
             f"Nothing in {folder} can be compared yet: no case is complete for every model; go on with the sweep."
         )
-    inputs, reliability, bounds = (_table(folder / f"{name}.csv") for name in ("inputs", "reliability", "bounds"))
-    return sweep._replace(
-        rows=rows,
-        left_out=[*_holes(folder, sweep.datasets), *left_out],
-        inputs=inputs,
-        reliability=None if reliability is None else beside(rows, reliability),
-        bounds=None if bounds is None else beside(rows, bounds),
-    )
+    left_out = [*_holes(folder, sweep.datasets), *left_out]
+    return sweep._replace(rows=rows, left_out=left_out, tables=_tables(folder, rows))
+
+
+def _tables(folder: Path, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    found = {table: _table(table.file(folder)) for table in TABLES if table.reported}
+    return {
+        table.name: beside(rows, stored) if table.per_arm else stored
+        for table, stored in found.items()
+        if stored is not None
+    }
 
 
 def _table(path: Path) -> pd.DataFrame | None:
@@ -115,7 +130,7 @@ def beside(rows: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         rows: what `comparable` returns.
-        table: the columns `results.IDENTITY` and `results.CONDITION`, the clean images once.
+        table: the columns `tables.IDENTITY` and `tables.CONDITION`, the clean images once.
 
     Returns:
         The table's rows, with `line` and `architecture`; those of the clean images again as level 0 of each

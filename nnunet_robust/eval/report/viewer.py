@@ -21,7 +21,7 @@ import pandas as pd
 from markupsafe import Markup
 from PIL import Image
 
-from nnunet_robust.eval.results.results import ARM, arm_key
+from nnunet_robust.eval.results.tables import ARM, arm_key
 from nnunet_robust.eval.statistics import CLEAN
 from nnunet_robust.pages.wording import spoken
 

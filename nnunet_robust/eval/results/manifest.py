@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeVar
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import write_atomically
-from nnunet_robust.eval.results.results import ARM
+from nnunet_robust.eval.results.tables import ARM
 
 _IS = "is"  # in a field's metadata: the class of its value
 _ARE = "are"  # the same for each value of a mapping

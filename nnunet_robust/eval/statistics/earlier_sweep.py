@@ -13,7 +13,7 @@ import pandas as pd
 from nnunet_robust.common.digest import digest_of_images
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.results.manifest import Identity, Manifest, read_manifest
-from nnunet_robust.eval.results.results import ARM, arm_key
+from nnunet_robust.eval.results.tables import ARM, arm_key
 from nnunet_robust.eval.statistics import load_results
 
 

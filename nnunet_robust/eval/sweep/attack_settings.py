@@ -1,15 +1,19 @@
-"""The attacks that a sweep was asked for: on which models, how the manifest tells of them, and whether that fits."""
+"""The attacks of a sweep: on which models, how each is made, and whether that fits what the folder holds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.attacks.chain import check_known
 from nnunet_robust.eval.attacks.rows import perturbation
 from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.results.manifest import AttackEntry, Manifest
+
+AttackSettings: TypeAlias = Mapping[str, AttackEntry]
+"""Attack -> how it is made, as the manifest tells of it."""
 
 
 def attacked_models(names: Iterable[str], models: Sequence[Model], sources: Mapping[str, Model]) -> list[Model]:
@@ -30,33 +34,33 @@ def attacked_models(names: Iterable[str], models: Sequence[Model], sources: Mapp
     return list({model.key: model for model in found}.values())
 
 
-def described_attacks(names: Iterable[str], steps: int, sources: Mapping[str, Model]) -> dict[str, AttackEntry]:
-    """Attack -> its entry in the manifest.
+def attack_settings(names: Iterable[str], steps: int, sources: Mapping[str, Model]) -> AttackSettings:
+    """How each attack of a sweep is made.
 
     Args:
         names: of perturbations, attacks or not.
         steps: of each attack.
         sources: see `attacked_models`.
     """
-    described = {}
+    settings = {}
     for row in map(perturbation, names):
         if row.uses_victim:
             source = sources[row.source] if row.source else None
-            described[row.name] = AttackEntry(
+            settings[row.name] = AttackEntry(
                 steps=1 if row.single_step else steps,
                 # by its key, which names its plans, configuration, folds and tiles, too
                 source={source.key: source.checkpoints} if source else None,
             )
-    return described
+    return settings
 
 
-def refuse_other_attacks(output: Path, manifest: Manifest, attacks: Mapping[str, AttackEntry]) -> None:
-    """Whether a folder's attacks are like those that are asked for.
+def refuse_other_attacks(output: Path, manifest: Manifest, attacks: AttackSettings) -> None:
+    """Make sure that the attacks in a folder were made as those of this sweep are.
 
     Args:
         output: the folder.
         manifest: its manifest; empty for a new folder.
-        attacks: see `described_attacks`.
+        attacks: see `attack_settings`.
 
     Raises:
         UserError: any has another number of steps, so that they could not be compared, or one is on another model of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,17 +14,16 @@ import torch
 
 from nnunet_robust.eval.attacks.rows import perturbation
 from nnunet_robust.eval.inference.ensembles import Ensemble
-from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.results.manifest import (
-    AttackEntry,
     Identity,
     ImagesEntry,
     Manifest,
     ModelEntry,
     PerturbationEntry,
 )
-from nnunet_robust.eval.sweep.guarantees import Promises
-from nnunet_robust.eval.sweep.series import SeriesSet
+from nnunet_robust.eval.sweep.arms import Arm
+from nnunet_robust.eval.sweep.guarantees import Guarantees
+from nnunet_robust.eval.sweep.plan import SweepPlan
 from nnunet_robust.eval.uncertainty.uncertainty import BAND_MM
 
 ASSUMPTIONS = (
@@ -64,66 +63,64 @@ _PACKAGES = (
 )
 
 
-def describe(
-    before: Manifest,
-    identity: Identity,
-    parameters: Mapping[str, Any],
-    conditions: Mapping[str, Sequence[float]],
-    attacks: Mapping[str, AttackEntry],
-    series: Iterable[tuple[SeriesSet, Mapping[str, str]]],
-    arms: Iterable[Model | Ensemble],
-    promises: Mapping[str, Promises],
-    device: torch.device,
-) -> Manifest:
-    """A manifest, with this run's models and perturbations added to those of earlier runs.
+def describe(before: Manifest, plan: SweepPlan) -> Manifest:
+    """A manifest, with the models and perturbations of a plan added to those of earlier runs.
 
     Args:
         before: the manifest of earlier runs into the same folder; empty for the first.
-        identity: what results must share to stand beside one another (dataset, seed, cases, ...).
-        parameters: further settings of this run.
-        conditions: perturbation -> levels of this run.
-        attacks: those of them that are attacks -> how each is made.
-        series: this run's test sets, each with the digests of its cases' files.
-        arms: this run's models and their ensembles.
-        promises: model key -> its calibration.
-        device: where they predict.
+        plan: of this run.
     """
     models = dict(before.models)
-    for arm in arms:
-        models[arm.key] = _described(models.get(arm.key, ModelEntry()), arm, promises.get(arm.key))
+    for arm in plan.arms:
+        models[arm.key] = _described(models.get(arm.key, ModelEntry()), arm, plan.guarantees.get(arm.key))
     perturbations = dict(before.perturbations)
-    for name, levels in conditions.items():
+    for name, levels in plan.levels.items():
         row = perturbation(name)
         perturbations[name] = PerturbationEntry(
             levels=_levels(perturbations, name, levels),
             unit=row.unit,
             reference=row.reference,
-            attack=attacks.get(name),
+            attack=plan.attacks.get(name),
         )
-    for test_set, digests in series:
-        name, level = test_set.condition.perturbation, test_set.condition.level
+    for of_set in plan.cases.series:
+        name, level = of_set.test_set.condition.perturbation, of_set.test_set.condition.level
         known = perturbations.get(name, PerturbationEntry()).series or {}
         perturbations[name] = PerturbationEntry(
             levels=_levels(perturbations, name, [level]),
-            unit=test_set.unit,
-            series={**known, f"{level:g}": digests},
+            unit=of_set.test_set.unit,
+            series={**known, f"{level:g}": of_set.digests},
         )
     return Manifest(
-        dataset=identity.dataset,
-        identity=identity,
+        dataset=plan.identity.dataset,
+        identity=plan.identity,
         models=models,
         perturbations=perturbations,
-        parameters=parameters,
-        seed=identity.seed,
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {platform.machine()}",
+        parameters=_settings(plan),
+        seed=plan.identity.seed,
+        device=_device_name(plan.device),
         versions={"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}},
         git_commit=_git_commit(),
-        assumptions=_assumptions(identity, models.values(), perturbations.values()),
+        assumptions=_assumptions(plan.identity, models.values(), perturbations.values()),
         pictures=before.pictures,
     )
 
 
-def _described(before: ModelEntry, arm: Model | Ensemble, promises: Promises | None) -> ModelEntry:
+def _settings(plan: SweepPlan) -> dict[str, Any]:
+    parameters = plan.parameters
+    return {
+        "images": None if parameters.images is None else str(parameters.images),
+        "labels": [str(folder) for folder in parameters.labels],
+        "replicates": parameters.replicates,
+        "tile_step_size": 0.5,
+        "workers": plan.workers,
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {platform.machine()}"
+
+
+def _described(before: ModelEntry, arm: Arm, guarantees: Guarantees | None) -> ModelEntry:
     """An arm's entry, with what an earlier run has stored of it, such as how its network was run."""
     model = arm.models[0] if isinstance(arm, Ensemble) else arm
     images = ImagesEntry(
@@ -136,8 +133,8 @@ def _described(before: ModelEntry, arm: Model | Ensemble, promises: Promises | N
         known |= {"members": [member.key for member in arm.models], "weights": arm.weighting}
     else:
         known |= {"folder": str(arm.folder), **({"denoise": arm.denoiser.described()} if arm.denoiser else {})}
-    if promises is not None:
-        known["calibration"] = promises.described()
+    if guarantees is not None:
+        known["calibration"] = guarantees.described()
     return replace(before, **known)
 
 

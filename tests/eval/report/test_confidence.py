@@ -25,7 +25,7 @@ from nnunet_robust.eval.report.promises import (
     verdict,
 )
 from nnunet_robust.eval.report.ranking import main_scores
-from nnunet_robust.eval.results.results import ARM
+from nnunet_robust.eval.results.tables import ARM
 from nnunet_robust.eval.statistics import bca_intervals, bootstrap_interval
 from nnunet_robust.eval.uncertainty.reliability import CONFIDENCE_ROW
 from tests.eval.sweep_output import write_sweep_output

@@ -22,7 +22,7 @@ def _sweep(rows: pd.DataFrame, inputs: pd.DataFrame | None, series: tuple[str, .
     manifest = Manifest.from_json({"perturbations": {name: {"series": {}} for name in series}})
     if inputs is not None:
         inputs = inputs.assign(dataset="D", replicate=0)
-    return Sweep(Path("out"), manifest, rows, rows, [], inputs)
+    return Sweep(Path("out"), manifest, rows, rows, [], {} if inputs is None else {"inputs": inputs})
 
 
 def _noise(n_patients: int = 24) -> tuple[pd.DataFrame, pd.DataFrame]:

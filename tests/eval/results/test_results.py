@@ -14,7 +14,8 @@ import pytest
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.results.failures import Failure, combine_failures, record, recorded
 from nnunet_robust.eval.results.manifest import Identity, open_manifest
-from nnunet_robust.eval.results.results import Condition, Part, combine
+from nnunet_robust.eval.results.parts import Part, combine
+from nnunet_robust.eval.results.tables import Condition
 
 COLUMNS = ("case", "perturbation", "level", "replicate", "label", "dice")
 CLEAN, NOISE, MORE = Condition.clean(), Condition("noise", 0.1), Condition("noise", 0.25, 1)

@@ -133,9 +133,9 @@ def test_an_ensemble_has_the_models_as_they_are(parameters: SweepParameters) -> 
 
 def test_names_and_preprocessing_of_denoised_models(parameters: SweepParameters, textures: str, nnunet: Path) -> None:
     (model,) = models_of(replace(parameters, trainers=parameters.trainers[:1]), textures, device_of("cpu"))
-    always = model.with_denoising(Denoiser())
+    always = arms.with_denoising(model, Denoiser())
     assert always.trainer == model.trainer + "+denoise_always" and always.predictor is model.predictor
-    abroad = replace(model, trainer="nnUNetTrainer_seed1@Dataset001_A").with_denoising(Denoiser())
+    abroad = arms.with_denoising(replace(model, trainer="nnUNetTrainer_seed1@Dataset001_A"), Denoiser())
     assert abroad.trainer == "nnUNetTrainer_seed1+denoise_always@Dataset001_A"
     assert always.preprocessing != model.preprocessing == replace(model).preprocessing
     raw = nnunet / "nnUNet_raw" / textures

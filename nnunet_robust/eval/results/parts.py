@@ -15,116 +15,18 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
-import hashlib
 import io
-import math
+import itertools
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import atomic_file
-from nnunet_robust.eval.metrics.metrics import METRICS
-
-ARM = ("model", "plans", "configuration", "fold", "patch_size", "tile_size")
-IDENTITY = ("dataset", *ARM, "patient", "case")
-CONDITION = ("perturbation", "level", "replicate")
-N_BINS = 15
-"""Of a row of `reliability.csv`."""
-_LONGEST = 200  # characters of a file's name
-
-SCORES = (
-    "n_members",
-    "entropy_bits",
-    "mutual_information_bits",
-    "predicted_dice",
-    "pairwise_dice",
-    "soft_dice",
-    "predicted_divergence_bits",
-    "weights",
-    "expert_agreement",
-    "model_expert_dice",
-)
-"""Empty where nothing was asked for, or where a score is not defined."""
-RESULT_COLUMNS = (*IDENTITY, *CONDITION, "label", *METRICS, "n_ref", "n_pred", "outcome", *SCORES)
-RELIABILITY_COLUMNS = (
-    *IDENTITY,
-    *CONDITION,
-    "label",
-    *(f"{what}_{number}" for what in ("n", "p", "hits") for number in range(N_BINS)),
-)
-MEASURED = (
-    "psnr_db",
-    "snr_db",
-    "foreground_ratio",
-    "texture_divergence_bits",
-    "boundary_contrast",
-    "noise_sigma",
-    "blur",
-)
-"""Of an image."""
-INPUT_COLUMNS = ("dataset", "patient", "case", *CONDITION, *MEASURED)
-ATTACK_COLUMNS = (*IDENTITY, *CONDITION, "linf", "l2", *MEASURED)
-BOUND_COLUMNS = (
-    *IDENTITY,
-    *CONDITION,
-    "label",
-    "outer_threshold",
-    "inner_threshold",
-    "outer_margin_mm",
-    "inner_margin_mm",
-    "dice",
-    "dice_low",
-    "dice_high",
-)
-
-
-@dataclass(frozen=True, order=True)
-class Condition:
-    """One perturbation at one level, drawn once. `Condition.clean()` is the image as it is.
-
-    Attributes:
-        perturbation: its name, or "clean".
-        level: its physical level; 0 for "clean".
-        replicate: number of the draw, from 0.
-    """
-
-    perturbation: str
-    level: float
-    replicate: int = 0
-
-    @classmethod
-    def clean(cls) -> Condition:
-        """The unperturbed image: level 0 of every perturbation, computed and stored once."""
-        return cls("clean", 0.0)
-
-    @property
-    def name(self) -> str:
-        """For files, e.g. `speckle_noise_0.3` or, from the second draw on, `speckle_noise_0.3_r1`."""
-        if self.perturbation == "clean":
-            return "clean"
-        return f"{self.perturbation}_{self.level:g}" + (f"_r{self.replicate}" if self.replicate else "")
-
-
-def arm_key(model: str, plans: str, configuration: str, fold: str, patch_size: str, tile_size: str) -> str:
-    """A name for the files of one arm of a sweep: nnU-Net's for the model, and the tile size where it is not its own.
-
-    Args:
-        model: as the other arguments, what the column of `ARM` holds.
-    """
-    tile = "" if tile_size == patch_size else f"__tile{tile_size}"
-    key = f"{model}__{plans}__{configuration}__fold{fold}{tile}"
-    # An ensemble has the names of all its members: file systems take 255 bytes.
-    return key if len(key) <= _LONGEST else f"{key[: _LONGEST - 17]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-
-
-def cell(value: Any) -> Any:
-    """What stands in a table for a value: nothing for NaN."""
-    return "" if isinstance(value, float) and math.isnan(value) else value
+from nnunet_robust.eval.results.tables import TABLES, Condition, ResultTable
 
 
 def is_disk_full(error: BaseException, folder: Path) -> bool:
@@ -201,6 +103,11 @@ class Part:
                     self.rows[key], group, self._length = group, [], position
 
 
+def open_part(table: ResultTable, output: Path, key: str, perturbation: str, case: str) -> Part:
+    """The rows of a table of a case under a perturbation, see `ResultTable.part_file`."""
+    return Part(table.part_file(output, key, perturbation, case), table.columns)
+
+
 def combine(parts: Iterable[Part], columns: tuple[str, ...], target: Path) -> None:
     """Put parts together into one table, in their order, a part at a time."""
     with atomic_file(target) as file:
@@ -208,3 +115,20 @@ def combine(parts: Iterable[Part], columns: tuple[str, ...], target: Path) -> No
         writer.writeheader()
         for part in parts:
             writer.writerows(part.in_order())
+
+
+def combine_tables(output: Path, arms: Sequence[str], cases: Sequence[str], perturbations: Sequence[str]) -> None:
+    """Put together all tables of an output folder.
+
+    Args:
+        output: the folder.
+        arms: keys of its arms, in the order in which the tables have them.
+        cases: names of its cases, likewise.
+        perturbations: their names, likewise.
+    """
+    for table in TABLES:
+        if table.optional and not table.folder(output).is_dir():
+            continue
+        places = itertools.product(arms if table.per_arm else [""], cases, perturbations)
+        parts = (open_part(table, output, key, perturbation, case) for key, case, perturbation in places)
+        combine(parts, table.columns, table.file(output))
