@@ -211,7 +211,7 @@ def recipe_ranges(recipe: pd.DataFrame) -> pd.DataFrame:
 
 
 def recipe_sentence(ranges: pd.DataFrame, metric: str = "dice") -> str:
-    """Put the recipe of one perturbation into words.
+    """One perturbation's recipe in words.
 
     Args:
         ranges: the rows of `recipe_ranges` of one dataset and perturbation.
