@@ -27,7 +27,7 @@ from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.denoising.denoiser import Denoiser
 from nnunet_robust.eval.images.cases import CaseFiles, LoadedCase, load_case
 from nnunet_robust.eval.results.results import arm_key
-from nnunet_robust.eval.uncertainty.label_layout import Heads
+from nnunet_robust.eval.uncertainty.label_layout import LabelLayout
 from nnunet_robust.trainers.plans import format_size, nearest_patch_sizes, total_stride
 
 # The entries of a configuration that nnU-Net's DefaultPreprocessor goes by.
@@ -259,10 +259,10 @@ class Model:
         return {name: value for name, value in regions.items() if name != "ignore" and value not in (0, (0,))}
 
     @cached_property
-    def heads(self) -> Heads:
+    def heads(self) -> LabelLayout:
         """What its output channels stand for."""
         manager = self.predictor.label_manager
-        return Heads(self.regions, tuple(manager.regions_class_order) if manager.has_regions else None)
+        return LabelLayout(self.regions, tuple(manager.regions_class_order) if manager.has_regions else None)
 
     @cached_property
     def _preprocessor(self) -> DefaultPreprocessor:
