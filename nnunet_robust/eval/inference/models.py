@@ -24,7 +24,8 @@ from nnunet_robust.common.console import quiet
 from nnunet_robust.common.digest import sha256
 from nnunet_robust.common.errors import UserError, one_line
 from nnunet_robust.eval.denoising.denoiser import Denoiser
-from nnunet_robust.eval.images.cases import CaseFiles, LoadedCase, load_case
+from nnunet_robust.eval.images.cases import CaseFiles, LoadedCase, label_names, load_case
+from nnunet_robust.eval.images.image_files import channel_count
 from nnunet_robust.eval.results.results import arm_key
 from nnunet_robust.eval.uncertainty.label_layout import LabelLayout
 from nnunet_robust.trainers.plans import format_size, nearest_patch_sizes, total_stride
@@ -233,8 +234,7 @@ class Model:
     @property
     def channels(self) -> int:
         """How many channels it takes."""
-        meta = self.predictor.dataset_json
-        return len(meta.get("channel_names") or meta["modality"])
+        return channel_count(self.predictor.dataset_json)
 
     @property
     def ignore_label(self) -> int | None:
@@ -244,11 +244,7 @@ class Model:
     @property
     def label_names(self) -> dict[int, str]:
         """Every label value of `dataset.json`, with the first name that has it."""
-        known: dict[int, str] = {}
-        for name, value in self.predictor.dataset_json["labels"].items():
-            for v in value if isinstance(value, (list, tuple)) else (value,):
-                known.setdefault(int(v), name)
-        return known
+        return label_names(self.predictor.dataset_json)
 
     @property
     def regions(self) -> dict[str, int | tuple[int, ...]]:

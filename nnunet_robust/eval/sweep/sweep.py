@@ -17,12 +17,12 @@ import numpy as np
 import torch
 
 from nnunet_robust.common.console import quiet
-from nnunet_robust.common.digest import sha256
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import write_atomically
 from nnunet_robust.common.folders import dataset_name
 from nnunet_robust.eval.images import pictures
-from nnunet_robust.eval.images.cases import CaseFiles, check_stored
+from nnunet_robust.eval.images.cases import CaseFiles, sha256_of_case
+from nnunet_robust.eval.images.image_files import check_stored
 from nnunet_robust.eval.images.selection import cases_of
 from nnunet_robust.eval.inference.devices import device_of, use_nnunets_threads, workers_of
 from nnunet_robust.eval.inference.ensembles import ALL, make_ensembles
@@ -261,11 +261,6 @@ def _units(cases: Sequence[CaseFiles], conditions: Sequence[Condition], series: 
         for case in of_set:
             images.setdefault((test_set.condition.perturbation, case.name), []).append((test_set.condition, case))
     return [Unit(case, name, tuple(found), (name, case) not in own) for (name, case), found in images.items()]
-
-
-def sha256_of_case(case: CaseFiles) -> str:
-    """One digest for a case's images and labels."""
-    return "-".join(sha256(path)[:16] for path in (*case.images, *case.labels))
 
 
 def _digest(case: CaseFiles) -> str | None:
