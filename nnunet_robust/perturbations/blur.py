@@ -136,6 +136,7 @@ def _periodic_kernel(sigma: float, length: int) -> torch.Tensor:
 ROWS = (
     Perturbation(
         name="gaussian_blur",
+        display_name="Gaussian blur",
         function=gaussian_blur,
         levels=(0.5, 1.0, 2.0, 3.0, 5.0),
         maximum=1000.0,

@@ -246,6 +246,7 @@ ROWS = (
     ),
     Perturbation(
         name="jpeg",
+        display_name="JPEG compression",
         function=jpeg,
         levels=(0.5, 0.7, 0.85, 0.92, 0.97),
         maximum=1.0,

@@ -96,6 +96,7 @@ def partial_kspace(image: torch.Tensor, level: float, generator: torch.Generator
 ROWS = (
     Perturbation(
         name="gibbs_ringing",
+        display_name="Gibbs ringing",
         function=gibbs_ringing,
         levels=(0.3, 0.5, 0.6, 0.7, 0.8),
         maximum=1.0,
@@ -105,6 +106,7 @@ ROWS = (
     ),
     Perturbation(
         name="partial_kspace",
+        display_name="partial k-space",
         function=partial_kspace,
         levels=(0.1, 0.2, 0.3, 0.4, 0.47),
         maximum=0.5,

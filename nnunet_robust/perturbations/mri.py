@@ -228,6 +228,7 @@ ROWS = (
     ),
     Perturbation(
         name="kspace_spikes",
+        display_name="k-space spikes",
         function=kspace_spikes,
         levels=(0.03, 0.06, 0.12, 0.25, 0.5),
         maximum=1000.0,

@@ -145,6 +145,7 @@ def _standard_normal(image: torch.Tensor, generator: torch.Generator) -> torch.T
 ROWS = (
     Perturbation(
         name="gaussian_noise",
+        display_name="Gaussian noise",
         function=gaussian_noise,
         levels=(0.02, 0.05, 0.1, 0.2, 0.4),
         maximum=100.0,
@@ -165,6 +166,7 @@ ROWS = (
     ),
     Perturbation(
         name="salt_and_pepper",
+        display_name="salt-and-pepper noise",
         function=salt_and_pepper,
         levels=(0.005, 0.02, 0.05, 0.1, 0.2),
         maximum=1.0,
@@ -175,6 +177,7 @@ ROWS = (
     ),
     Perturbation(
         name="rician_noise",
+        display_name="Rician noise",
         function=rician_noise,
         levels=(0.02, 0.05, 0.1, 0.2, 0.4),
         maximum=100.0,

@@ -85,6 +85,7 @@ def _counts(expected: torch.Tensor, normal: torch.Tensor) -> torch.Tensor:
 ROWS = (
     Perturbation(
         name="poisson_noise",
+        display_name="Poisson noise",
         function=poisson_noise,
         levels=(0.03, 0.1, 0.2, 0.4, 0.8),
         maximum=100.0,

@@ -144,6 +144,7 @@ ROWS = (
     ),
     Perturbation(
         name="psf_speckle",
+        display_name="PSF speckle",
         function=psf_speckle,
         levels=(0.1, 0.2, 0.4, 0.7, 1.0),
         maximum=100.0,

@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.deployment.recommendation.measuring import Format, Measurer
 from nnunet_robust.deployment.recommendation.placement import (
     IMAGE_FEATURES,
     INSIDE_PERCENTILE,
@@ -27,7 +28,7 @@ from nnunet_robust.deployment.recommendation.placement import (
     Curves,
     Place,
 )
-from nnunet_robust.eval.images.new_images import Format, Measurer, OtherChannelsError, find_images
+from nnunet_robust.eval.images.image_files import ImageFiles, OtherChannelsError, find_images
 from nnunet_robust.eval.inference.models import Model, load_model
 from nnunet_robust.eval.report.read import Sweep, read_sweep
 from nnunet_robust.eval.results.results import ARM, CONDITION
@@ -46,7 +47,7 @@ SHARE_INSIDE = 0.5
 _MASK_MODEL = "(the model of the masks)"  # a column beside the architectures
 _POINT = ["patient", "case", *CONDITION]
 
-Track = Callable[[list[tuple[str, tuple[Path, ...]]]], Iterable[tuple[str, tuple[Path, ...]]]]
+Track = Callable[[Sequence[ImageFiles]], Iterable[ImageFiles]]
 
 
 @dataclass(frozen=True)
@@ -135,11 +136,12 @@ def recommend(
     advisor = _Advisor(sweep, model, margin, n_resamples, seed)
     measurer = Measurer(kind, model)
     answers = []
-    for name, files in track(list(found.items())):
+    for files in track(found):
         try:
-            answers.append(advisor.answer(name, measurer.measure(name, files)))
+            answers.append(advisor.answer(files.name, measurer.measure(files)))
         except OtherChannelsError as error:
-            answers.append(ImageAnswer(name, {}, (), None, None, str(error)))
+            declined = f"it has {error.found} channels, the sweep's images have {kind.channels}"
+            answers.append(ImageAnswer(files.name, {}, (), None, None, declined))
     verdict, declined = advisor.together(answers)
     return Recommendation(
         sweep=output,

@@ -47,7 +47,7 @@ def target(labels: NDArray[np.integer], heads: LabelLayout, ignore_label: int | 
 
     Args:
         labels: (*spatial), on the grid of the logits.
-        heads: what the logits' channels stand for: `Model.heads`.
+        heads: what the logits' channels stand for: `Model.label_layout`.
         ignore_label: of voxels that do not count; None: all count.
         device: of the logits.
 

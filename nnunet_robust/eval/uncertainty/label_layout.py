@@ -9,11 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_robust.common.errors import UserError
+
+Mask: TypeAlias = NDArray[np.bool_]
+"""Where a structure is, (*spatial)."""
 
 _TOLERANCE = 0.01  # of probabilities and their sum: float16 files are off by a thousandth
 _TINY = np.finfo(np.float32).tiny
@@ -133,10 +137,10 @@ class LabelLayout:
             segmentation[probabilities[head] > 0.5] = label
         return segmentation
 
-    def mask(self, label_map: NDArray[np.integer], name: str) -> NDArray[np.bool_]:
+    def mask(self, label_map: NDArray[np.integer], name: str) -> Mask:
         """Make the bool mask of a structure in a label map, without any array that is larger."""
         first, *others = self.labels[name]
-        found: NDArray[np.bool_] = label_map == first
+        found: Mask = label_map == first
         for label in others:
             found |= label_map == label
         return found
