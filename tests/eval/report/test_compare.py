@@ -283,7 +283,7 @@ def test_sentences_tell_the_direction() -> None:
     table = pd.DataFrame(rows, columns=columns).assign(
         paired=False, n_first=9, n_second=8, n_cases_first=10, n_cases_second=8
     )
-    clean, many, largest = comparison_sentences(table, {})
+    clean, many, largest = comparison_sentences(table, {}, PLAIN)
     assert "10 cases (9 patients) in the first sweep and 8 cases (8 patients), others, in the second" in clean
     assert "0.900 in the first and 0.800 in the second (a change of −0.100 [−0.150, −0.050]) for A" in clean
     assert many.startswith("Of 1 change (")
