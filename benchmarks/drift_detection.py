@@ -46,7 +46,7 @@ def load(given: argparse.Namespace) -> tuple[Predictor, list[Any]]:
 
 def read(predictor: Predictor, image: Any) -> tuple[np.ndarray, dict[str, Any]]:
     with quiet():
-        array, properties = predictor.model.reader.read_images([str(path) for path in image.files])
+        array, properties = predictor.model.reader.read_images([str(path) for path in image.images])
     return array.astype(np.float32), properties
 
 
@@ -62,14 +62,14 @@ def measure(given: argparse.Namespace) -> None:
             for name, level in wanted:
                 condition = name if name == CLEAN else f"{name} {level:g}"
                 first = 0 if name == CLEAN else len(images) - (given.perturbed or len(images))
-                if number < first or (condition, image.case) in done:
+                if number < first or (condition, image.name) in done:
                     continue
                 changed = array
                 if name != CLEAN:
-                    generator = torch_generator(0, image.case, name, 0)
+                    generator = torch_generator(0, image.name, name, 0)
                     spacing = tuple(float(s) for s in properties["spacing"])
                     changed = perturb(torch.from_numpy(array), name, level, generator, None, spacing).numpy()
-                found = MeasuredImage(image.case, image.case, image.case, *meter.features(changed, properties))
+                found = MeasuredImage(image.name, image.name, image.name, *meter.features(changed, properties))
                 file.write(json.dumps({"condition": condition, **image_to_json(found)}) + "\n")
                 file.flush()
 

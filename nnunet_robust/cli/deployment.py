@@ -15,6 +15,7 @@ from nnunet_robust.common.errors import UserError
 
 if TYPE_CHECKING:
     from nnunet_robust.deployment.qa.assess import Assessor
+    from nnunet_robust.eval.images.image_files import ImageFiles
 
 care = typer.Typer()
 
@@ -258,12 +259,12 @@ def one_model_folder(
     return model_folder(dataset_name(dataset), trainers[0], plans, configuration)
 
 
-def _images(folder: Path, assessor: Assessor) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
+def _images(folder: Path, assessor: Assessor) -> tuple[list[ImageFiles], list[str]]:
     """The images of a folder, and the files there that are none."""
-    from nnunet_robust.eval.images.new_images import find_images
+    from nnunet_robust.eval.images.image_files import find_images
 
     found = find_images(folder, assessor.file_ending)
-    used = {path for files in found.values() for path in files}
+    used = {path for image in found for path in image.images}
     ignored = sorted(path.name for path in folder.iterdir() if path not in used) if folder.is_dir() else []
     if ignored:
         print(

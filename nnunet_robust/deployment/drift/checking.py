@@ -13,17 +13,18 @@ from nnunet_robust.common.errors import UserError, one_line
 from nnunet_robust.common.files import write_atomically
 from nnunet_robust.common.locks import exclusive_lock
 from nnunet_robust.deployment.drift.checked import FEWEST_RECENT, RECENT, Checked
-from nnunet_robust.deployment.drift.measuring import Meter, NewImage, new_images
+from nnunet_robust.deployment.drift.measuring import Meter, new_images
 from nnunet_robust.deployment.drift.page import page
 from nnunet_robust.deployment.drift.reference import Reference, read_reference
 from nnunet_robust.deployment.drift.stream import Stream
 from nnunet_robust.deployment.drift.two_sample import TwoSample, compare
+from nnunet_robust.eval.images.image_files import ImageFiles
 from nnunet_robust.eval.inference.predictor import Predictor
 
 STREAM, TABLE, PAGE = "stream.json", "images.csv", "monitor.html"
 """What a check writes."""
 
-Track = Callable[[Sequence[NewImage]], Iterable[NewImage]]
+Track = Callable[[Sequence[ImageFiles]], Iterable[ImageFiles]]
 
 
 def check(
@@ -66,7 +67,7 @@ def check(
             stream.write(output / STREAM)
         counted = {image.digest for image in stream.images}
         reasons = {
-            image.case: stream.left_out(image.patient, digest)
+            image.name: stream.left_out(image.patient, digest)
             for image, digest in digests.items()
             if digest not in counted
         }
@@ -79,8 +80,8 @@ def check(
 
 def _take(
     stream: Stream,
-    new: Sequence[NewImage],
-    digests: Mapping[NewImage, str],
+    new: Sequence[ImageFiles],
+    digests: Mapping[ImageFiles, str],
     predictor: Predictor,
     track: Track,
     state: Path,
@@ -93,7 +94,7 @@ def _take(
         try:
             measured = meter.measure(image, digests[image])
         except Exception as error:  # whatever nnU-Net raises: the other images are not to wait for it
-            failed[image.case] = one_line(error)
+            failed[image.name] = one_line(error)
             continue
         stream.add([measured])
         stream.write(state)

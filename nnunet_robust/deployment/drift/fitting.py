@@ -10,7 +10,7 @@ from nnunet_robust import __version__
 from nnunet_robust.common.errors import UserError, one_line
 from nnunet_robust.common.files import write_atomically
 from nnunet_robust.common.locks import exclusive_lock
-from nnunet_robust.deployment.drift.measuring import Meter, NewImage
+from nnunet_robust.deployment.drift.measuring import Meter
 from nnunet_robust.deployment.drift.reference import (
     MeasuredImage,
     Reference,
@@ -20,14 +20,15 @@ from nnunet_robust.deployment.drift.reference import (
     lines_to_json,
     write_reference,
 )
+from nnunet_robust.eval.images.image_files import ImageFiles
 from nnunet_robust.eval.inference.predictor import Predictor
 
-Track = Callable[[Sequence[NewImage]], Iterable[NewImage]]
+Track = Callable[[Sequence[ImageFiles]], Iterable[ImageFiles]]
 
 
 def fit(
     predictor: Predictor,
-    images: Sequence[NewImage],
+    images: Sequence[ImageFiles],
     output: Path,
     condition: str,
     rate: float,
@@ -50,23 +51,23 @@ def fit(
             same file.
     """
     check_patients(len({image.patient for image in images}))
-    firsts = list({image.patient: image for image in sorted(images, key=lambda i: i.case, reverse=True)}.values())
+    firsts = list({image.patient: image for image in sorted(images, key=lambda i: i.name, reverse=True)}.values())
     held = f"another process is fitting {output}: wait for it, or give another output"
     with exclusive_lock(output.with_name(f".{output.name}.lock"), held):
         unfinished = output.with_name(f".{output.name}.unfinished")
         head = {"version": __version__, "model": predictor.identity}
         measured = _earlier(unfinished, head)
         meter, faults, used = Meter(predictor), [], []
-        for image in track(sorted(firsts, key=lambda image: image.case)):
+        for image in track(sorted(firsts, key=lambda image: image.name)):
             digest = image.digest()
-            found = measured.get((image.case, image.patient, digest))
+            found = measured.get((image.name, image.patient, digest))
             if found is None:
                 try:
                     found = meter.measure(image, digest)
                 except (UserError, ValueError, RuntimeError) as error:
-                    faults.append(f"{image.case}: {one_line(error)}")
+                    faults.append(f"{image.name}: {one_line(error)}")
                     continue
-                measured[image.case, image.patient, digest] = found
+                measured[image.name, image.patient, digest] = found
                 write_atomically(unfinished, lines_to_json(head, map(image_to_json, measured.values())))
             used.append(found)
         if faults:

@@ -26,6 +26,7 @@ from nnunet_robust.deployment.qa.limits import Pair, rules_of
 from nnunet_robust.deployment.qa.rating import COLOUR_OF, Evidence, Rating, Rule, rate
 from nnunet_robust.eval.conformal.calibration import Calibration
 from nnunet_robust.eval.conformal.loss_curves import Kind, bound_mask
+from nnunet_robust.eval.images.image_files import ImageFiles
 from nnunet_robust.eval.inference.models import load_model
 from nnunet_robust.eval.inference.predictor import Predicted, Predictor
 from nnunet_robust.eval.uncertainty.label_layout import Mask
@@ -139,17 +140,16 @@ class Assessor:
         """Of the images that the model takes."""
         return str(self._predictor.model.predictor.dataset_json["file_ending"])
 
-    def assess(self, case: str, images: Sequence[Path]) -> Assessment:
+    def assess(self, files: ImageFiles) -> Assessment:
         """Assess one image.
 
         Args:
-            case: its name.
-            images: its files, one per channel, in order.
+            files: of the image.
         """
-        checked = check_file(images, self._predictor.model.reader, self.training)
+        case, checked = files.name, check_file(files, self._predictor.model.reader, self.training)
         checks, predicted = list(checked.checks), None
         if checked.predictable and checked.image is not None:
-            checks += self._known(images)
+            checks += self._known(files)
             try:
                 predicted = self._predictor.predict(checked.image, checked.properties)
             except Exception as error:  # whatever nnU-Net raises: the other images are not to wait for it
@@ -166,8 +166,8 @@ class Assessor:
         reasons = _together({name: finding.rating for name, finding in findings.items()}, verdict)
         return Assessment(case, checked, tuple(checks), predicted, findings, verdict, reasons)
 
-    def _known(self, images: Sequence[Path]) -> list[Check]:
-        case = self._calibrated_on.get(digest_of_case(images))
+    def _known(self, files: ImageFiles) -> list[Check]:
+        case = self._calibrated_on.get(digest_of_case(files.images))
         if case is None:
             return []
         reason = f"it is case {case!r} of the calibration: what was promised with it proves nothing on it"

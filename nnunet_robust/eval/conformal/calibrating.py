@@ -24,7 +24,8 @@ from nnunet_robust.eval.conformal.calibration_file import (
 )
 from nnunet_robust.eval.conformal.control import fewest_patients, too_few_patients
 from nnunet_robust.eval.conformal.loss_curves import loss_curves
-from nnunet_robust.eval.images.cases import CaseFiles, check_stored, sha256_of_case
+from nnunet_robust.eval.images.cases import CaseFiles, sha256_of_case
+from nnunet_robust.eval.images.image_files import check_stored
 from nnunet_robust.eval.images.image_statistics import ImageStatistics
 from nnunet_robust.eval.inference.predictor import Predictor
 from nnunet_robust.eval.uncertainty.label_layout import Mask

@@ -23,7 +23,8 @@ from nnunet_robust import hook
 from nnunet_robust.common.console import quiet
 from nnunet_robust.common.digest import sha256
 from nnunet_robust.common.errors import UserError, one_line
-from nnunet_robust.eval.images.cases import CaseFiles, LoadedCase, load_case
+from nnunet_robust.eval.images.cases import CaseFiles, LoadedCase, label_names, load_case
+from nnunet_robust.eval.images.image_files import channel_count
 from nnunet_robust.eval.results.tables import arm_key
 from nnunet_robust.eval.uncertainty.label_layout import LabelLayout
 from nnunet_robust.trainers.plans import format_size, nearest_patch_sizes, total_stride
@@ -77,6 +78,7 @@ class Model:
         patch_size: voxels per axis that it was trained on.
         predictor: nnU-Net's predictor, initialised; its configuration's patch size is that of the tiles.
         denoiser: what the raw images go through first; None leaves them as they are.
+        plain: of a model with a denoiser, the same without.
     """
 
     trainer: str
@@ -88,6 +90,7 @@ class Model:
     patch_size: tuple[int, ...]
     predictor: nnUNetPredictor
     denoiser: ImageFilter | None = None
+    plain: Model | None = None
 
     @property
     def tile_size(self) -> tuple[int, ...]:
@@ -248,8 +251,7 @@ class Model:
     @property
     def channels(self) -> int:
         """How many channels it takes."""
-        meta = self.predictor.dataset_json
-        return len(meta.get("channel_names") or meta["modality"])
+        return channel_count(self.predictor.dataset_json)
 
     @property
     def ignore_label(self) -> int | None:
@@ -259,11 +261,7 @@ class Model:
     @property
     def label_names(self) -> dict[int, str]:
         """Every label value of `dataset.json`, with the first name that has it."""
-        known: dict[int, str] = {}
-        for name, value in self.predictor.dataset_json["labels"].items():
-            for v in value if isinstance(value, (list, tuple)) else (value,):
-                known.setdefault(int(v), name)
-        return known
+        return label_names(self.predictor.dataset_json)
 
     @property
     def regions(self) -> dict[str, int | tuple[int, ...]]:

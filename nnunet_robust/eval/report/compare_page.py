@@ -14,13 +14,14 @@ from nnunet_robust import __version__
 from nnunet_robust.common.files import write_atomically
 from nnunet_robust.eval.report.compare import FIRST, SECOND, Comparison, compare, listed
 from nnunet_robust.eval.report.panels import curve_panel, told, y_limits
-from nnunet_robust.eval.report.read import Sweep, read_sweep
-from nnunet_robust.eval.results.manifest import AttackEntry, Manifest
+from nnunet_robust.eval.report.read import Attack, Sweep, read_sweep
+from nnunet_robust.eval.results.display_names import DisplayNames, display_names
+from nnunet_robust.eval.results.manifest import Manifest
 from nnunet_robust.eval.statistics import CLEAN, CONFIDENCE, N_RESAMPLES
 from nnunet_robust.pages import plots
 from nnunet_robust.pages.rendering import csv_link, environment, table_data
 from nnunet_robust.pages.tables import Column, ReportTable
-from nnunet_robust.pages.wording import counted_cases, few_patients, number, spoken, with_interval
+from nnunet_robust.pages.wording import counted_cases, few_patients, number, with_interval
 
 _METRIC = "dice"
 _STYLES = {FIRST: plots.LineStyle("#0072B2", "o", "-"), SECOND: plots.LineStyle("#D55E00", "s", "--")}
@@ -66,6 +67,7 @@ def _page(first: Sweep, second: Sweep) -> dict[str, Any]:
     comparison = compare(first, second, _METRIC)
     table = comparison.table
     differs, same = manifest_differences(first.manifest, second.manifest)
+    names = display_names(first.manifest, second.manifest)
     fewest = int(table[["n_first", "n_second"]].min(axis=None))
     return {
         "version": __version__,
@@ -76,13 +78,13 @@ def _page(first: Sweep, second: Sweep) -> dict[str, Any]:
         "facts": _facts(first, second),
         "checkpoints": _checkpoints(first.manifest, second.manifest),
         "summaries": [
-            (name, comparison_sentences(part, {**first.attacks, **second.attacks}))
+            (name, comparison_sentences(part, {**first.attacks, **second.attacks}, names))
             for name, part in table.groupby("dataset", sort=False)
         ],
         "differs": differs,
         "same": same,
-        "curves": _curves(comparison, first, second),
-        "table": table_data(_table(table)),
+        "curves": _curves(comparison, first, second, names),
+        "table": table_data(_table(table, names)),
         "left_out": [
             *comparison.left_out,
             *(
@@ -130,7 +132,7 @@ _ATTACKS = (
 # ---- sentences ----
 
 
-def comparison_sentences(table: pd.DataFrame, attacks: Mapping[str, AttackEntry]) -> list[str]:
+def comparison_sentences(table: pd.DataFrame, attacks: Mapping[str, Attack], names: DisplayNames) -> list[str]:
     """One dataset in three sentences: the clean images, how many changes are clear, the largest one.
 
     Attacks on each model itself have the last two of their own. Those that were made against one model are in none: its
@@ -139,6 +141,7 @@ def comparison_sentences(table: pd.DataFrame, attacks: Mapping[str, AttackEntry]
     Args:
         table: its rows of `Comparison.table`, of Dice.
         attacks: see `Sweep.attacks`, of both sweeps.
+        names: of perturbations.
     """
     clean, perturbed = (table[rows] for rows in (table["perturbation"] == CLEAN, table["perturbation"] != CLEAN))
     said = [_clean_images(clean)] if len(clean) else []
@@ -148,7 +151,7 @@ def comparison_sentences(table: pd.DataFrame, attacks: Mapping[str, AttackEntry]
         ("Under attacks on each model itself, ", perturbed[perturbed["perturbation"].isin(own)]),
     ):
         if len(part):
-            said += [_after(start, sentence) for sentence in (_how_many(part), _largest(part))]
+            said += [_after(start, sentence) for sentence in (_how_many(part), _largest(part, names))]
     if perturbed["perturbation"].isin([name for name in attacks if name not in own]).any():
         said.append("Attacks whose images were made against one model are in none of these sentences.")
     return said
@@ -194,10 +197,10 @@ def _how_many(perturbed: pd.DataFrame) -> str:
     )
 
 
-def _largest(perturbed: pd.DataFrame) -> str:
+def _largest(perturbed: pd.DataFrame, names: DisplayNames) -> str:
     row = perturbed.to_dict("records")[int(perturbed["change"].abs().argmax())]
     return (
-        f"The largest change was that of {row['architecture']} under {spoken(row['perturbation'])} at level "
+        f"The largest change was that of {row['architecture']} under {names[row['perturbation']]} at level "
         f"{row['level']:g}: {_change(row)}, on {_sample(row)}."
     )
 
@@ -240,11 +243,12 @@ def _settings(manifest: Manifest) -> Iterator[tuple[str, str]]:
             yield f"checkpoint of {key}, fold {fold}", digest[:16]
         for choice, value in (model.choices or {}).items():
             yield f"{choice} of {key}", str(value)
+    names = display_names(manifest)
     for name, row in manifest.perturbations.items():
         if row.attack is not None:
-            yield f"steps of {spoken(name)}", str(row.attack.steps)
+            yield f"steps of {names[name]}", str(row.attack.steps)
             for source, digests in (row.attack.source or {}).items():
-                yield f"checkpoints of {source} in {spoken(name)}", ", ".join(d[:16] for d in digests.values())
+                yield f"checkpoints of {source} in {names[name]}", ", ".join(d[:16] for d in digests.values())
 
 
 def _checkpoints(first: Manifest, second: Manifest) -> str:
@@ -264,7 +268,7 @@ def _checkpoints(first: Manifest, second: Manifest) -> str:
 # ---- curves and tables ----
 
 
-def _curves(comparison: Comparison, first: Sweep, second: Sweep) -> list[dict[str, Any]]:
+def _curves(comparison: Comparison, first: Sweep, second: Sweep, names: DisplayNames) -> list[dict[str, Any]]:
     """For each dataset and perturbation, a panel for each architecture."""
     points = comparison.points[comparison.points["perturbation"] != CLEAN]
     if points.empty:
@@ -275,7 +279,7 @@ def _curves(comparison: Comparison, first: Sweep, second: Sweep) -> list[dict[st
     with plots.plain_style():
         for (dataset, name), part in points.groupby(["dataset", "perturbation"], sort=False):
             unit = first.unit(str(name)) or second.unit(str(name))
-            title = f"{dataset}, {spoken(str(name))}" if len(comparison.matched) > 1 else spoken(str(name))
+            title = f"{dataset}, {names[str(name)]}" if len(comparison.matched) > 1 else names[str(name)]
             figures = [
                 _panel(of_line.assign(line=of_line["sweep"]), str(line), unit, limits, f"c{len(groups)}-{i}")
                 for i, (line, of_line) in enumerate(part.groupby("line", sort=False))
@@ -327,11 +331,11 @@ _COLUMNS = (
 )
 
 
-def _table(table: pd.DataFrame) -> ReportTable:
+def _table(table: pd.DataFrame, names: DisplayNames) -> ReportTable:
     data = table.assign(how=np.where(table["paired"], "paired by patient", "unpaired"))
     columns = tuple(c for c in _COLUMNS if not (c.key == "dataset" and table["dataset"].nunique() == 1))
     note = (
         "Mean Dice over patients, and the change from the first sweep to the second. p: Wilcoxon's signed-rank test of "
         "the patients' differences, where they are paired."
     )
-    return ReportTable("changes", "Every change", note, columns, data)
+    return ReportTable("changes", "Every change", note, columns, data, names)

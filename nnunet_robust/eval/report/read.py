@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.eval.results.display_names import DisplayNames, display_names
 from nnunet_robust.eval.results.failures import MISSING, read_failures
-from nnunet_robust.eval.results.manifest import AttackEntry, Manifest, PerturbationEntry, read_manifest
+from nnunet_robust.eval.results.manifest import Manifest, ModelEntry, PerturbationEntry, read_manifest
 from nnunet_robust.eval.results.tables import ARM, BOUNDS, INPUTS, RELIABILITY, TABLES
 from nnunet_robust.eval.statistics import CLEAN, comparable, load_results
-from nnunet_robust.pages.wording import ensemble_names
+from nnunet_robust.eval.statistics.tables import without_seed
 
 _FAILURES_SHOWN = 20
+
+
+class Attack(NamedTuple):
+    """An attack of a sweep.
+
+    Attributes:
+        name: of the attack without its source; that of the perturbation where an older manifest lacks it.
+        control: the random noise of the same budget; empty where an older manifest lacks it.
+        source_name: of the model whose attacked images all models got; likewise the name of the perturbation.
+        steps: of the attack.
+        source: key of that model -> fold -> SHA-256 of its checkpoint; None where every model was attacked itself.
+    """
+
+    name: str
+    control: str
+    source_name: str
+    steps: int
+    source: Mapping[str, Mapping[str, str]] | None
 
 
 class Sweep(NamedTuple):
@@ -67,9 +86,26 @@ class Sweep(NamedTuple):
         return {name for name, row in self.manifest.perturbations.items() if row.series is not None}
 
     @property
-    def attacks(self) -> dict[str, AttackEntry]:
-        """Perturbations that are attacks -> how each was made."""
-        return {name: row.attack for name, row in self.manifest.perturbations.items() if row.attack is not None}
+    def attacks(self) -> dict[str, Attack]:
+        """Perturbations that are attacks -> what the manifest has of each."""
+        return {
+            name: Attack(
+                row.attack.name or name, row.control or "", row.source or name, row.attack.steps, row.attack.source
+            )
+            for name, row in self.manifest.perturbations.items()
+            if row.attack is not None
+        }
+
+    @property
+    def without_denoising(self) -> dict[str, str]:
+        """Arms that denoise -> the same model without."""
+        described = self.manifest.models
+        return {key: arm.without_denoising for key, arm in described.items() if arm.without_denoising is not None}
+
+    @property
+    def names(self) -> DisplayNames:
+        """The perturbations' display names."""
+        return display_names(self.manifest)
 
     def unit(self, perturbation: str) -> str:
         """What a perturbation's level is counted in; empty where the manifest does not say."""
@@ -86,18 +122,21 @@ def read_sweep(folder: Path) -> Sweep:
     Raises:
         UserError: the folder lacks a file, a file is broken, or nothing in it can be compared.
     """
-    return _sweep(folder, load_results(folder / "results.csv"))
+    return _sweep(folder, load_results(folder / "results.csv"), _manifest(folder))
 
 
-def _sweep(folder: Path, results: pd.DataFrame) -> Sweep:
+def _manifest(folder: Path) -> Manifest:
     try:
-        manifest = read_manifest(folder / "manifest.json")
+        return read_manifest(folder / "manifest.json")
     except FileNotFoundError:
         raise UserError(f"No manifest.json in {folder}: give the output folder of `nnunet-robust sweep`.") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{folder / 'manifest.json'} is not JSON ({error}): run the sweep again.") from error
+
+
+def _sweep(folder: Path, results: pd.DataFrame, manifest: Manifest) -> Sweep:
     sweep = Sweep(folder, manifest, results, results, [])
-    rows, left_out = comparable(results, sweep.series)
+    rows, left_out = comparable(results, sweep.series, sweep.names)
     if rows.empty:
         raise UserError(
             f"Nothing in {folder} can be compared yet: no case is complete for every model; go on with the sweep."
@@ -178,13 +217,16 @@ def read_sweeps(folders: Sequence[Path]) -> list[Sweep]:
                 )
             holder[dataset] = folder
     results = load_results(*tables)
-    lines, architectures = (ensemble_names(results[column].unique()) for column in ("line", "architecture"))
+    manifests = [_manifest(folder) for folder in folders]
+    models = [arm for manifest in manifests for arm in manifest.models.values()]
+    lines = _ensemble_names(results, models, "line", str)
+    architectures = _ensemble_names(results, models, "architecture", without_seed)
     results = results.assign(
         line=results["line"].replace(lines), architecture=results["architecture"].replace(architectures)
     )
     sweeps = [
-        _sweep(folder, results[results["dataset"].isin(of_folder)].reset_index(drop=True))
-        for folder, of_folder in zip(folders, datasets, strict=True)
+        _sweep(folder, results[results["dataset"].isin(of_folder)].reset_index(drop=True), manifest)
+        for folder, of_folder, manifest in zip(folders, datasets, manifests, strict=True)
     ]
     return [
         sweep._replace(
@@ -196,3 +238,26 @@ def read_sweeps(folders: Sequence[Path]) -> list[Sweep]:
         )
         for sweep in sweeps
     ]
+
+
+def _ensemble_names(
+    results: pd.DataFrame, models: Iterable[ModelEntry], column: str, start: Callable[[str], str]
+) -> dict[str, str]:
+    """Short names of ensembles: "ensemble of 2, uniform" for "ensemble_uniform(nnUNetTrainer+nnUNetTrainerNoSkip)".
+
+    Args:
+        results: what `load_results` returns.
+        models: the manifests' arms.
+        column: "line" or "architecture".
+        start: from a model's name to that which the column's begins with.
+
+    Returns:
+        Name -> short name, of the ensembles alone, and of those alone whose short name no other has.
+    """
+    of_model = {
+        arm.model: f"ensemble of {len(arm.members)}, {arm.weights}" for arm in models if arm.members is not None
+    }
+    arms = results[results["model"].isin(of_model)].drop_duplicates(column).to_dict("records")
+    short = {arm[column]: of_model[arm["model"]] + arm[column].removeprefix(start(arm["model"])) for arm in arms}
+    given = list(short.values())
+    return {name: text for name, text in short.items() if given.count(text) == 1}

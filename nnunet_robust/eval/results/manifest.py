@@ -153,10 +153,12 @@ class ModelEntry(Entry):
 
     Attributes:
         model: the columns `ARM` of its rows, as are plans, configuration, fold, patch_size and tile_size.
+        kind: "model", "denoised" or "ensemble"; None in older manifests.
         members: keys of an ensemble's models; None for a model.
         weights: how an ensemble's members are weighted; None for a model.
         folder: where a model was loaded from.
         denoise: what its denoiser is; None for a model whose images are as they are.
+        without_denoising: key of the same model without a denoiser.
         calibration: of the model, where it has one.
         checkpoints: fold -> SHA-256 of its checkpoint.
         images: the images that it takes.
@@ -169,10 +171,12 @@ class ModelEntry(Entry):
     fold: str = ""
     patch_size: str = ""
     tile_size: str = ""
+    kind: str | None = None
     members: Sequence[str] | None = None
     weights: str | None = None
     folder: str | None = None
     denoise: Mapping[str, Any] | None = None
+    without_denoising: str | None = None
     calibration: CalibrationEntry | None = field(default=None, metadata={_IS: CalibrationEntry})
     checkpoints: Mapping[str, str] = field(default_factory=dict)
     images: ImagesEntry | None = field(default=None, metadata={_IS: ImagesEntry})
@@ -189,12 +193,16 @@ class AttackEntry(Entry):
     """How an attack was made.
 
     Attributes:
+        name: of the attack without its source; None in older manifests, as is the next.
+        display_name: of that.
         steps: of the attack.
         source: key of the model whose attacked images all models got -> fold -> SHA-256 of its checkpoint; None where
             every model was attacked itself.
     """
 
     NULLABLE = frozenset({"source"})
+    name: str | None = None
+    display_name: str | None = None
     steps: int
     source: Mapping[str, Mapping[str, str]] | None = None
 
@@ -207,6 +215,9 @@ class PerturbationEntry(Entry):
         levels: all levels, of all runs.
         unit: what a level is counted in.
         reference: where the perturbation comes from; None for a series.
+        display_name: of the perturbation; None for a series, and in older manifests.
+        control: the random noise that an attack is compared with.
+        source: name of the model that an attack was made against, for all models.
         attack: how it was made, where it is an attack.
         series: level, as text -> case -> digest of its files; None for a perturbation.
     """
@@ -214,6 +225,9 @@ class PerturbationEntry(Entry):
     levels: Sequence[float] = ()
     unit: str = ""
     reference: str | None = None
+    display_name: str | None = None
+    control: str | None = None
+    source: str | None = None
     attack: AttackEntry | None = field(default=None, metadata={_IS: AttackEntry})
     series: Mapping[str, Mapping[str, str]] | None = None
 

@@ -47,6 +47,8 @@ def attack_settings(names: Iterable[str], steps: int, sources: Mapping[str, Mode
         if row.uses_victim:
             source = sources[row.source] if row.source else None
             settings[row.name] = AttackEntry(
+                name=row.attack,
+                display_name=perturbation(row.attack).display_name,
                 steps=1 if row.single_step else steps,
                 # by its key, which names its plans, configuration, folds and tiles, too
                 source={source.key: source.checkpoints} if source else None,

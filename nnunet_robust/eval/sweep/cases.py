@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from nnunet_robust.common.console import quiet
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.eval.images.cases import CaseFiles, check_stored, sha256_of_case
+from nnunet_robust.eval.images.cases import CaseFiles, sha256_of_case
+from nnunet_robust.eval.images.image_files import check_stored
 from nnunet_robust.eval.images.selection import cases_of
 from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.inference.selection import interface

@@ -61,13 +61,13 @@ def denoised_models(
 def with_denoising(model: Model, denoiser: Denoiser) -> Model:
     """The same weights, fed with denoised images; nothing is loaded again."""
     name, at, dataset = model.trainer.partition("@")
-    return replace(model, trainer=f"{name}{denoiser.label}{at}{dataset}", denoiser=denoiser)
+    return replace(model, trainer=f"{name}{denoiser.label}{at}{dataset}", denoiser=denoiser, plain=model)
 
 
 def notes(models: Sequence[Model]) -> tuple[str, ...]:
     """What each model with a threshold was measured to bear, in sentences."""
     return tuple(
-        model.denoiser.borne.sentence(model.trainer.replace(model.denoiser.label, ""))
+        model.denoiser.borne.sentence(model.plain.trainer)
         for model in models
-        if isinstance(model.denoiser, Denoiser) and model.denoiser.borne is not None
+        if model.plain is not None and isinstance(model.denoiser, Denoiser) and model.denoiser.borne is not None
     )

@@ -80,6 +80,9 @@ def describe(before: Manifest, plan: SweepPlan) -> Manifest:
             levels=_levels(perturbations, name, levels),
             unit=row.unit,
             reference=row.reference,
+            display_name=row.display_name,
+            control=row.control or None,
+            source=row.source or None,
             attack=plan.attacks.get(name),
         )
     for of_set in plan.cases.series:
@@ -130,9 +133,11 @@ def _described(before: ModelEntry, arm: Arm, guarantees: Guarantees | None) -> M
     )
     known: dict[str, Any] = {**arm.arm, "checkpoints": arm.checkpoints, "images": images}
     if isinstance(arm, Ensemble):
-        known |= {"members": [member.key for member in arm.models], "weights": arm.weighting}
+        known |= {"kind": "ensemble", "members": [member.key for member in arm.models], "weights": arm.weighting}
     else:
-        known |= {"folder": str(arm.folder), **({"denoise": arm.denoiser.described()} if arm.denoiser else {})}
+        known |= {"kind": "model", "folder": str(arm.folder)}
+        if arm.denoiser is not None and arm.plain is not None:
+            known |= {"kind": "denoised", "denoise": arm.denoiser.described(), "without_denoising": arm.plain.key}
     if guarantees is not None:
         known["calibration"] = guarantees.described()
     return replace(before, **known)
