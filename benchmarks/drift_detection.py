@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from nnunet_robust.common.console import quiet
 from nnunet_robust.common.seeding import numpy_generator, torch_generator
 from nnunet_robust.deployment.drift.martingale import DriftTest
 from nnunet_robust.deployment.drift.measuring import Meter, new_images
 from nnunet_robust.deployment.drift.reference import MeasuredImage, Reference, image_from_json, image_to_json
-from nnunet_robust.eval.inference.models import load_model, quiet
+from nnunet_robust.eval.inference.models import load_model
 from nnunet_robust.eval.inference.predictor import Predictor
 from nnunet_robust.eval.sweep.conditions import conditions_for
 from nnunet_robust.perturbations import perturb
@@ -191,13 +192,13 @@ def main() -> None:
         verb.set_defaults(run=function)
         verb.add_argument("-m", dest="model", type=Path, required=True)
         verb.add_argument("-i", dest="images", type=Path, required=True)
-        verb.add_argument("--cases", type=int, help="at most so many")
+        verb.add_argument("--cases", type=int, help="the largest number of cases")
         verb.add_argument("--mirroring", action="store_true")
         verb.add_argument("--precision", default="exact")
         if name == "measure":
             verb.add_argument("-o", dest="output", type=Path, required=True)
             verb.add_argument("--perturb", nargs="*", default=[])
-            verb.add_argument("--perturbed", type=int, help="so many of the cases, the last; default: all")
+            verb.add_argument("--perturbed", type=int, help="number of perturbed cases, the last ones; default: all")
     verb = verbs.add_parser("streams")
     verb.set_defaults(run=streams)
     verb.add_argument("measured", type=Path)

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from nnunet_robust.cli.console import bar
 from nnunet_robust.cli.options import Commands, ModelAndFoldsFlags, NewImages
+from nnunet_robust.common.console import bar
 from nnunet_robust.common.errors import UserError
 
 denoising = Commands()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nnunet_robust.cli.console import bar, print_table
+from nnunet_robust.cli.console import print_table
 from nnunet_robust.cli.options import (
     CaseFlags,
     Commands,
@@ -19,6 +19,7 @@ from nnunet_robust.cli.options import (
     NewImages,
     RatingFlags,
 )
+from nnunet_robust.common.console import bar
 from nnunet_robust.common.errors import UserError
 
 if TYPE_CHECKING:

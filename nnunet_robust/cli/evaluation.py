@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from nnunet_robust.cli.console import bar, print_table
+from nnunet_robust.cli.console import print_table
 from nnunet_robust.cli.options import DATASET, CaseFlags, Commands
+from nnunet_robust.common.console import bar
 from nnunet_robust.common.errors import UserError
 
 evaluation = Commands()

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from nnunet_robust import __version__
-from nnunet_robust.cli.console import print_table, show
+from nnunet_robust.cli.console import print_table
 from nnunet_robust.cli.datasets import convert, synthesize
 from nnunet_robust.cli.denoising import denoising
 from nnunet_robust.cli.deployment import deployment
@@ -19,6 +19,7 @@ from nnunet_robust.cli.options import Commands
 from nnunet_robust.cli.study import study
 from nnunet_robust.cli.sweep import sweeping
 from nnunet_robust.cli.trainers import training
+from nnunet_robust.common.console import show
 from nnunet_robust.common.errors import UserError
 
 app = Commands(

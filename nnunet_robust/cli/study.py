@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from nnunet_robust.cli.console import show
 from nnunet_robust.cli.options import Commands
+from nnunet_robust.common.console import show
 from nnunet_robust.common.errors import UserError
 
 study = Commands(help="A whole matrix of trainings and sweeps from one YAML.", no_args_is_help=True)

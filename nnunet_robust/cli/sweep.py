@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from nnunet_robust.cli.console import show
 from nnunet_robust.cli.options import CaseFlags, Commands, ModelAndFoldsFlags, PredictionFlags, of_cases, of_execution
+from nnunet_robust.common.console import show
 
 sweeping = Commands()
 
@@ -25,13 +25,13 @@ _of_attacks = partial(typer.Option, rich_help_panel="Attacks")
 
 
 def _known_perturbations(incomplete: str) -> list[str]:
-    from nnunet_robust.perturbations import PERTURBATIONS
+    from nnunet_robust.eval.attacks.rows import PERTURBATIONS
 
     return [name for name in PERTURBATIONS if name.startswith(incomplete)]
 
 
 def _known_presets(incomplete: str) -> list[str]:
-    from nnunet_robust.perturbations import PRESETS
+    from nnunet_robust.eval.attacks.rows import PRESETS
 
     return [name for name in PRESETS if name.startswith(incomplete)]
 
@@ -211,7 +211,7 @@ def perturbations() -> None:
     """
     from rich.table import Table
 
-    from nnunet_robust.perturbations import PERTURBATIONS, PRESETS
+    from nnunet_robust.eval.attacks.rows import PERTURBATIONS, PRESETS
 
     table = Table("perturbation", "level", "default levels", "modality", title="--perturb")
     for name, row in PERTURBATIONS.items():

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from nnunet_robust.cli.console import show
 from nnunet_robust.cli.options import Commands, PlansFlags, known_trainers
+from nnunet_robust.common.console import show
 from nnunet_robust.common.errors import UserError
 
 training = Commands()

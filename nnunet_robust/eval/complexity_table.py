@@ -17,12 +17,12 @@ from matplotlib.ticker import MaxNLocator
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
+from nnunet_robust.common.console import quiet
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import write_atomically
 from nnunet_robust.common.folders import dataset_name, nnunet_folder
 from nnunet_robust.eval.images.cases import CaseFiles, cases_of_folders, load_case
 from nnunet_robust.eval.images.complexity import VARIANTS, ComplexityMeter, Variant
-from nnunet_robust.eval.inference.models import quiet
 from nnunet_robust.eval.results.results import cell
 from nnunet_robust.pages.plots import line_styles
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_robust.cli.main import main
-from nnunet_robust.perturbations import PERTURBATIONS, PRESETS
+from nnunet_robust.eval.attacks.rows import PERTURBATIONS, PRESETS
 from nnunet_robust.trainers import TRAINERS
 from nnunet_robust.trainers.names import RULE
 from tests.trainers.test_cost import DATASET, PLANS

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from nnunet_robust.common.digest import sha256
-from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.errors import UserError, one_line
 from nnunet_robust.common.files import write_atomically
+from nnunet_robust.common.locks import exclusive_lock
 from nnunet_robust.deployment.drift.checked import FEWEST_RECENT, RECENT, Checked
-from nnunet_robust.deployment.drift.fitting import alone
 from nnunet_robust.deployment.drift.measuring import Meter, NewImage, new_images
 from nnunet_robust.deployment.drift.page import page
 from nnunet_robust.deployment.drift.reference import Reference, read_reference
@@ -53,7 +53,8 @@ def check(
     """
     reference = read_reference(reference_file)
     setup = reference.setup
-    with alone(output / ".lock", f"checking into {output}"):
+    held = f"another process is checking into {output}: wait for it, or give another output"
+    with exclusive_lock(output / ".lock", held):
         stream = Stream(reference, sha256(reference_file), reference.rate)
         if (output / STREAM).exists():
             stream.read(output / STREAM)
@@ -92,7 +93,7 @@ def _take(
         try:
             measured = meter.measure(image, digests[image])
         except Exception as error:  # whatever nnU-Net raises: the other images are not to wait for it
-            failed[image.case] = " ".join(str(error).split())[:300]
+            failed[image.case] = one_line(error)
             continue
         stream.add([measured])
         stream.write(state)

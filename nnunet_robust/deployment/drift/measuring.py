@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_robust.common.console import quiet
 from nnunet_robust.common.digest import sha256
-from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.errors import UserError, one_line
 from nnunet_robust.deployment.drift.deepest import Deepest
 from nnunet_robust.deployment.drift.features import image_features, prediction_features
 from nnunet_robust.deployment.drift.reference import MeasuredImage
 from nnunet_robust.deployment.qa.input_checks import check_form, read_training
 from nnunet_robust.eval.images.cases import CaseFiles, check_stored, recorded_patients
 from nnunet_robust.eval.images.new_images import find_images
-from nnunet_robust.eval.inference.models import quiet
 from nnunet_robust.eval.inference.predictor import Predictor
 
 
@@ -109,7 +109,7 @@ class Meter:
             with quiet():
                 array, properties = self._predictor.model.reader.read_images([str(path) for path in image.files])
         except Exception as error:  # whatever a reader raises
-            raise UserError(f"it cannot be read: {' '.join(str(error).split())[:300]}") from error
+            raise UserError(f"it cannot be read: {one_line(error)}") from error
         faults = [check.reason for check in check_form(array, self._training) if check.verdict == "reject"]
         if faults:
             raise UserError(faults[0])

@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from nnunet_robust.common.digest import sha256
-from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.digest import digest_of_case, digest_of_images
+from nnunet_robust.common.errors import UserError, one_line
 from nnunet_robust.deployment.qa.input_checks import (
     Check,
     CheckedImage,
@@ -26,7 +26,6 @@ from nnunet_robust.deployment.qa.limits import Pair, rules_of
 from nnunet_robust.deployment.qa.rating import COLOUR_OF, Evidence, Rating, Rule, rate
 from nnunet_robust.eval.conformal.calibration import Calibration
 from nnunet_robust.eval.conformal.loss_curves import Kind, Mask, bound_mask
-from nnunet_robust.eval.images.cases import digest_of_images
 from nnunet_robust.eval.inference.models import load_model
 from nnunet_robust.eval.inference.predictor import Predicted, Predictor
 
@@ -153,7 +152,7 @@ class Assessor:
             try:
                 predicted = self._predictor.predict(checked.image, checked.properties)
             except Exception as error:  # whatever nnU-Net raises: the other images are not to wait for it
-                checks.append(Check("predicted", "reject", " ".join(str(error).split())[:300]))
+                checks.append(Check("predicted", "reject", one_line(error)))
         if predicted is None or checked.image is None:
             reasons = tuple(f"{check.name}: {check.reason}" for check in checks if check.verdict == "reject")
             return Assessment(case, checked, tuple(checks), None, {}, "reject", reasons)
@@ -167,7 +166,7 @@ class Assessor:
         return Assessment(case, checked, tuple(checks), predicted, findings, verdict, reasons)
 
     def _known(self, images: Sequence[Path]) -> list[Check]:
-        case = self._calibrated_on.get("-".join(sha256(path)[:16] for path in images))
+        case = self._calibrated_on.get(digest_of_case(images))
         if case is None:
             return []
         reason = f"it is case {case!r} of the calibration: what was promised with it proves nothing on it"

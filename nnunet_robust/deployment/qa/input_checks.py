@@ -18,11 +18,11 @@ import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from numpy.typing import NDArray
 
-from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.console import quiet
+from nnunet_robust.common.errors import UserError, one_line
 from nnunet_robust.eval.conformal.loss_curves import Mask
 from nnunet_robust.eval.images.cases import CaseFiles, check_stored
 from nnunet_robust.eval.images.image_statistics import PERCENTILES, ImageStatistics
-from nnunet_robust.eval.inference.models import quiet
 
 Verdict = Literal["accept", "review", "reject"]
 VERDICTS: tuple[Verdict, ...] = ("accept", "review", "reject")
@@ -185,7 +185,7 @@ def check_file(images: Sequence[Path], reader: BaseReaderWriter, training: Train
         with quiet():
             image, properties = reader.read_images([str(path) for path in images])
     except Exception as error:  # whatever a reader raises
-        return CheckedImage((Check("readable", "reject", " ".join(str(error).split())[:300]),), None, {}, None)
+        return CheckedImage((Check("readable", "reject", one_line(error)),), None, {}, None)
     image = image.astype(np.float32, copy=False)
     spacing_mm = [float(s) for s in properties["spacing"]]
     done = (Check("readable", "accept", "the file can be read"), *check_form(image, training))

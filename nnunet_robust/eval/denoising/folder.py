@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_robust.common.console import quiet
 from nnunet_robust.common.digest import sha256
-from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.errors import UserError, one_line
 from nnunet_robust.common.files import clean_up, write_atomically
 from nnunet_robust.eval.denoising.denoiser import Denoiser
 from nnunet_robust.eval.denoising.writers import write_image
-from nnunet_robust.eval.inference.models import Model, quiet
+from nnunet_robust.eval.inference.models import Model
 
 RECORD = "denoised.json"
 """Beside the images; nnU-Net looks for files of the dataset's ending only."""
@@ -125,7 +126,7 @@ def _read(name: str, files: Sequence[Path], model: Model) -> tuple[np.ndarray, l
         with quiet():
             image, properties = model.reader.read_images([str(path) for path in files])
     except Exception as error:
-        raise UserError(f"image {name!r} cannot be read: {' '.join(str(error).split())[:300]}") from error
+        raise UserError(f"image {name!r} cannot be read: {one_line(error)}") from error
     if len(image) != model.channels:
         raise UserError(f"image {name!r} has {len(image)} channels, and the model takes {model.channels}")
     if not np.isfinite(image).all():

@@ -14,7 +14,7 @@ import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.errors import UserError, one_line
 from nnunet_robust.common.folders import nnunet_folder
 from nnunet_robust.eval.uncertainty.expert_variability import majority, staple
 
@@ -173,11 +173,6 @@ def recorded_patients(raw: Path) -> dict[str, str]:
     return json.loads(file.read_text()).get("nnunet_robust", {}).get("patients", {}) if file.is_file() else {}
 
 
-def digest_of_images(digest: str, channels: int) -> str:
-    """Of a case's digest (`sweep.sha256_of_case`) the part that is its images', whatever its labels."""
-    return "-".join(digest.split("-")[:channels])
-
-
 def _check_present(case: CaseFiles) -> None:
     for path in case.images:
         if not path.is_file():
@@ -205,7 +200,7 @@ def load_case(case: CaseFiles, reader: BaseReaderWriter, channels: int, labels: 
         image, properties = reader.read_images([str(path) for path in case.images])
         drawn = [reader.read_seg(str(path))[0] for path in case.labels]
     except Exception as error:
-        raise UserError(f"case {case.name!r} cannot be read: {' '.join(str(error).split())[:300]}") from error
+        raise UserError(f"case {case.name!r} cannot be read: {one_line(error)}") from error
     if image.shape[0] != channels:
         raise UserError(f"case {case.name!r}: {image.shape[0]} channels, but the model takes {channels}")
     if not np.isfinite(image).all():
@@ -249,8 +244,7 @@ def check_stored(case: CaseFiles) -> None:
             try:
                 stored = np.asanyarray(nibabel.load(path).dataobj)
             except Exception as error:
-                reason = " ".join(str(error).split())[:300]
-                raise UserError(f"case {case.name!r} cannot be read: {path.name}: {reason}") from error
+                raise UserError(f"case {case.name!r} cannot be read: {path.name}: {one_line(error)}") from error
             broken = stored.size - int(np.count_nonzero(np.isfinite(stored)))
             if broken:
                 raise UserError(

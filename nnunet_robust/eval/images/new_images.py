@@ -10,10 +10,11 @@ import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 
-from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.console import quiet
+from nnunet_robust.common.errors import UserError, one_line
 from nnunet_robust.eval.images.complexity import SWEEP_SLICES, ComplexityMeter
 from nnunet_robust.eval.images.image_quality import image_quality
-from nnunet_robust.eval.inference.models import Model, quiet
+from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.inference.sliding_window import SlidingWindow
 
 
@@ -113,7 +114,7 @@ class Measurer:
             with quiet():
                 image, properties = self._reader.read_images([str(path) for path in files])
         except Exception as error:
-            raise UserError(f"image {name!r} cannot be read: {' '.join(str(error).split())[:300]}") from error
+            raise UserError(f"image {name!r} cannot be read: {one_line(error)}") from error
         if len(image) != self._format.channels:
             raise OtherChannelsError(f"it has {len(image)} channels, the sweep's images have {self._format.channels}")
         if not np.isfinite(image).all():

@@ -23,7 +23,7 @@ from nnunet_robust.eval.inference.members import Members, Prediction
 from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.results.results import ARM, arm_key
 from nnunet_robust.eval.statistics.earlier_sweep import EarlierSweep
-from nnunet_robust.eval.uncertainty.label_layout import Heads
+from nnunet_robust.eval.uncertainty.label_layout import LabelLayout
 from nnunet_robust.eval.uncertainty.uncertainty import BAND_MM, Uncertainty, neighbourhood, uncertainty
 from nnunet_robust.eval.uncertainty.weights import (
     CompetenceCurve,
@@ -75,7 +75,7 @@ class Ensemble:
         return members if self.origin is None else {**members, "weights": self.origin}
 
     @property
-    def heads(self) -> Heads:
+    def heads(self) -> LabelLayout:
         """What its probabilities stand for."""
         return self.models[0].heads
 

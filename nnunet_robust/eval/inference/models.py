@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -22,12 +20,13 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 
 from nnunet_robust import hook
+from nnunet_robust.common.console import quiet
 from nnunet_robust.common.digest import sha256
-from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.errors import UserError, one_line
 from nnunet_robust.eval.denoising.denoiser import Denoiser
 from nnunet_robust.eval.images.cases import CaseFiles, LoadedCase, load_case
 from nnunet_robust.eval.results.results import arm_key
-from nnunet_robust.eval.uncertainty.label_layout import Heads
+from nnunet_robust.eval.uncertainty.label_layout import LabelLayout
 from nnunet_robust.trainers.plans import format_size, nearest_patch_sizes, total_stride
 
 # The entries of a configuration that nnU-Net's DefaultPreprocessor goes by.
@@ -259,10 +258,10 @@ class Model:
         return {name: value for name, value in regions.items() if name != "ignore" and value not in (0, (0,))}
 
     @cached_property
-    def heads(self) -> Heads:
+    def heads(self) -> LabelLayout:
         """What its output channels stand for."""
         manager = self.predictor.label_manager
-        return Heads(self.regions, tuple(manager.regions_class_order) if manager.has_regions else None)
+        return LabelLayout(self.regions, tuple(manager.regions_class_order) if manager.has_regions else None)
 
     @cached_property
     def _preprocessor(self) -> DefaultPreprocessor:
@@ -317,7 +316,7 @@ def load_model(
             predictor = nnUNetPredictor(use_mirroring=mirroring, device=device, allow_tqdm=False)
             predictor.initialize_from_trained_model_folder(str(folder), used, checkpoint)
     except Exception as error:
-        raise UserError(f"the model in {folder} cannot be loaded: {_one_line(error)}") from error
+        raise UserError(f"the model in {folder} cannot be loaded: {type(error).__name__}: {one_line(error)}") from error
     if predictor.configuration_manager.previous_stage_name is not None:
         raise UserError(
             f"{folder} is a cascade: it needs the segmentations of "
@@ -336,15 +335,3 @@ def load_model(
         patch_size=tuple(int(n) for n in predictor.configuration_manager.patch_size),
         predictor=predictor,
     )
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-
-
-def quiet() -> contextlib.AbstractContextManager[Any]:
-    """Keep what nnU-Net prints for a single prediction off the screen: it would tear the progress bar.
-
-    For the whole process: not to be entered by several threads.
-    """
-    return contextlib.redirect_stdout(io.StringIO())

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nnunet_robust.common.console import quiet
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.conformal.loss_curves import Mask
 from nnunet_robust.eval.inference.members import members_by, predict
-from nnunet_robust.eval.inference.models import Model, quiet
+from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.inference.sliding_window import MEMBERS_BY, SlidingWindow
-from nnunet_robust.eval.uncertainty.label_layout import Heads
+from nnunet_robust.eval.uncertainty.label_layout import LabelLayout
 from nnunet_robust.eval.uncertainty.uncertainty import StructureScores, Uncertainty, structure_scores
 
 
@@ -31,7 +32,7 @@ class Predicted:
         spacing_mm: the voxel's size along each axis.
     """
 
-    heads: Heads
+    heads: LabelLayout
     segmentation: NDArray[np.integer]
     maps: Uncertainty
     spacing_mm: tuple[float, ...]

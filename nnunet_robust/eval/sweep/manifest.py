@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
+from nnunet_robust.eval.attacks.rows import perturbation
 from nnunet_robust.eval.inference.ensembles import Ensemble
 from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.sweep.guarantees import Promises
 from nnunet_robust.eval.sweep.series import SeriesSet
 from nnunet_robust.eval.uncertainty.uncertainty import BAND_MM
-from nnunet_robust.perturbations import perturbation
 
 ASSUMPTIONS = (
     "Perturbations act on the raw image, before nnU-Net's preprocessing, and once per volume.",

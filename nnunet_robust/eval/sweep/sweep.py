@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nnunet_robust.common.console import quiet
 from nnunet_robust.common.digest import sha256
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import write_atomically
@@ -26,7 +27,7 @@ from nnunet_robust.eval.images.selection import cases_of
 from nnunet_robust.eval.inference.devices import device_of, use_nnunets_threads, workers_of
 from nnunet_robust.eval.inference.ensembles import ALL, make_ensembles
 from nnunet_robust.eval.inference.members import members_by
-from nnunet_robust.eval.inference.models import Model, quiet
+from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.inference.selection import interface, models_of
 from nnunet_robust.eval.inference.sliding_window import SlidingWindow
 from nnunet_robust.eval.results.failures import Failure, combine_failures, record, recorded

@@ -1,4 +1,4 @@
-"""What a network's output channels stand for: labels that exclude one another, or regions that may overlap.
+"""The label layout of a network: its output channels are labels that exclude one another, or regions that may overlap.
 
 Plain labels have a softmax over the heads, head k being label k. Regions have a sigmoid for each head, and nnU-Net
 writes the label map region after region (`regions_class_order`).
@@ -21,8 +21,8 @@ _VOXELS_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True)
-class Heads:
-    """The heads of a network.
+class LabelLayout:
+    """What the heads of a network stand for.
 
     Attributes:
         structures: name -> a label, or the labels whose union it is, without the background: `Model.regions`.
@@ -55,7 +55,7 @@ class Heads:
 
     @property
     def count(self) -> int:
-        """How many heads there are, the background's counted where there is one."""
+        """The number of heads, with the background's where there is one."""
         return len(self.structures) + (self.class_order is None)
 
     @property
@@ -67,11 +67,11 @@ class Heads:
 
     @property
     def max_entropy_bits(self) -> float:
-        """The entropy of a voxel of which nothing is known: log2 of the labels' number, or one bit for each region."""
+        """The largest possible entropy of a voxel: log2 of the number of labels, or one bit for each region."""
         return math.log2(self.count) if self.class_order is None else float(self.count)
 
     def checked(self, probabilities: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Probabilities as float32.
+        """Check probabilities, and return them as float32.
 
         Args:
             probabilities: (heads, *spatial), in [0, 1]; of plain labels, with a sum of 1 in each voxel.
@@ -93,7 +93,7 @@ class Heads:
         return p
 
     def entropy_bits(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-        """How unsure each voxel is: the Shannon entropy of its label.
+        """Compute how uncertain each voxel is: the Shannon entropy of its label.
 
         Labels: -sum_k p_k log2 p_k. Regions: each head is a question of its own, answered by yes or no, and the
         entropies -p log2 p - (1 - p) log2 (1 - p) of all heads are added up.
@@ -112,7 +112,7 @@ class Heads:
         return np.abs(terms.sum(axis=0))
 
     def segment(self, probabilities: NDArray[np.float32]) -> NDArray[np.integer]:
-        """The label map of probabilities, as nnU-Net makes it.
+        """Make the label map of probabilities, as nnU-Net does.
 
         Args:
             probabilities: (heads, *spatial).
@@ -134,7 +134,7 @@ class Heads:
         return segmentation
 
     def mask(self, label_map: NDArray[np.integer], name: str) -> NDArray[np.bool_]:
-        """Where a label map has a structure: bool, of its shape. Nothing larger than that is made on the way."""
+        """Make the bool mask of a structure in a label map, without any array that is larger."""
         first, *others = self.labels[name]
         found: NDArray[np.bool_] = label_map == first
         for label in others:
@@ -149,7 +149,7 @@ class Heads:
 
 
 def blocks(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Slices of the first axis that cut an image into blocks of about 260,000 voxels.
+    """Yield slices of the first axis that cut an image into blocks of about 260,000 voxels.
 
     Args:
         shape: (*spatial), without heads.

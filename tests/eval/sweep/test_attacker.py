@@ -17,6 +17,7 @@ from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.seeding import torch_generator
 from nnunet_robust.eval.attacks.gradient import WindowGradient
 from nnunet_robust.eval.attacks.model_victim import ModelVictim
+from nnunet_robust.eval.attacks.rows import PERTURBATIONS, against, perturbation
 from nnunet_robust.eval.images.cases import cases_of_dataset
 from nnunet_robust.eval.inference import precision
 from nnunet_robust.eval.inference.models import Model
@@ -29,7 +30,7 @@ from nnunet_robust.eval.sweep.conditions import with_attacks
 from nnunet_robust.eval.sweep.parameters import sources_of
 from nnunet_robust.eval.sweep.scene import Scene
 from nnunet_robust.eval.sweep.sweep import SweepParameters, run_sweep
-from nnunet_robust.perturbations import PERTURBATIONS, perturb, perturbation
+from nnunet_robust.perturbations import perturb
 from tests.eval.attacks.test_chain import CPU, load
 from tests.eval.sweep.test_sweep import Silent, read, rows
 
@@ -78,7 +79,7 @@ def test_every_model_gets_an_attack_on_itself(
         victim = ModelVictim(model, WindowGradient(window), loaded.label, loaded.properties)
         torch.set_num_threads(os.cpu_count() or 1)  # as the sweep does
         drawn = torch_generator(0, cases[0], "random_linf", 0)
-        attacked = perturb(image, "pgd_linf", 0.05, drawn, victim=victim, steps=STEPS)
+        attacked = perturb(image, perturbation("pgd_linf"), 0.05, drawn, extra=against(victim, STEPS))
         data, properties = model.preprocess(attacked.numpy(), loaded.properties)
         labels = model.export(SlidingWindow.from_predictor(model.predictor).logits(data), properties)
         kept = output / "predictions" / f"{trainer}__nnUNetPlans__2d__fold0" / "pgd_linf_0.05" / f"{cases[0]}.png"
@@ -316,4 +317,4 @@ def test_what_is_spent_does_not_depend_on_threads() -> None:
 
 def test_an_attack_without_a_victim_is_refused() -> None:
     with pytest.raises(UserError, match="pgd_linf is an attack and needs a model"):
-        perturb(torch.rand(1, 1, 8, 8), "pgd_linf", 0.1, torch_generator(0))
+        perturb(torch.rand(1, 1, 8, 8), perturbation("pgd_linf"), 0.1, torch_generator(0))
