@@ -2,12 +2,13 @@
 
 A group is a dataclass whose fields are Typer's options; they are called as the fields of the dataclass in `eval/` that
 they end up in, so that `SweepParameters(**vars(models), **vars(cases), ...)` is all that a command needs to say.
+A field without a default is a list, empty unless values are given.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import partial, wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -90,15 +91,11 @@ def with_groups(command: CommandFunction) -> CommandFunction:
 
 def _options_of(group: Any) -> list[Parameter]:
     types = get_type_hints(group, include_extras=True)
+    defaults = {f.name: [] if f.default is MISSING else f.default for f in fields(group)}
     return [
-        Parameter(f.name, Parameter.KEYWORD_ONLY, default=_default(f), annotation=types[f.name]) for f in fields(group)
+        Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=types[name])
+        for name, default in defaults.items()
     ]
-
-
-def _default(option: Field[Any]) -> Any:
-    if option.default_factory is not MISSING:
-        return option.default_factory()
-    return Parameter.empty if option.default is MISSING else option.default
 
 
 def known_trainers(incomplete: str) -> list[str]:
@@ -133,10 +130,10 @@ class ModelFlags(PlansFlags):
 
     trainers: Annotated[
         list[str], _of_models("-tr", help="The trainer; a sweep takes several at once.", autocompletion=known_trainers)
-    ] = field(default_factory=list)
+    ]
     model_folders: Annotated[
         list[Path], _of_models("-m", help="The trained model's folder; a sweep takes several at once.")
-    ] = field(default_factory=list)
+    ]
     checkpoint: Annotated[str, _of_models("-chk", help="File name of the checkpoint.")] = "checkpoint_final.pth"
 
     def check_one(self) -> None:
@@ -180,7 +177,7 @@ class CaseFlags:
     ] = None
     labels: Annotated[
         list[Path], of_cases("-l", help="Their labels; a sweep takes a folder of each expert who drew all cases.")
-    ] = field(default_factory=list)
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,9 +203,7 @@ class PredictionFlags(DeviceFlags):
 class MemberFlags(PredictionFlags):
     """How a model's members predict."""
 
-    members: Annotated[list[str], of_execution("--members", help="Tell apart: folds, mirroring; default: both.")] = (
-        field(default_factory=list)
-    )
+    members: Annotated[list[str], of_execution("--members", help="Tell apart: folds, mirroring; default: both.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +212,7 @@ class RatingFlags:
 
     calibrations: Annotated[
         list[Path], _of_rating("--calibration", metavar="FILE", help="What nnunet-robust calibrate has written.")
-    ] = field(default_factory=list)  # a list, so that two are refused: of an option with one value the last would count
+    ]  # a list, so that two are refused: of an option with one value the last would count
     kind: Annotated[
         str, _of_rating("--kind", help="Inner and outer masks by a probability threshold, or by a margin in mm.")
     ] = "threshold"

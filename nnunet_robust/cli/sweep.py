@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -58,7 +58,7 @@ class ConditionFlags:
             "them.",
             autocompletion=_known_perturbations,
         ),
-    ] = field(default_factory=list)
+    ]
     preset: Annotated[
         str | None,
         _of_perturbations(
@@ -84,7 +84,7 @@ class EnsembleFlags:
 
     ensemble: Annotated[
         list[str], _of_ensembles("--ensemble", help="Trainers that make an ensemble beside themselves; or: all.")
-    ] = field(default_factory=list)
+    ]
     weights: Annotated[
         str, _of_ensembles("--weights", help="Of its members, case by case: uniform, confidence, complexity.")
     ] = "uniform"
@@ -100,10 +100,10 @@ class UncertaintyFlags:
     uncertainty: Annotated[
         list[str],
         _of_uncertainty("--uncertainty", help="Scores of uncertainty, from members by: folds, mirroring, or both."),
-    ] = field(default_factory=list)
+    ]
     calibrations: Annotated[
         list[Path], _of_uncertainty("--calibration", help="Of the models: what becomes of their guarantees.")
-    ] = field(default_factory=list)
+    ]
     save_uncertainty: Annotated[
         bool, _of_uncertainty("--save-uncertainty", help="Keep the maps: entropy, mutual information.")
     ] = False
@@ -118,7 +118,7 @@ class DenoisingFlags:
         _of_denoising(
             "--denoise", help="Each model also with denoising: auto (above the noise that it tolerates), always."
         ),
-    ] = field(default_factory=list)
+    ]
     denoise_from: Annotated[
         Path | None,
         _of_denoising("--denoise-from", metavar="OUT", help="For auto: a sweep of noise over calibration cases."),
@@ -132,7 +132,7 @@ class AttackFlags:
     attack_sources: Annotated[
         list[str],
         _of_attacks("--attack-source", help="Attack these models (trainers or folders) for all; self: each itself."),
-    ] = field(default_factory=list)
+    ]
     attack_steps: Annotated[int, _of_attacks("--attack-steps", help="Steps of each attack.")] = 20
 
 
@@ -143,7 +143,7 @@ class SweepExecutionFlags(PredictionFlags):
     tile_sizes: Annotated[
         list[str],
         of_execution("--tile-size", help="Sliding windows, as 64 or 32x64x64; default: training's."),
-    ] = field(default_factory=list)
+    ]
     workers: Annotated[
         int | None, of_execution("--workers", help="Threads beside the network's; default: by device.")
     ] = None

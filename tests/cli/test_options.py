@@ -139,7 +139,7 @@ def test_the_flags_of_a_sweep_are_its_parameters_with_the_same_defaults() -> Non
     assert set(parameters) - set(flags) == {"output", "conditions", "save_predictions", "tolerance_mm"}
     assert set(flags) - set(parameters) == {"perturb", "preset", "levels"}
     for name in set(flags) & set(parameters):
-        given = flags[name].default if flags[name].default_factory is MISSING else ()
+        given = () if flags[name].default is MISSING else flags[name].default
         assert given == parameters[name].default, name
 
 
