@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from nnunet_robust.eval.metrics.metrics import METRICS
 
@@ -23,27 +23,13 @@ N_BINS = 15
 _LONGEST = 200  # characters of a file's name
 
 SCORES = (
-    "n_members",
-    "entropy_bits",
-    "mutual_information_bits",
-    "predicted_dice",
-    "pairwise_dice",
-    "soft_dice",
-    "predicted_divergence_bits",
-    "weights",
-    "expert_agreement",
-    "model_expert_dice",
-)
+    "n_members", "entropy_bits", "mutual_information_bits", "predicted_dice", "pairwise_dice", "soft_dice",
+    "predicted_divergence_bits", "weights", "expert_agreement", "model_expert_dice",
+)  # fmt: skip
 """Columns of `results.csv` that are empty where nothing was asked for, or where a score is not defined."""
 MEASURED = (
-    "psnr_db",
-    "snr_db",
-    "foreground_ratio",
-    "texture_divergence_bits",
-    "boundary_contrast",
-    "noise_sigma",
-    "blur",
-)
+    "psnr_db", "snr_db", "foreground_ratio", "texture_divergence_bits", "boundary_contrast", "noise_sigma", "blur",
+)  # fmt: skip
 """Columns of what is measured of an image."""
 
 
@@ -65,8 +51,8 @@ class ResultTable:
         name: of its file, without ".csv".
         columns: of the file.
         when: of what it has rows.
-        parts: the folder of its parts below `parts`; empty for that folder itself.
         per_arm: whether each arm has rows of its own.
+        at_root: whether its parts lie in `parts` itself, not in a folder of the table's name.
         optional: whether it is written only where there are parts of it.
         reported: whether the report reads it beside `results.csv`.
     """
@@ -74,8 +60,8 @@ class ResultTable:
     name: str
     columns: tuple[str, ...]
     when: When
-    parts: str
     per_arm: bool = True
+    at_root: bool = False
     optional: bool = True
     reported: bool = True
 
@@ -85,7 +71,7 @@ class ResultTable:
 
     def folder(self, output: Path, key: str = "") -> Path:
         """The folder of its parts; with a key, of those of an arm."""
-        return output / "parts" / self.parts / key
+        return output / "parts" / ("" if self.at_root else self.name) / key
 
     def part_file(self, output: Path, key: str, perturbation: str, case: str) -> Path:
         """The file with the rows of a case under a perturbation.
@@ -100,50 +86,19 @@ class ResultTable:
 
 
 INPUTS = ResultTable(
-    "inputs",
-    ("dataset", "patient", "case", *CONDITION, *MEASURED),
-    When.SHARED_IMAGE,
-    "inputs",
-    per_arm=False,
-    optional=False,
+    "inputs", ("dataset", "patient", "case", *CONDITION, *MEASURED), When.SHARED_IMAGE, per_arm=False, optional=False
 )
-ATTACKS = ResultTable(
-    "attacks",
-    (*IDENTITY, *CONDITION, "linf", "l2", *MEASURED),
-    When.OWN_IMAGE,
-    "attacks",
-    reported=False,
-)
+ATTACKS = ResultTable("attacks", (*IDENTITY, *CONDITION, "linf", "l2", *MEASURED), When.OWN_IMAGE, reported=False)
 RELIABILITY = ResultTable(
     "reliability",
     (*IDENTITY, *CONDITION, "label", *(f"{what}_{number}" for what in ("n", "p", "hits") for number in range(N_BINS))),
     When.MEMBERS,
-    "reliability",
 )
-BOUNDS = ResultTable(
-    "bounds",
-    (
-        *IDENTITY,
-        *CONDITION,
-        "label",
-        "outer_threshold",
-        "inner_threshold",
-        "outer_margin_mm",
-        "inner_margin_mm",
-        "dice",
-        "dice_low",
-        "dice_high",
-    ),
-    When.CALIBRATED,
-    "bounds",
-)
+_BOUNDS = ("outer_threshold", "inner_threshold", "outer_margin_mm", "inner_margin_mm", "dice", "dice_low", "dice_high")
+BOUNDS = ResultTable("bounds", (*IDENTITY, *CONDITION, "label", *_BOUNDS), When.CALIBRATED)
+_RESULTS = ("label", *METRICS, "n_ref", "n_pred", "outcome", *SCORES)
 RESULTS = ResultTable(
-    "results",
-    (*IDENTITY, *CONDITION, "label", *METRICS, "n_ref", "n_pred", "outcome", *SCORES),
-    When.ALWAYS,
-    "",
-    optional=False,
-    reported=False,
+    "results", (*IDENTITY, *CONDITION, *_RESULTS), When.ALWAYS, at_root=True, optional=False, reported=False
 )
 TABLES = (INPUTS, ATTACKS, RELIABILITY, BOUNDS, RESULTS)
 """In the order in which their rows are stored: a prediction is finished by its row in the last."""
@@ -196,25 +151,7 @@ def cell(value: Any) -> Any:
     return "" if isinstance(value, float) and math.isnan(value) else value
 
 
-class _Overlap(Protocol):
-    @property
-    def predicted_dice(self) -> float: ...
-    @property
-    def pairwise_dice(self) -> float: ...
-    @property
-    def soft_dice(self) -> float: ...
-
-
-class _Scores(Protocol):
-    @property
-    def entropy_bits(self) -> float: ...
-    @property
-    def mutual_information_bits(self) -> float: ...
-    @property
-    def overlap(self) -> _Overlap: ...
-
-
-def score_columns(scores: _Scores, n_members: int) -> dict[str, Any]:
+def score_columns(scores: Any, n_members: int) -> dict[str, Any]:
     """A structure's scores by the names that they have in every table, empty where there is nothing to say.
 
     Args:

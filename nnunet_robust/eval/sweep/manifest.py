@@ -53,14 +53,8 @@ DENOISED_ASSUMPTION = (
 )
 EXPERTS_ASSUMPTION = "Several experts have drawn each case; the identity's `reference` says what metrics compare with."
 _PACKAGES = (
-    "nnunet-robust",
-    "nnunetv2",
-    "torch",
-    "numpy",
-    "scipy",
-    "surface-distance",
-    "dynamic-network-architectures",
-)
+    "nnunet-robust", "nnunetv2", "torch", "numpy", "scipy", "surface-distance", "dynamic-network-architectures",
+)  # fmt: skip
 
 
 def describe(before: Manifest, plan: SweepPlan) -> Manifest:
@@ -88,11 +82,8 @@ def describe(before: Manifest, plan: SweepPlan) -> Manifest:
     for of_set in plan.cases.series:
         name, level = of_set.test_set.condition.perturbation, of_set.test_set.condition.level
         known = perturbations.get(name, PerturbationEntry()).series or {}
-        perturbations[name] = PerturbationEntry(
-            levels=_levels(perturbations, name, [level]),
-            unit=of_set.test_set.unit,
-            series={**known, f"{level:g}": of_set.digests},
-        )
+        files, levels = {**known, f"{level:g}": of_set.digests}, _levels(perturbations, name, [level])
+        perturbations[name] = PerturbationEntry(levels=levels, unit=of_set.test_set.unit, series=files)
     return Manifest(
         dataset=plan.identity.dataset,
         identity=plan.identity,
@@ -126,11 +117,8 @@ def _device_name(device: torch.device) -> str:
 def _described(before: ModelEntry, arm: Arm, guarantees: Guarantees | None) -> ModelEntry:
     """An arm's entry, with what an earlier run has stored of it, such as how its network was run."""
     model = arm.models[0] if isinstance(arm, Ensemble) else arm
-    images = ImagesEntry(
-        file_ending=model.predictor.dataset_json["file_ending"],
-        channels=model.channels,
-        reader=type(model.reader).__name__,
-    )
+    ending, reader = model.predictor.dataset_json["file_ending"], type(model.reader).__name__
+    images = ImagesEntry(file_ending=ending, channels=model.channels, reader=reader)
     known: dict[str, Any] = {**arm.arm, "checkpoints": arm.checkpoints, "images": images}
     if isinstance(arm, Ensemble):
         known |= {"kind": "ensemble", "members": [member.key for member in arm.models], "weights": arm.weighting}
