@@ -17,7 +17,11 @@ from sklearn.metrics import f1_score
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.inference import precision
-from nnunet_robust.eval.results.tables import SCORES
+from nnunet_robust.eval.report.read import read_sweep
+from nnunet_robust.eval.results.tables import ARM, CONDITION, IDENTITY, SCORES, TABLES, ResultTable, When
+from nnunet_robust.eval.sweep.plan import plan_sweep
+from nnunet_robust.eval.sweep.rows import ROWS
+from nnunet_robust.eval.sweep.run import execute
 from nnunet_robust.eval.sweep.sweep import SweepParameters, run_sweep
 from nnunet_robust.eval.uncertainty.expert_variability import majority, staple
 from tests.conftest import train
@@ -36,6 +40,27 @@ def parameters(
         output=tmp_path / "out", conditions={"gaussian_noise": (0.3,)}, dataset="901", trainers=texture_models[:1],
         folds=["0"], device="cpu", save_predictions=True,
     )  # fmt: skip
+
+
+def test_a_new_table_is_a_row_and_a_function(parameters: SweepParameters, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is stored, resumed, combined and read, and the plan wrote nothing before."""
+    extra = ResultTable("extra", (*IDENTITY, *CONDITION, "label", "half"), When.ALWAYS)
+    for module in ("results.parts", "sweep.work", "sweep.stages", "report.read"):
+        monkeypatch.setattr(f"nnunet_robust.eval.{module}.TABLES", (extra, *TABLES))
+    half = {extra.name: lambda found: [{"label": name, "half": m.dice / 2} for name, m in found.metrics.items()]}
+    monkeypatch.setattr("nnunet_robust.eval.sweep.stages.ROWS", {**ROWS, **half})
+    plan = plan_sweep(parameters)
+    assert not parameters.output.exists() and [arm.key for arm in plan.arms] == [model.key for model in plan.models]
+    execute(plan, Silent())
+    shutil.rmtree(parameters.output / "parts" / "extra" / plan.arms[0].key / "gaussian_noise")
+    progress = Silent()
+    execute(plan, progress)
+    assert progress.steps == 3
+    sweep = read_sweep(parameters.output)
+    key = [*ARM, "case", "perturbation", "level", "label"]
+    both = sweep.rows.merge(sweep.tables["extra"], on=key, validate="one_to_one")
+    np.testing.assert_allclose(both["half"], both["dice"] / 2)
+    assert set(pd.read_csv(parameters.output / "extra.csv")["case"]) == set(NAMES) == set(both["case"])
 
 
 def test_mirrored_copies_are_members_and_change_no_prediction(parameters: SweepParameters) -> None:
