@@ -17,8 +17,8 @@ from nnunet_robust.eval.report.panels import curve_panel, told, y_limits
 from nnunet_robust.eval.report.read import Sweep, read_sweep
 from nnunet_robust.eval.statistics import CLEAN, CONFIDENCE, N_RESAMPLES
 from nnunet_robust.pages import plots
-from nnunet_robust.pages.rendering import csv_link, environment, table_data
-from nnunet_robust.pages.tables import Column, ReportTable
+from nnunet_robust.pages.rendering import environment
+from nnunet_robust.pages.tables import Column, ReportTable, csv_link, table_data
 from nnunet_robust.pages.wording import counted_cases, few_patients, number, spoken, with_interval
 
 _METRIC = "dice"

@@ -51,7 +51,14 @@ def paired_means(
     return pd.DataFrame(found, columns=columns(by, names))
 
 
+def mean_points(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """One of the means of `paired_means`, as points of a curve: its column and its interval's are renamed."""
+    renamed = {name: "mean", f"{name}_low": "low", f"{name}_high": "high"}
+    keys = ["dataset", "perturbation", "line", "level", *renamed, "n_cases", "n_patients", "n_trained"]
+    return table[keys].rename(columns=renamed)
+
+
 def columns(by: Sequence[str], names: tuple[str, str, str]) -> list[str]:
-    """Those of `paired_means`."""
+    """The columns that `paired_means` returns."""
     ends = [name + end for name in names for end in ("", "_low", "_high")]
     return [*by, *ends, "n_cases", "n_patients", "n_trained"]

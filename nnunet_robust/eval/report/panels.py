@@ -6,26 +6,21 @@ Axes have fixed places: matplotlib's own layout costs as much as the drawing. Ca
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from nnunet_robust.eval.statistics import COMPARABLE
 from nnunet_robust.pages.plots import INK, LineStyle
-from nnunet_robust.pages.wording import number, percent
+from nnunet_robust.pages.wording import number
 
 _SIZE = (4.4, 3.1)  # inches
 _LETTER = 0.0115  # of an axis: half of what a tick label takes for each of its letters
 _MARGINS = (0.7, 0.1, 0.66, 0.1)  # inches: left, right, bottom, top
-CELL = (0.52, 0.42)  # inches, of the heat map
-LABELS = 2.7  # inches, for the heat map's names
-_COLOURS_OF_RANKS = "Blues"  # one hue: told apart by lightness alone
 
 
 def y_limits(points: pd.DataFrame, metric: str) -> tuple[float, float]:
@@ -53,7 +48,7 @@ def curve_panel(
         styles: of `line_styles`, for each line.
         limits: of the y axis.
     """
-    return level_panel(points, _score_label(metric), unit, styles, limits)
+    return level_panel(points, score_label(metric), unit, styles, limits)
 
 
 def level_panel(
@@ -88,161 +83,11 @@ def level_panel(
         if "trained_low" in of_line and of_line["n_trained"].max() > 1:
             for edge in ("trained_low", "trained_high"):
                 axes.plot(x, of_line[edge], color=style.colour, ls=style.line, lw=0.7)
-        _line(axes, x, of_line["mean"], style)
-    _level_ticks(axes, points["level"], unit)
+        draw_line(axes, x, of_line["mean"], style)
+    level_ticks(axes, points["level"], unit)
     axes.set_ylim(*limits)
     axes.set_ylabel(label, color=INK)
     return figure
-
-
-def failure_panel(counts: pd.DataFrame, unit: str, styles: Mapping[str, LineStyle]) -> Figure:
-    """The share of objects that failed, over level, a line for each architecture.
-
-    Args:
-        counts: columns line, level, count, of (how many could fail), what ("missed" or "hallucinated"); of one dataset
-            and one perturbation.
-        unit: what the level is counted in.
-        styles: for each line.
-    """
-    figure, axes = panel()
-    for line, of_line in counts.groupby("line", sort=False):
-        _line(axes, of_line["level"], of_line["count"] / of_line["of"], styles[str(line)])
-    _level_ticks(axes, counts["level"], unit)
-    axes.set_ylim(0, float((counts["count"] / counts["of"]).max()) * 1.08)
-    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g} %")
-    axes.yaxis.set_major_locator(MaxNLocator(5))
-    most, least = int(counts["of"].max()), int(counts["of"].min())
-    axes.set_ylabel(f"{counts['what'].iloc[0]}, of {most if most == least else f'{least} to {most}'}", color=INK)
-    return figure
-
-
-def relation_panel(
-    means: pd.DataFrame,
-    metric: str,
-    x_label: str,
-    styles: Mapping[str, LineStyle],
-    limits: tuple[float, float],
-    x_limits: tuple[float, float],
-    cloud: pd.DataFrame | None = None,
-) -> Figure:
-    """Score over something that was measured of the inputs: means with intervals, and single scores behind them.
-
-    Args:
-        means: columns line, x, mean, low, high, in the order of x.
-        metric: a key of `COMPARABLE`.
-        x_label: of the x axis.
-        styles: for each line.
-        limits: of the y axis.
-        x_limits: of the x axis; logarithmic where its ends are far apart.
-        cloud: columns x and metric, drawn as dots in the colour of the first line.
-    """
-    figure, axes = panel()
-    if cloud is not None:
-        colour = styles[str(means["line"].iloc[0])].colour
-        alpha = float(np.clip(100 / len(cloud), 0.1, 0.5))
-        axes.plot(cloud["x"], cloud[metric], ".", color=colour, ms=5, alpha=alpha, mew=0, rasterized=True)
-    for line, of_line in means.groupby("line", sort=False):
-        style = styles[str(line)]
-        x = of_line["x"].to_numpy(float)
-        known = of_line["low"].notna().to_numpy()
-        axes.vlines(x[known], of_line["low"][known], of_line["high"][known], color=style.colour, lw=1.4, alpha=0.7)
-        _line(axes, x, of_line["mean"], style)
-    low, high = x_limits
-    room = 0.03 * (high - low) or 0.05
-    ends = (low - room, high + room)
-    if low > 0 and high / low > 20:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        ends = (low * 0.85, high * 1.15)
-    axes.set_xlim(*ends)
-    axes.set_ylim(*limits)
-    axes.set_xlabel(_wrapped(x_label), color=INK)
-    axes.set_ylabel(_score_label(metric), color=INK)
-    return figure
-
-
-def rank_map(ranks: pd.DataFrame, lines: Sequence[str], n_lines: int) -> Figure:
-    """Ranks as a heat map: a row per architecture, a column per condition, rank and share of first places in words.
-
-    Args:
-        ranks: columns condition (its name), level, line, rank, share_first; conditions in the order of the rows.
-        lines: architectures, from top to bottom.
-        n_lines: the lowest possible rank.
-    """
-    conditions = list(dict.fromkeys(zip(ranks["condition"], ranks["level"], strict=True)))
-    width, height = LABELS + CELL[0] * len(conditions) + 0.1, CELL[1] * len(lines) + 0.75
-    figure = Figure(figsize=(width, height))
-    axes = figure.add_axes(
-        (LABELS / width, 0.1 / height, CELL[0] * len(conditions) / width, CELL[1] * len(lines) / height)
-    )
-    colours = matplotlib.colormaps[_COLOURS_OF_RANKS]
-    cells = {(row["condition"], row["level"], row["line"]): row for row in ranks.to_dict("records")}
-    for j, condition in enumerate(conditions):
-        for i, line in enumerate(lines):
-            row = cells.get((*condition, line))
-            if row is None:
-                continue
-            colour = colours(1 - (row["rank"] - 1) / max(n_lines - 1, 1))
-            axes.fill([j, j + 1, j + 1, j], [i, i, i + 1, i + 1], color=colour, ec="white", lw=1)
-            ink = "black" if luminance(colour[:3]) > 0.179 else "white"  # where both have the same contrast
-            share = "" if np.isnan(row["share_first"]) else f"\n{percent(row['share_first'], 0)}"
-            axes.text(
-                j + 0.5,
-                i + 0.5,
-                f"{row['rank']:g}{share}",
-                color=ink,
-                ha="center",
-                va="center",
-                fontsize=8,
-                linespacing=1.3,
-            )
-    axes.set_xlim(0, len(conditions))
-    axes.set_ylim(len(lines), 0)
-    axes.set_yticks(np.arange(len(lines)) + 0.5, [name_lines(line) for line in lines], color=INK, fontsize=8.5)
-    axes.xaxis.tick_top()
-    axes.set_xticks(
-        np.arange(len(conditions)) + 0.5, [f"{level:g}" for _, level in conditions], color=INK, fontsize=8.5
-    )
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    _group_titles(axes, [name for name, _ in conditions])
-    return figure
-
-
-def name_lines(name: str, width: int = 34) -> str:
-    """A long name on several lines, broken after underscores."""
-    return "\n".join(textwrap.wrap(name.replace("_", "_ "), width)).replace("_ ", "_")
-
-
-def luminance(colour: Sequence[float]) -> float:
-    """Relative luminance of an sRGB colour in [0, 1], as WCAG 2 defines it."""
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
-    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
-
-
-def _group_titles(axes: Any, names: Sequence[str]) -> None:
-    """Over each run of columns of one perturbation, its name and a rule."""
-    start = 0
-    for j in range(1, len(names) + 1):
-        if j < len(names) and names[j] == names[start]:
-            continue
-        text = "\n".join(textwrap.wrap(names[start], max(9, 8 * (j - start)))[:2])
-        above = axes.get_xaxis_transform()
-        axes.text(
-            (start + j) / 2, 1, text, transform=_shifted(axes, 22), ha="center", va="bottom", color=INK, fontsize=8.5
-        )
-        axes.plot([start + 0.06, j - 0.06], [1, 1], transform=_shifted(axes, 19), color=INK, lw=0.8, clip_on=False)
-        if start:
-            axes.plot([start, start], [0, 1], transform=above, color=INK, lw=1.2, clip_on=False)
-        start = j
-
-
-def _shifted(axes: Any, points: float) -> Any:
-    from matplotlib.transforms import ScaledTranslation
-
-    return axes.get_xaxis_transform() + ScaledTranslation(0, points / 72, axes.figure.dpi_scale_trans)
 
 
 def with_legend(figure: Figure, styles: Mapping[str, LineStyle]) -> Figure:
@@ -277,23 +122,27 @@ def panel() -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _line(axes: Any, x: Any, y: Any, style: LineStyle) -> None:
+def draw_line(axes: Any, x: Any, y: Any, style: LineStyle) -> None:
+    """Draw one line of a panel, with its marks."""
     axes.plot(x, y, color=style.colour, ls=style.line, marker=style.marker, ms=5, lw=1.8)
 
 
-def _score_label(metric: str) -> str:
+def score_label(metric: str) -> str:
+    """The label of an axis of mean scores."""
     info = COMPARABLE[metric]
     return f"mean {info.label} ({info.unit})" if info.unit else f"mean {info.label}"
 
 
-def _wrapped(text: str) -> str:
+def wrapped(text: str) -> str:
+    """A label that may be long, on two lines at most."""
     return "\n".join(textwrap.wrap(text, 56)[:2])
 
 
-def _level_ticks(axes: Any, all_levels: pd.Series, unit: str) -> None:
+def level_ticks(axes: Any, all_levels: pd.Series, unit: str) -> None:
+    """Label the horizontal axis, with a tick at each level that has room for its number."""
     levels = np.unique(all_levels.to_numpy(float))
     axes.set_xticks(_apart(levels), labels=[f"{x:g}" for x in _apart(levels)])
-    axes.set_xlabel(_wrapped(f"level: {unit}" if unit else "level"), color=INK)
+    axes.set_xlabel(wrapped(f"level: {unit}" if unit else "level"), color=INK)
 
 
 def _apart(levels: np.ndarray) -> list[float]:

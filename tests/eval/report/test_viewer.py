@@ -16,9 +16,9 @@ from matplotlib.path import Path as Polygon
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from nnunet_robust.eval.report.page import environment
 from nnunet_robust.eval.report.read import read_sweep
 from nnunet_robust.eval.report.viewer import SIDES, outline, viewer_data
+from nnunet_robust.pages.rendering import environment
 from tests.eval.attacked_output import write_attacked_output
 from tests.eval.sweep_output import LEVELS, MODELS, SIZE, write_sweep_output
 
