@@ -26,6 +26,7 @@ from nnunet_robust.eval.attacks.attack import ATTACKS
 from nnunet_robust.eval.attacks.budget import NORMS
 from nnunet_robust.eval.attacks.gradient import WindowGradient
 from nnunet_robust.eval.attacks.model_victim import ModelVictim
+from nnunet_robust.eval.attacks.rows import against, perturbation
 from nnunet_robust.eval.images.cases import CaseFiles, cases_of_folders
 from nnunet_robust.eval.inference.devices import device_of, use_nnunets_threads
 from nnunet_robust.eval.inference.models import Model, load_model
@@ -56,7 +57,7 @@ def cost(model: Model, cases: list[CaseFiles], level: float, steps: int) -> None
             start = time.perf_counter()
             window.logits(model.preprocess(image.numpy(), loaded.properties)[0])
             between = time.perf_counter()
-            perturb(image, name, level, torch_generator(0), victim=victim, steps=steps)
+            perturb(image, perturbation(name), level, torch_generator(0), extra=against(victim, steps))
             seconds["prediction"].append(between - start)
             seconds[name].append(time.perf_counter() - between)
     one = statistics.median(seconds["prediction"])
@@ -71,8 +72,9 @@ def by_steps(model: Model, cases: list[CaseFiles], level: float) -> None:
     victims = [victim_of(model, gradient, case) for case in cases]
 
     def mean_dice(name: str, at: float, steps: int) -> float:
+        row = perturbation(name)
         found = [
-            victim.score(perturb(image, name, at, torch_generator(0), victim=victim, steps=steps)).dice
+            victim.score(perturb(image, row, at, torch_generator(0), extra=against(victim, steps))).dice
             for image, victim in victims
         ]
         return statistics.mean(found)

@@ -21,7 +21,6 @@ from PIL import Image
 from skimage import data, filters
 
 from nnunet_robust.common.seeding import numpy_generator, torch_generator
-from nnunet_robust.eval.attacks import rows as adversarial
 from nnunet_robust.perturbations import PERTURBATIONS, Perturbation, perturb
 
 EDGE = 128
@@ -56,7 +55,7 @@ def shown(row: Perturbation, level: float) -> torch.Tensor:
 
 def main() -> None:
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent.parent / "docs/figures/perturbations.png"
-    rows = [row for row in PERTURBATIONS.values() if row not in adversarial.ROWS]
+    rows = list(PERTURBATIONS.values())
     half = (len(rows) + 1) // 2
     columns = max(len(row.levels) for row in rows) + 1
     figure, axes = plt.subplots(half, 2 * columns, figsize=(2 * columns * 0.95, half * 1.22))

@@ -21,7 +21,8 @@ import torch
 import torchio as tio
 
 from nnunet_robust.common.seeding import torch_generator
-from nnunet_robust.perturbations import PERTURBATIONS, Perturbation, perturb
+from nnunet_robust.eval.attacks.rows import PERTURBATIONS
+from nnunet_robust.perturbations import Perturbation, perturb
 
 Transform = Callable[[torch.Tensor], object]
 

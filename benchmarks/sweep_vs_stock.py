@@ -11,7 +11,7 @@ timed in the same run. A stock condition is worth as much as any other: with few
 times, and that is said. Of a sweep's seconds, those before its first prediction is begun (Python, the imports, loading
 the model, reading the cases once) are also given apart: they are the same for ten conditions and for a thousand.
 
-`--scaling` runs sweeps of so many conditions instead: seconds and peak memory of each.
+`--scaling` runs sweeps of these numbers of conditions instead: seconds and peak memory of each.
 """
 
 from __future__ import annotations
@@ -206,8 +206,8 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("images", type=Path)
     parser.add_argument("labels", type=Path)
-    parser.add_argument("--cases", type=int, default=20, help="the first so many")
-    parser.add_argument("--stock-conditions", type=int, default=10, help="so many are run the stock way")
+    parser.add_argument("--cases", type=int, default=20, help="number of cases, the first ones")
+    parser.add_argument("--stock-conditions", type=int, default=10, help="conditions that are run the stock way")
     parser.add_argument("--precision", nargs="+", default=["exact", "fast"], choices=["exact", "fast"])
     parser.add_argument("--scaling", nargs="+", type=int, default=[], help="numbers of conditions")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

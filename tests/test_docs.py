@@ -13,8 +13,8 @@ from nnunet_robust.deployment.drift.features import image_features, prediction_f
 from nnunet_robust.deployment.drift.words import MEANINGS
 from nnunet_robust.deployment.qa.input_checks import LIMITS
 from nnunet_robust.deployment.qa.limits import REVIEWED
+from nnunet_robust.eval.attacks.rows import PERTURBATIONS, PRESETS
 from nnunet_robust.eval.uncertainty.uncertainty import PredictedDice, StructureScores
-from nnunet_robust.perturbations import PERTURBATIONS, PRESETS
 from nnunet_robust.study.document import schema
 from nnunet_robust.study.examples import EXAMPLES
 from nnunet_robust.trainers import TRAINERS

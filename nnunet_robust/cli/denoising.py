@@ -17,9 +17,9 @@ from nnunet_robust.cli.deployment import (
     Models,
     Plans,
     Trainers,
-    bar,
     one_model_folder,
 )
+from nnunet_robust.common.console import bar
 from nnunet_robust.common.errors import UserError
 
 denoising = typer.Typer()
@@ -47,7 +47,7 @@ def denoise(
     from nnunet_robust.eval.denoising.denoiser import Denoiser
     from nnunet_robust.eval.denoising.folder import RECORD, denoise_folder
     from nnunet_robust.eval.denoising.learned_tolerance import learn
-    from nnunet_robust.eval.images.new_images import find_images
+    from nnunet_robust.eval.images.image_files import find_images
     from nnunet_robust.eval.inference.models import load_model
     from nnunet_robust.eval.statistics.earlier_sweep import EarlierSweep
 
@@ -67,7 +67,7 @@ def denoise(
         print(denoiser.borne.sentence(model.trainer), file=sys.stderr)
     ending = model.predictor.dataset_json["file_ending"]
     found = find_images(images, ending)
-    if output.resolve() in {path.resolve().parent for files in found.values() for path in files}:
+    if output.resolve() in {path.resolve().parent for image in found for path in image.images}:
         raise UserError(f"-o {output} is the folder of the images: take another, they are not overwritten")
     done, failed = denoise_folder(found, output, model, denoiser, bar("denoising"))
     for reason in failed.values():

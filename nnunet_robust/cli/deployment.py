@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nnunet_robust.cli.evaluation import print_table
+from nnunet_robust.common.console import bar
 from nnunet_robust.common.errors import UserError
 
 if TYPE_CHECKING:
     from nnunet_robust.deployment.qa.assess import Assessor
+    from nnunet_robust.eval.images.image_files import ImageFiles
 
 care = typer.Typer()
 
@@ -49,8 +51,6 @@ ShareLimits = Annotated[
         help="Review, and reject, where more of the outer mask is not in the inner one; default: not judged.",
     ),
 ]
-
-_T = TypeVar("_T")
 
 
 @care.command()
@@ -259,12 +259,12 @@ def one_model_folder(
     return model_folder(dataset_name(dataset), trainers[0], plans, configuration)
 
 
-def _images(folder: Path, assessor: Assessor) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
+def _images(folder: Path, assessor: Assessor) -> tuple[list[ImageFiles], list[str]]:
     """The images of a folder, and the files there that are none."""
-    from nnunet_robust.eval.images.new_images import find_images
+    from nnunet_robust.eval.images.image_files import find_images
 
     found = find_images(folder, assessor.file_ending)
-    used = {path for files in found.values() for path in files}
+    used = {path for image in found for path in image.images}
     ignored = sorted(path.name for path in folder.iterdir() if path not in used) if folder.is_dir() else []
     if ignored:
         print(
@@ -272,14 +272,3 @@ def _images(folder: Path, assessor: Assessor) -> tuple[dict[str, tuple[Path, ...
             file=sys.stderr,
         )
     return found, ignored
-
-
-def bar(what: str) -> Callable[[Sequence[_T]], Iterable[_T]]:
-    """A progress bar on stderr around what is gone through."""
-    from rich.console import Console
-    from rich.progress import track
-
-    def tracked(items: Sequence[_T]) -> Any:
-        return track(items, what, console=Console(stderr=True))
-
-    return tracked

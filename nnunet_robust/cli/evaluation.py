@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nnunet_robust.common.console import bar, show
 from nnunet_robust.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,9 +28,6 @@ def complexity(
     variant: Annotated[str, typer.Option("--variant", help="symmetric, or published: as in the papers.")] = "symmetric",
 ) -> None:
     """How alike are foreground and background? Texture divergence, foreground ratio, boundary contrast, per case."""
-    from rich.console import Console
-    from rich.progress import track
-
     from nnunet_robust.eval.complexity_table import write_complexity
 
     if labels and len(labels) > 1:
@@ -40,7 +38,7 @@ def complexity(
         images=images,
         labels=labels[0] if labels else None,
         variant=variant,
-        track=lambda cases: track(cases, "measuring", console=Console(stderr=True)),
+        track=bar("measuring"),
     )
     print(f"{output}\n{figure}")
 
@@ -234,9 +232,6 @@ def recommend(
     device: Annotated[str | None, typer.Option("-device", help="cpu, cuda or mps; default: cuda if there.")] = None,
 ) -> None:
     """Which architecture for images like these? By what a sweep measured; exit code 3 where it declines to say."""
-    from rich.console import Console
-    from rich.progress import track
-
     from nnunet_robust.common.files import write_atomically
     from nnunet_robust.deployment.recommendation.advice import as_json, expected_table, image_table, sentences
     from nnunet_robust.deployment.recommendation.recommend import recommend as recommend_for
@@ -250,7 +245,7 @@ def recommend(
         model_folder=models[0] if models else None,
         margin=margin,
         device=device_of(device),
-        track=lambda found: track(found, "measuring", console=Console(stderr=True)),
+        track=bar("measuring"),
     )
     if json_file is not None:
         write_atomically(json_file, as_json(answer))
@@ -264,7 +259,6 @@ def recommend(
 
 def print_table(frame: pd.DataFrame) -> None:
     """Print a data frame as a table, three digits; a column that says the same in every row is left out."""
-    from rich.console import Console
     from rich.table import Table
 
     if len(frame) > 1:
@@ -276,4 +270,4 @@ def print_table(frame: pd.DataFrame) -> None:
         table.add_column(str(name), overflow="fold", justify="right" if frame[name].dtype.kind in "if" else "left")
     for row in frame.itertuples(index=False):
         table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    show(table)

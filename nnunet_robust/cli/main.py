@@ -15,6 +15,7 @@ from nnunet_robust.cli.deployment import care
 from nnunet_robust.cli.evaluation import evaluation, print_table
 from nnunet_robust.cli.monitor import monitor
 from nnunet_robust.cli.study import study
+from nnunet_robust.common.console import show
 from nnunet_robust.common.errors import UserError
 
 app = typer.Typer(
@@ -73,7 +74,6 @@ def _common(
 @app.command()
 def doctor() -> None:
     """Is everything in place? Versions, the hook, the trainers, the GPU, nnU-Net's folders; a fix for each fault."""
-    from rich.console import Console
     from rich.table import Table
 
     from nnunet_robust.cli.doctor import checks
@@ -83,7 +83,7 @@ def doctor() -> None:
     marks = {True: "[green]ok[/]", None: "[yellow]note[/]", False: "[red]FAULT[/]"}
     for check in found:
         table.add_row(marks[check.ok], check.name, check.detail, check.fix or "")
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    show(table)
     if any(check.ok is False for check in found):
         raise typer.Exit(1)
 
@@ -107,7 +107,6 @@ def trainers(
 
 
 def _print_trainers() -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from nnunet_robust.trainers import TRAINERS
@@ -116,13 +115,12 @@ def _print_trainers() -> None:
     table = Table("trainer", "what it does", "source")
     for name, trainer in TRAINERS.items():
         table.add_row(name, trainer.summary, trainer.source)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    show(table)
     print(f"names: {RULE}")
     print("what a name changes and costs: nnunet-robust trainers NAME [NAME ...] -d DATASET -c CONFIGURATION")
 
 
 def _print_costs(names: list[str], dataset: str, configuration: str, plans: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from nnunet_robust.common.folders import dataset_name, nnunet_folder
@@ -152,7 +150,7 @@ def _print_costs(names: list[str], dataset: str, configuration: str, plans: str)
             f"{format_si(cost.activation_bytes)}B ({cost.activation_bytes / standard.activation_bytes:.2f}x)",
         )
     print(*lines, sep="\n")
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    show(table)
     print(
         "FLOPs: one forward pass of one patch, two per multiplication and addition. Activations: what the forward\n"
         "pass of one training batch keeps for the backward pass, in float32 (mixed precision about halves it)."

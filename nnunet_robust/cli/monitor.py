@@ -20,9 +20,9 @@ from nnunet_robust.cli.deployment import (
     Plans,
     Precision,
     Trainers,
-    bar,
     one_model_folder,
 )
+from nnunet_robust.common.console import bar
 from nnunet_robust.common.errors import UserError
 
 monitor = typer.Typer(
@@ -63,7 +63,6 @@ def fit(
     from nnunet_robust.deployment.drift.measuring import new_images
     from nnunet_robust.deployment.drift.reference import check_rate
     from nnunet_robust.eval.conformal.training_cases import REFERENCE, check_not_trained_on
-    from nnunet_robust.eval.images.cases import CaseFiles
     from nnunet_robust.eval.inference.devices import device_of, use_nnunets_threads
     from nnunet_robust.eval.inference.models import load_model
     from nnunet_robust.eval.inference.predictor import Predictor
@@ -77,9 +76,7 @@ def fit(
     model = load_model(folder, folds, checkpoint, where, not disable_tta, None)
     ending = str(model.predictor.dataset_json["file_ending"])
     found = new_images(images, ending, patient)
-    known, training = check_not_trained_on(
-        [CaseFiles(image.case, image.patient, image.files, image.files[0]) for image in found], model, REFERENCE
-    )
+    known, training = check_not_trained_on(found, model, REFERENCE)
     if not known:
         print(f"warning: {training}", file=sys.stderr)
     setup = {

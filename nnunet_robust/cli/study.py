@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from nnunet_robust.common.console import show
 from nnunet_robust.common.errors import UserError
 
 study = typer.Typer(help="A whole matrix of trainings and sweeps from one YAML.", no_args_is_help=True)
@@ -88,7 +89,6 @@ def status(
     """What a study is at: done, running, waiting, failed, hours spent and expected. Exit 1: something failed."""
     import sys
 
-    from rich.console import Console
     from rich.live import Live
 
     from nnunet_robust.study.status import read_status, render
@@ -100,7 +100,7 @@ def status(
         root = where.parent / load_study(where).name
     found = read_status(root)
     if once or not sys.stdout.isatty():
-        Console(width=None if sys.stdout.isatty() else 160).print(render(found, root))
+        show(render(found, root))
     else:
         with Live(render(found, root), auto_refresh=False) as live:
             while not found.finished:

@@ -12,7 +12,8 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from nnunet_robust.pages.wording import number, p_value, percent, spoken
+from nnunet_robust.eval.results.display_names import DisplayNames
+from nnunet_robust.pages.wording import number, p_value, percent
 
 
 class Column(NamedTuple):
@@ -21,7 +22,7 @@ class Column(NamedTuple):
     Attributes:
         key: of the data frame; the column is left out where the frame lacks it.
         heading: in plain words.
-        form: a key of `_FORMS`.
+        form: a key of `_FORMS`, or "words" for perturbations by their display names.
         low: key of the lower end of the interval that stands beside the value; empty where there is none.
         high: of its upper end.
         of: key of the total that a count is of; empty where there is none.
@@ -55,6 +56,7 @@ class ReportTable:
         note: what its numbers are, and what they are conditioned on.
         columns: those that the data have.
         data: a row per row, as computed.
+        names: of perturbations, for columns of the form "words".
     """
 
     name: str
@@ -62,11 +64,12 @@ class ReportTable:
     note: str
     columns: tuple[Column, ...]
     data: pd.DataFrame
+    names: DisplayNames
 
     def cells(self) -> Iterator[list[Cell]]:
         """The rows as they are written."""
         for row in self.data.to_dict("records"):
-            yield [_cell(row, column) for column in self.columns]
+            yield [_cell(row, column, self.names) for column in self.columns]
 
     def is_number(self, column: Column) -> bool:
         """Whether a column is of numbers: aligned to the right, and sorted as such."""
@@ -79,7 +82,6 @@ def _listed(value: Any) -> str:
 
 _FORMS: dict[str, Callable[[Any], str]] = {
     "text": str,
-    "words": lambda value: spoken(str(value)),
     "list": _listed,
     "count": lambda value: "–" if pd.isna(value) else f"{int(value)}",
     "level": lambda value: "–" if pd.isna(value) else f"{value:g}",
@@ -93,9 +95,9 @@ _FORMS: dict[str, Callable[[Any], str]] = {
 }
 
 
-def _cell(row: dict[Any, Any], column: Column) -> Cell:
+def _cell(row: dict[Any, Any], column: Column, names: DisplayNames) -> Cell:
     value = row[column.key]
-    text = _FORMS[column.form](value)
+    text = names[str(value)] if column.form == "words" else _FORMS[column.form](value)
     if column.form in ("text", "words", "list"):
         return Cell(text, "", text)
     beside = ""
@@ -106,11 +108,13 @@ def _cell(row: dict[Any, Any], column: Column) -> Cell:
     return Cell(text, beside, "" if pd.isna(value) else f"{value:.6g}")
 
 
-def report_table(name: str, title: str, note: str, columns: tuple[Column, ...], data: pd.DataFrame) -> ReportTable:
+def report_table(
+    name: str, title: str, note: str, columns: tuple[Column, ...], data: pd.DataFrame, names: DisplayNames
+) -> ReportTable:
     """A table without the columns that the data lack, and without that of the dataset where there is one."""
     one = data["dataset"].nunique() == 1
     shown = tuple(column for column in columns if column.key in data and not (one and column.key == "dataset"))
-    return ReportTable(name, title, note, shown, data)
+    return ReportTable(name, title, note, shown, data, names)
 
 
 def csv_text(data: pd.DataFrame) -> str:

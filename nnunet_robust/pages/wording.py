@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from nnunet_robust.eval.results.display_names import spoken as spoken
+from nnunet_robust.eval.results.display_names import DisplayNames
 from nnunet_robust.eval.statistics import COMPARABLE
 
 
-def spoken_list(perturbations: Iterable[str]) -> str:
+def listed_perturbations(perturbations: Iterable[str], names: DisplayNames) -> str:
     """Names of perturbations, one after the other; apart by semicolons where a name has a comma."""
-    names = [spoken(name) for name in perturbations]
-    return ("; " if any("," in name for name in names) else ", ").join(names)
-
-
-_ENSEMBLE = re.compile(r"ensemble([^()]*)\(([^()]*)\)(.*)")  # the sweep's name: weighting, members, and what is added
-
-
-def ensemble_names(names: Iterable[str]) -> dict[str, str]:
-    """Short names of ensembles: "ensemble of 2, uniform" for "ensemble_uniform(nnUNetTrainer+nnUNetTrainerNoSkip)".
-
-    Args:
-        names: of models, as in tables and plots.
-
-    Returns:
-        Name -> short name, of the ensembles alone, and of those alone whose short name no other has.
-    """
-    short = {}
-    for name in dict.fromkeys(names):
-        if found := _ENSEMBLE.fullmatch(name):
-            weighting, members, more = found.groups()
-            n = members.count("+") + 1
-            short[name] = f"ensemble of {n}, {weighting.strip('_') or 'uniform'}{more}"
-    given = list(short.values())
-    return {name: text for name, text in short.items() if given.count(text) == 1}
+    shown = [names[name] for name in perturbations]
+    return ("; " if any("," in name for name in shown) else ", ").join(shown)
 
 
 def counted_cases(n_cases: int, n_patients: int) -> str:

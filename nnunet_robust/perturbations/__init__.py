@@ -2,23 +2,22 @@
 
 Every perturbation is a pure function `f(image, level, generator)` of a float tensor (C, *spatial) in units of the
 image's robust range (0 is its 0.5th percentile, 1 its 99.5th, per channel). A new one is a function and a row beside it
-in its module's `ROWS`: tests, command line, docs and plots go over the table `PERTURBATIONS`.
+in its module's `ROWS`. Attacks on a model are no natural perturbations: tests, command line and docs go over the table
+of `eval.attacks.rows`, which has both.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.eval.attacks import rows as adversarial
-from nnunet_robust.eval.attacks.victim import ScaledVictim, Victim
 from nnunet_robust.perturbations import (
     blur,
     ct,
@@ -39,6 +38,8 @@ from nnunet_robust.perturbations.row import Perturbation
 __all__ = [
     "PERTURBATIONS",
     "PRESETS",
+    "ROBUST_PERCENTILES",
+    "Extra",
     "Perturbation",
     "check_level",
     "measure",
@@ -48,7 +49,10 @@ __all__ = [
 ]
 
 ROBUST_PERCENTILES = (0.5, 99.5)
+"""The percentiles of an image's intensities that are the ends of its robust range."""
 
+Extra = Callable[[Callable[[torch.Tensor], torch.Tensor], torch.Tensor], Mapping[str, Any]]
+"""(from an image in units of the robust range to the raw one, width of each channel's range) -> further keywords."""
 
 # The order is that of lists and docs. Levels have generous maxima: they only keep arithmetic and kernels finite.
 _ROWS = (
@@ -64,7 +68,6 @@ _ROWS = (
     *ct.ROWS,
     *ultrasound.ROWS,
     *histology.ROWS,
-    *adversarial.ROWS,
 )
 PERTURBATIONS: dict[str, Perturbation] = {row.name: row for row in _ROWS}
 
@@ -76,7 +79,6 @@ _ALSO = {
     "histology": ("poisson_noise", "brightness", "contrast", "pixelation"),
 }
 _NOISE = (*noise.ROWS, *photons.ROWS, *texture.ROWS)
-_FROM = "_from_"
 
 PRESETS: dict[str, dict[str, tuple[float, ...]]] = {
     # with the clean images, the five conditions of both papers
@@ -86,57 +88,51 @@ PRESETS: dict[str, dict[str, tuple[float, ...]]] = {
         for modality, also in _ALSO.items()
     },
     "noise": {row.name: row.levels for row in _NOISE},
-    "all": {row.name: row.levels for row in _ROWS if row not in adversarial.ROWS},
-    "attacks": {row.name: row.levels for row in adversarial.ROWS if row.name.startswith("worst_case")},
+    "all": {row.name: row.levels for row in _ROWS},
 }
 
 
-def perturbation(name: str) -> Perturbation:
+def perturbation(name: str, table: Mapping[str, Perturbation] = PERTURBATIONS) -> Perturbation:
     """The row of that name, or the one made for a combination such as `gaussian_noise+gaussian_blur`.
 
-    `pgd_linf_from_<model>` is the row of an attack on that model, whoever predicts: its images are the same for all.
+    Args:
+        name: of a row, or names with "+" between, see `combination.combined`.
+        table: name -> row.
 
     Raises:
         UserError: there is none; the message has the nearest name and the list.
     """
-    attacked, _, source = name.partition(_FROM)
-    if source and attacked in PERTURBATIONS and PERTURBATIONS[attacked].uses_victim:
-        return replace(PERTURBATIONS[attacked], name=name, source=source)
-    if "+" in name:
-        return combined(name, _single)
-    return _single(name)
+    return combined(name, partial(_single, table=table)) if "+" in name else _single(name, table)
 
 
-def _single(name: str) -> Perturbation:
-    if name in PERTURBATIONS:
-        return PERTURBATIONS[name]
-    nearest = difflib.get_close_matches(name, PERTURBATIONS, n=1)
+def _single(name: str, table: Mapping[str, Perturbation]) -> Perturbation:
+    if name in table:
+        return table[name]
+    nearest = difflib.get_close_matches(name, table, n=1)
     hint = f"Did you mean '{nearest[0]}'? " if nearest else ""
-    raise UserError(f"There is no perturbation '{name}'. {hint}Choose from: {', '.join(PERTURBATIONS)}")
+    raise UserError(f"There is no perturbation '{name}'. {hint}Choose from: {', '.join(table)}")
 
 
-def check_level(name: str, level: float) -> None:
-    """Whether `perturb` would take this name and level.
+def check_level(row: Perturbation, level: float) -> None:
+    """Make sure that `perturb` takes this level of a row.
 
     Raises:
-        UserError: unknown name, or a level outside of [0, maximum], infinite or NaN.
+        UserError: a level outside of [0, maximum], infinite or NaN.
     """
-    row = perturbation(name)
     if not (0 <= level <= row.maximum and math.isfinite(level)):
         limit = f"in [0, {row.maximum:g}]" if math.isfinite(row.maximum) else "finite and >= 0"
-        raise UserError(f"The level of {name} ({row.unit}) must be {limit}, got {level}")
+        raise UserError(f"The level of {row.name} ({row.unit}) must be {limit}, got {level}")
 
 
 def perturb(
     image: torch.Tensor,
-    name: str,
+    what: str | Perturbation,
     level: float,
     generator: torch.Generator,
     mask: torch.Tensor | None = None,
     spacing_mm: Sequence[float] | None = None,
     bounds: tuple[torch.Tensor, torch.Tensor] | None = None,
-    victim: Victim | None = None,
-    steps: int = adversarial.STEPS,
+    extra: Extra | None = None,
 ) -> torch.Tensor:
     """Perturb a raw image: scale to its robust range, apply, scale back, clip.
 
@@ -146,7 +142,8 @@ def perturb(
 
     Args:
         image: float tensor (C, *spatial) of finite raw values, not modified; two or three spatial axes, any device.
-        name: a key of `PERTURBATIONS`, or a combination of them: `gaussian_noise+gaussian_blur`.
+        what: a key of `PERTURBATIONS`, a combination of them, as in `gaussian_noise+gaussian_blur`, or a row of any
+            table.
         level: in the row's unit, in [0, maximum]; 0 is the identity, bit for bit.
         generator: the source of randomness (`nnunet_robust.common.seeding.torch_generator`), freshly made for each
             call: the levels of a perturbation share one field only if each starts from the same state.
@@ -155,31 +152,31 @@ def perturb(
         spacing_mm: size of a voxel along each spatial axis, as nnU-Net's `properties["spacing"]`; None is 1 mm each.
             Only rows with `uses_spacing` look at it.
         bounds: `robust_range(image)`, where it is at hand already.
-        victim: the model and this image's reference, of raw images. Needed by rows with `uses_victim`, ignored by the
-            others.
-        steps: of an attack, >= 1.
+        extra: makes the keywords with which an attack's row is handed its model, see `attacks.rows.against`; ignored
+            by the others.
 
     Returns:
         A new tensor with the shape, dtype and device of `image`; computed in float32.
 
     Raises:
-        UserError: unknown name, level out of range, no mask or a wrong one, no victim, a spacing that is none, an image
-            that is no such tensor.
+        UserError: unknown name, level out of range, no mask or a wrong one, an attack without a model, a spacing that
+            is none, an image that is no such tensor.
     """
-    row = perturbation(name)
-    check_level(name, level)
+    row = perturbation(what) if isinstance(what, str) else what
+    check_level(row, level)
     if not image.is_floating_point() or image.ndim not in (3, 4):
         raise UserError(
             f"An image must be a float tensor (C, *spatial) with 2 or 3 spatial axes, "
             f"got {image.dtype} of shape {tuple(image.shape)}"
         )
     if row.uses_mask:
-        _check_mask(name, image, mask)
+        _check_mask(row.name, image, mask)
     keywords: dict[str, Any] = {"mask": mask} if row.uses_mask else {}
     if row.uses_spacing:
-        keywords["spacing_mm"] = _checked_spacing(name, image, spacing_mm)
-    if row.uses_victim and victim is None:
-        raise UserError(f"{name} is an attack and needs a model with the image's reference: give both, or leave it out")
+        keywords["spacing_mm"] = _checked_spacing(row.name, image, spacing_mm)
+    if row.uses_victim and extra is None:
+        needs = "needs a model with the image's reference: give both, or leave it out"
+        raise UserError(f"{row.name} is an attack and {needs}")
     if level == 0:
         return image.clone()
     low, high = (_per_channel(bound, image) for bound in bounds or robust_range(image))
@@ -192,8 +189,8 @@ def perturb(
         # scaling there and back rounds: without this the untouched foreground of background_blur would change
         return torch.where((changed == scaled) | (span == 0), image, found)
 
-    if victim is not None and row.uses_victim:
-        keywords |= {"victim": ScaledVictim(victim, raw, span), "steps": steps}
+    if extra is not None and row.uses_victim:
+        keywords |= extra(raw, span)
     return raw(row.function(scaled, level, generator, **keywords))
 
 

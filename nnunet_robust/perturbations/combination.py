@@ -41,6 +41,7 @@ def combined(name: str, look_up: Callable[[str], Perturbation]) -> Perturbation:
         unit="share of " + ", ".join(f"{row.name} {level:g}" for row, level in parts),
         modality=meant.pop() if len(meant) == 1 else "any",
         reference="; ".join(dict.fromkeys(row.reference for row in rows)),
+        display_name=" + ".join(map(_display_name, name.split("+"), rows)),
         stochastic=any(row.stochastic for row in rows),
         uses_mask=any(row.uses_mask for row in rows),
         uses_spacing=any(row.uses_spacing for row in rows),
@@ -63,6 +64,11 @@ def _part(text: str, whole: str, look_up: Callable[[str], Perturbation]) -> _Par
             f"The level of {name} in '{whole}' ({row.unit}) must be a number in (0, {row.maximum:g}], got '{number}'"
         )
     return row, level
+
+
+def _display_name(text: str, row: Perturbation) -> str:
+    """A part's name in words, and the level behind its "@"."""
+    return " ".join(filter(None, (row.display_name, text.partition("@")[2])))
 
 
 def _apply(

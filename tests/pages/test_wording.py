@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-from nnunet_robust.pages.wording import ensemble_names, few_patients, p_value
-
-
-def test_ensembles_have_short_names_that_no_other_has() -> None:
-    assert ensemble_names(["A", "ensemble_uniform(A+B)", "ensemble_confidence(A+B+C) (tile 64x64)"]) == {
-        "ensemble_uniform(A+B)": "ensemble of 2, uniform",
-        "ensemble_confidence(A+B+C) (tile 64x64)": "ensemble of 3, confidence (tile 64x64)",
-    }
-    assert ensemble_names(["ensemble_uniform(A+B)", "ensemble_uniform(A+C)"]) == {}  # which of them would it be?
+from nnunet_robust.pages.wording import few_patients, p_value
 
 
 def test_small_samples_and_small_p_values_are_named() -> None:

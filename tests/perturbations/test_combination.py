@@ -9,8 +9,9 @@ import torch
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.seeding import torch_generator
+from nnunet_robust.eval.attacks.rows import perturbation
 from nnunet_robust.eval.sweep.conditions import conditions_for
-from nnunet_robust.perturbations import check_level, perturb, perturbation
+from nnunet_robust.perturbations import check_level, perturb
 from nnunet_robust.perturbations.blur import gaussian_blur
 from nnunet_robust.perturbations.intensity import brightness, contrast
 
@@ -96,4 +97,4 @@ def test_on_the_command_line() -> None:
     with pytest.raises(UserError, match=r"must be in \[0, 1\], got 2"):
         conditions_for([name], None, [2])
     with pytest.raises(UserError, match="in \\[0, 1\\]"):
-        check_level(name, 1.01)
+        check_level(perturbation(name), 1.01)

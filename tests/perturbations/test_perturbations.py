@@ -20,17 +20,9 @@ from nnunet_robust.eval.attacks import rows as attack_rows
 from nnunet_robust.eval.attacks.attack import ATTACKS
 from nnunet_robust.eval.attacks.budget import NORMS
 from nnunet_robust.eval.attacks.losses import Weighting
+from nnunet_robust.eval.attacks.rows import PERTURBATIONS, PRESETS, against, perturbation
 from nnunet_robust.eval.attacks.victim import Answer, Score
-from nnunet_robust.perturbations import (
-    PERTURBATIONS,
-    PRESETS,
-    Perturbation,
-    check_level,
-    measure,
-    perturb,
-    perturbation,
-    robust_range,
-)
+from nnunet_robust.perturbations import Perturbation, check_level, measure, perturb, robust_range
 
 ROWS = pytest.mark.parametrize("row", PERTURBATIONS.values(), ids=lambda row: row.name)
 # combinations keep the same contract
@@ -103,8 +95,8 @@ class Victim:
 
 
 def apply(row: Perturbation, image: torch.Tensor, level: float, seed: int = 0) -> torch.Tensor:
-    victim = Victim(image, raw=True) if row.uses_victim else None
-    return perturb(image, row.name, level, generator(seed), make_mask(image), spacing_of(image), victim=victim, steps=3)
+    extra = against(Victim(image, raw=True), steps=3) if row.uses_victim else None
+    return perturb(image, row, level, generator(seed), make_mask(image), spacing_of(image), extra=extra)
 
 
 def apply_function(row: Perturbation, image: torch.Tensor, level: float, seed: int = 0) -> torch.Tensor:
@@ -149,6 +141,33 @@ def test_every_row_of_every_module_is_in_the_table() -> None:
     assert all(row.name == row.function.__name__ for row in rows)
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("speckle_noise", "speckle noise"),
+        ("rician_noise", "Rician noise"),
+        ("kspace_spikes", "k-space spikes"),
+        ("pgd_linf", "PGD, l∞"),
+        ("worst_case_l2_from_nnUNetTrainer_seed1", "worst case, l2, from nnUNetTrainer_seed1"),
+        ("random_l2", "random noise, l2"),
+        ("cospgd_l2", "CosPGD, l2"),
+        ("gaussian_noise+gaussian_blur@2", "Gaussian noise + Gaussian blur 2"),
+    ],
+)
+def test_display_names(name: str, words: str) -> None:
+    assert perturbation(name).display_name == words
+
+
+PROPER = ["Gaussian", "Rician", "Poisson", "Gibbs", "Rayleigh", "Fourier", "PSF", "JPEG", "MRI", "CT", "PGD", "FGSM"]
+
+
+def test_proper_names_and_abbreviations_are_written_as_such() -> None:
+    for row in PERTURBATIONS.values():
+        words = row.display_name.replace(",", "").split()
+        assert not {word.lower() for word in PROPER} & set(words), row.name
+        assert "kspace" not in words and "_" not in row.display_name, row.name
+
+
 def test_which_rows_take_what() -> None:
     assert {row.name for row in PERTURBATIONS.values() if row.uses_mask} == {"background_blur", "foreground_blur"}
     attacks = {row.name for row in PERTURBATIONS.values() if row.uses_victim}
@@ -165,7 +184,7 @@ def test_presets_hold_valid_levels(preset: str) -> None:
     for name, levels in PRESETS[preset].items():
         for level in levels:
             assert level > 0
-            check_level(name, level)
+            check_level(perturbation(name), level)
 
 
 def test_kamath_preset_is_the_papers() -> None:
@@ -185,8 +204,9 @@ def test_presets_of_modalities_are_those_of_the_table(modality: str) -> None:
 
 def test_the_other_presets() -> None:
     assert list(PRESETS) == ["kamath2025", "mri", "ct", "ultrasound", "histology", "noise", "all", "attacks"]
-    no_budget = [row for row in PERTURBATIONS.values() if row not in perturbations.adversarial.ROWS]
-    assert PRESETS["all"] == {row.name: row.levels for row in no_budget}
+    natural = [row for row in PERTURBATIONS.values() if row not in attack_rows.ROWS]
+    assert PRESETS["all"] == {row.name: row.levels for row in natural}
+    assert natural == list(perturbations.PERTURBATIONS.values())
     assert set(PRESETS["attacks"]) == {"worst_case_linf", "worst_case_l2"}
     assert set(PRESETS["noise"]) == {
         "gaussian_noise", "speckle_noise", "salt_and_pepper", "rician_noise", "poisson_noise", "correlated_noise",

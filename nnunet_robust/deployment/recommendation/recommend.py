@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.deployment.recommendation.measuring import Format, Measurer
 from nnunet_robust.deployment.recommendation.placement import (
     IMAGE_FEATURES,
     INSIDE_PERCENTILE,
@@ -27,9 +28,10 @@ from nnunet_robust.deployment.recommendation.placement import (
     Curves,
     Place,
 )
-from nnunet_robust.eval.images.new_images import Format, Measurer, OtherChannelsError, find_images
+from nnunet_robust.eval.images.image_files import ImageFiles, OtherChannelsError, find_images
 from nnunet_robust.eval.inference.models import Model, load_model
-from nnunet_robust.eval.report.read import Sweep, read_sweep
+from nnunet_robust.eval.report.shared.read import Sweep, read_sweep
+from nnunet_robust.eval.results.display_names import DisplayNames
 from nnunet_robust.eval.results.results import ARM, CONDITION
 from nnunet_robust.eval.statistics import CLEAN, MARGIN, N_RESAMPLES
 from nnunet_robust.eval.statistics.verdict import Verdict, decide
@@ -46,7 +48,7 @@ SHARE_INSIDE = 0.5
 _MASK_MODEL = "(the model of the masks)"  # a column beside the architectures
 _POINT = ["patient", "case", *CONDITION]
 
-Track = Callable[[list[tuple[str, tuple[Path, ...]]]], Iterable[tuple[str, tuple[Path, ...]]]]
+Track = Callable[[Sequence[ImageFiles]], Iterable[ImageFiles]]
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Recommendation:
     Attributes:
         sweep: folder that it rests on.
         dataset: of the sweep.
+        names: perturbation -> its display name.
         units: perturbation -> what its level is counted in.
         clean: architecture -> mean Dice on the sweep's clean images.
         margin: difference in Dice that matters.
@@ -87,6 +90,7 @@ class Recommendation:
 
     sweep: Path
     dataset: str
+    names: DisplayNames
     units: dict[str, str]
     clean: dict[str, float]
     margin: float
@@ -135,15 +139,17 @@ def recommend(
     advisor = _Advisor(sweep, model, margin, n_resamples, seed)
     measurer = Measurer(kind, model)
     answers = []
-    for name, files in track(list(found.items())):
+    for files in track(found):
         try:
-            answers.append(advisor.answer(name, measurer.measure(name, files)))
+            answers.append(advisor.answer(files.name, measurer.measure(files)))
         except OtherChannelsError as error:
-            answers.append(ImageAnswer(name, {}, (), None, None, str(error)))
+            declined = f"it has {error.found} channels, the sweep's images have {kind.channels}"
+            answers.append(ImageAnswer(files.name, {}, (), None, None, declined))
     verdict, declined = advisor.together(answers)
     return Recommendation(
         sweep=output,
         dataset=sweep.datasets[0],
+        names=sweep.names,
         units={name: sweep.unit(name) for name in sweep.manifest["perturbations"]},
         clean=advisor.clean,
         margin=margin,

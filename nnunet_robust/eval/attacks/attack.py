@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
@@ -20,8 +21,27 @@ from nnunet_robust.eval.attacks.budget import Ball, Budget
 from nnunet_robust.eval.attacks.losses import Weighting, cospgd, masked, plain, segpgd
 from nnunet_robust.eval.attacks.victim import Victim
 
-Attack = Callable[[Victim, Ball, int, torch.Generator], torch.Tensor]
+Run = Callable[[Victim, Ball, int, torch.Generator], torch.Tensor]
 """(victim, ball, steps, generator) -> a perturbation in the ball."""
+
+
+class Attack(NamedTuple):
+    """A row of the table of attacks; for each norm, `rows.attack_row` makes a row of the table of perturbations of it.
+
+    Attributes:
+        run: finds the perturbation.
+        display_name: the name in sentences and titles, as the field writes it.
+        reference: where its definition comes from.
+        single_step: whether it takes one step, whatever number is asked for, and draws nothing at random.
+        in_preset: whether it is one of the preset "attacks".
+    """
+
+    run: Run
+    display_name: str
+    reference: str
+    single_step: bool = False
+    in_preset: bool = False
+
 
 _STEP = 0.25  # of the radius: the 2/255 in 8/255 of Madry et al.
 
@@ -55,7 +75,7 @@ def attack(
     if budget.radius == 0:
         return image.clone()
     ball = Ball(image, budget)
-    return ball.image(ATTACKS[name](victim, ball, steps, generator))
+    return ball.image(ATTACKS[name].run(victim, ball, steps, generator))
 
 
 def random_control(image: torch.Tensor, budget: Budget, generator: torch.Generator) -> torch.Tensor:
@@ -118,7 +138,7 @@ def _project(victim: Victim, ball: Ball, weighting: Weighting, steps: int, chang
     best.offer(change, victim.score(ball.image(change)))
 
 
-def _projected(weighting: Weighting) -> Attack:
+def _projected(weighting: Weighting) -> Run:
     """`_project` from a random start; the best so far."""
 
     def run(victim: Victim, ball: Ball, steps: int, generator: torch.Generator) -> torch.Tensor:
@@ -130,10 +150,15 @@ def _projected(weighting: Weighting) -> Attack:
     return run
 
 
-ATTACKS: dict[str, Attack] = {
-    "fgsm": fgsm,
-    "pgd": _projected(plain),  # Madry et al., ICLR 2018, arXiv 1706.06083
-    "segpgd": _projected(segpgd),  # Gu et al., ECCV 2022, arXiv 2207.12391
-    "cospgd": _projected(cospgd),  # Agnihotri, Jung and Keuper, ICML 2024, arXiv 2302.02213
-    "worst_case": worst_case,
+ATTACKS = {
+    "fgsm": Attack(fgsm, "FGSM", "Goodfellow et al. 2015, arXiv 1412.6572", single_step=True),
+    "pgd": Attack(_projected(plain), "PGD", "Madry et al. 2018, arXiv 1706.06083"),
+    "segpgd": Attack(_projected(segpgd), "SegPGD", "Gu et al. 2022, arXiv 2207.12391"),
+    "cospgd": Attack(_projected(cospgd), "CosPGD", "Agnihotri et al. 2024, arXiv 2302.02213"),
+    "worst_case": Attack(
+        worst_case,
+        "worst case",
+        "worst of PGD, CosPGD and APGD: Croce and Hein 2020, arXiv 2003.01690; Croce et al. 2024",
+        in_preset=True,
+    ),
 }

@@ -1,67 +1,78 @@
-"""Attacks on a model, and random noise of the same budget, which they are to be compared with.
+"""The table of all perturbations: the natural ones, attacks on a model, and noise of the same budget to compare with.
 
-The level is the budget: how far any value may move (linf), or all of them in the root mean square (l2), in shares of
-the channel's robust range.
+An attack's level is the budget: how far any value may move (linf), or all of them in the root mean square (l2), in
+shares of the channel's robust range.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import torch
 
+from nnunet_robust import perturbations
 from nnunet_robust.eval.attacks.attack import ATTACKS, attack, random_control
 from nnunet_robust.eval.attacks.budget import NORMS, Budget
-from nnunet_robust.eval.attacks.victim import Victim
-from nnunet_robust.perturbations.row import Perturbation
+from nnunet_robust.eval.attacks.victim import ScaledVictim, Victim
+from nnunet_robust.perturbations import Extra, Perturbation
 
 STEPS = 20
 """Of an attack, unless another number is asked for."""
 
-SINGLE_STEP = tuple(f"fgsm_{norm}" for norm in NORMS)
-"""Attacks of one step, whatever number is asked for."""
-
+_FROM = "_from_"
 _LEVELS = {"linf": (0.002, 0.005, 0.01, 0.02, 0.05), "l2": (0.001, 0.002, 0.005, 0.01, 0.02)}
 _UNITS = {
     "linf": "largest change of a value, share of the robust range",
     "l2": "root mean square of the changes, share of the robust range",
 }
-_REFERENCES = {
-    "fgsm": "Goodfellow et al. 2015, arXiv 1412.6572",
-    "pgd": "Madry et al. 2018, arXiv 1706.06083",
-    "segpgd": "Gu et al. 2022, arXiv 2207.12391",
-    "cospgd": "Agnihotri et al. 2024, arXiv 2302.02213",
-    "worst_case": "worst of PGD, CosPGD and APGD: Croce and Hein 2020, arXiv 2003.01690; Croce et al. 2024",
-}
+_NORM_NAMES = {"linf": "l∞", "l2": "l2"}
 
 
-def _control(norm: str) -> Perturbation:
+def control_row(norm: str) -> Perturbation:
+    """The row of random noise that attacks of a norm are compared with."""
+
     def control(image: torch.Tensor, level: float, generator: torch.Generator) -> torch.Tensor:
         return random_control(image, Budget(level, norm), generator)
 
-    return _row(
-        control, f"random_{norm}", norm, random_control.__doc__, "as the attacks of the same norm", attack=False
-    )
+    control.__doc__ = random_control.__doc__
+    reference = "as the attacks of the same norm"
+    return _row(control, f"random_{norm}", norm, "random noise", reference, stochastic=True)
 
 
-def _attack(name: str, norm: str) -> Perturbation:
+def attack_row(name: str, norm: str) -> Perturbation:
+    """The row of an attack in a norm.
+
+    Args:
+        name: of `ATTACKS`.
+        norm: of `NORMS`.
+    """
+
     def function(
         image: torch.Tensor, level: float, generator: torch.Generator, *, victim: Victim, steps: int = STEPS
     ) -> torch.Tensor:
         return attack(name, victim, image, Budget(level, norm), steps, generator)
 
-    return _row(function, f"{name}_{norm}", norm, ATTACKS[name].__doc__, _REFERENCES[name], attack=True)
+    found = ATTACKS[name]
+    function.__doc__ = found.run.__doc__
+    return _row(
+        function,
+        f"{name}_{norm}",
+        norm,
+        found.display_name,
+        found.reference,
+        stochastic=not found.single_step,
+        single_step=found.single_step,
+        attack=f"{name}_{norm}",
+        control=f"random_{norm}",
+    )
 
 
 def _row(
-    function: Callable[..., torch.Tensor],
-    name: str,
-    norm: str,
-    documentation: str | None,
-    reference: str,
-    attack: bool,
+    function: Callable[..., torch.Tensor], name: str, norm: str, words: str, reference: str, **facts: Any
 ) -> Perturbation:
-    function.__name__, function.__doc__ = name, documentation
+    function.__name__ = name
     return Perturbation(
         name,
         function,
@@ -70,10 +81,42 @@ def _row(
         unit=_UNITS[norm],
         modality="any",
         reference=reference,
-        stochastic=name not in SINGLE_STEP,
-        uses_victim=attack,
-        control=f"random_{norm}" if attack else "",
+        display_name=f"{words}, {_NORM_NAMES[norm]}",
+        **facts,
     )
 
 
-ROWS = tuple(row for norm in NORMS for row in (_control(norm), *(_attack(name, norm) for name in ATTACKS)))
+ROWS = tuple(row for norm in NORMS for row in (control_row(norm), *(attack_row(name, norm) for name in ATTACKS)))
+
+PERTURBATIONS: dict[str, Perturbation] = {**perturbations.PERTURBATIONS, **{row.name: row for row in ROWS}}
+PRESETS: dict[str, dict[str, tuple[float, ...]]] = {
+    **perturbations.PRESETS,
+    "attacks": {
+        f"{name}_{norm}": _LEVELS[norm] for norm in NORMS for name, found in ATTACKS.items() if found.in_preset
+    },
+}
+
+
+def perturbation(name: str) -> Perturbation:
+    """The row of that name, natural or an attack, or the one made for a combination of natural ones.
+
+    `pgd_linf_from_<model>` is the row of an attack on that model, whoever predicts: its images are the same for all.
+
+    Raises:
+        UserError: there is none; the message has the nearest name and the list.
+    """
+    attacked, _, source = name.partition(_FROM)
+    if source and attacked in PERTURBATIONS and PERTURBATIONS[attacked].uses_victim:
+        row = PERTURBATIONS[attacked]
+        return replace(row, name=name, source=source, display_name=f"{row.display_name}, from {source}")
+    return perturbations.perturbation(name, PERTURBATIONS)
+
+
+def against(victim: Victim, steps: int = STEPS) -> Extra:
+    """What `perturb` hands to the row of an attack.
+
+    Args:
+        victim: the model and the image's reference, of raw images.
+        steps: of the attack, >= 1.
+    """
+    return lambda raw, span: {"victim": ScaledVictim(victim, raw, span), "steps": steps}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -22,12 +20,14 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 
 from nnunet_robust import hook
+from nnunet_robust.common.console import quiet
 from nnunet_robust.common.digest import sha256
-from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.errors import UserError, one_line
 from nnunet_robust.eval.denoising.denoiser import Denoiser
-from nnunet_robust.eval.images.cases import CaseFiles, LoadedCase, load_case
+from nnunet_robust.eval.images.cases import CaseFiles, LoadedCase, label_names, load_case
+from nnunet_robust.eval.images.image_files import channel_count
 from nnunet_robust.eval.results.results import arm_key
-from nnunet_robust.eval.uncertainty.label_layout import Heads
+from nnunet_robust.eval.uncertainty.label_layout import LabelLayout
 from nnunet_robust.trainers.plans import format_size, nearest_patch_sizes, total_stride
 
 # The entries of a configuration that nnU-Net's DefaultPreprocessor goes by.
@@ -58,6 +58,7 @@ class Model:
         patch_size: voxels per axis that it was trained on.
         predictor: nnU-Net's predictor, initialised; its configuration's patch size is that of the tiles.
         denoiser: what the raw images go through first; None leaves them as they are.
+        plain: of a model with a denoiser, the same without.
     """
 
     trainer: str
@@ -69,6 +70,7 @@ class Model:
     patch_size: tuple[int, ...]
     predictor: nnUNetPredictor
     denoiser: Denoiser | None = None
+    plain: Model | None = None
 
     @property
     def tile_size(self) -> tuple[int, ...]:
@@ -125,7 +127,7 @@ class Model:
     def with_denoising(self, denoiser: Denoiser) -> Model:
         """The same weights, fed with denoised images; nothing is loaded again."""
         name, at, dataset = self.trainer.partition("@")
-        return replace(self, trainer=f"{name}{denoiser.label}{at}{dataset}", denoiser=denoiser)
+        return replace(self, trainer=f"{name}{denoiser.label}{at}{dataset}", denoiser=denoiser, plain=self)
 
     def _check_tile_size(self, tile_size: tuple[int, ...]) -> None:
         configuration = self.predictor.configuration_manager
@@ -234,8 +236,7 @@ class Model:
     @property
     def channels(self) -> int:
         """How many channels it takes."""
-        meta = self.predictor.dataset_json
-        return len(meta.get("channel_names") or meta["modality"])
+        return channel_count(self.predictor.dataset_json)
 
     @property
     def ignore_label(self) -> int | None:
@@ -245,11 +246,7 @@ class Model:
     @property
     def label_names(self) -> dict[int, str]:
         """Every label value of `dataset.json`, with the first name that has it."""
-        known: dict[int, str] = {}
-        for name, value in self.predictor.dataset_json["labels"].items():
-            for v in value if isinstance(value, (list, tuple)) else (value,):
-                known.setdefault(int(v), name)
-        return known
+        return label_names(self.predictor.dataset_json)
 
     @property
     def regions(self) -> dict[str, int | tuple[int, ...]]:
@@ -259,10 +256,10 @@ class Model:
         return {name: value for name, value in regions.items() if name != "ignore" and value not in (0, (0,))}
 
     @cached_property
-    def heads(self) -> Heads:
-        """What its output channels stand for."""
+    def label_layout(self) -> LabelLayout:
+        """What the channels of its output stand for."""
         manager = self.predictor.label_manager
-        return Heads(self.regions, tuple(manager.regions_class_order) if manager.has_regions else None)
+        return LabelLayout(self.regions, tuple(manager.regions_class_order) if manager.has_regions else None)
 
     @cached_property
     def _preprocessor(self) -> DefaultPreprocessor:
@@ -317,7 +314,7 @@ def load_model(
             predictor = nnUNetPredictor(use_mirroring=mirroring, device=device, allow_tqdm=False)
             predictor.initialize_from_trained_model_folder(str(folder), used, checkpoint)
     except Exception as error:
-        raise UserError(f"the model in {folder} cannot be loaded: {_one_line(error)}") from error
+        raise UserError(f"the model in {folder} cannot be loaded: {type(error).__name__}: {one_line(error)}") from error
     if predictor.configuration_manager.previous_stage_name is not None:
         raise UserError(
             f"{folder} is a cascade: it needs the segmentations of "
@@ -336,15 +333,3 @@ def load_model(
         patch_size=tuple(int(n) for n in predictor.configuration_manager.patch_size),
         predictor=predictor,
     )
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-
-
-def quiet() -> contextlib.AbstractContextManager[Any]:
-    """Keep what nnU-Net prints for a single prediction off the screen: it would tear the progress bar.
-
-    For the whole process: not to be entered by several threads.
-    """
-    return contextlib.redirect_stdout(io.StringIO())

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import clean_up, write_atomically
-from nnunet_robust.eval.report.analysis import Analysis
-from nnunet_robust.eval.report.panels import with_legend
 from nnunet_robust.eval.report.sections import report_figures, report_tables
+from nnunet_robust.eval.report.shared.analysis import Analysis
+from nnunet_robust.eval.report.shared.panels import with_legend
 from nnunet_robust.pages import plots
 from nnunet_robust.pages.tables import csv_text, latex
 

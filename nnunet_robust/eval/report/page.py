@@ -11,15 +11,15 @@ from markupsafe import Markup
 
 from nnunet_robust import __version__
 from nnunet_robust.common.files import write_atomically
-from nnunet_robust.eval.report.analysis import METRIC, Analysis
-from nnunet_robust.eval.report.figures import ReportFigure
-from nnunet_robust.eval.report.section import Parts
 from nnunet_robust.eval.report.sections import SECTIONS, report_figures
+from nnunet_robust.eval.report.shared.analysis import METRIC, Analysis
+from nnunet_robust.eval.report.shared.figures import ReportFigure
+from nnunet_robust.eval.report.shared.section import Parts
 from nnunet_robust.eval.statistics import CLEAN, COMPARABLE, CONFIDENCE, N_RESAMPLES
 from nnunet_robust.pages import plots
 from nnunet_robust.pages.rendering import environment
 from nnunet_robust.pages.tables import csv_link, table_data
-from nnunet_robust.pages.wording import counted_cases, number, spoken_list, with_interval
+from nnunet_robust.pages.wording import counted_cases, listed_perturbations, number, with_interval
 
 
 def write_page(analysis: Analysis, path: Path) -> Path:
@@ -77,7 +77,7 @@ def _facts(analysis: Analysis) -> list[tuple[str, str]]:
         ("Datasets" if several else "Dataset", ", ".join(analysis.datasets)),
         ("Architectures", f"{len(analysis.architectures)}{trained}"),
         ("Cases", "; ".join(cases)),
-        ("Perturbations", spoken_list(perturbations) or "none"),
+        ("Perturbations", listed_perturbations(perturbations, analysis.names) or "none"),
     ]
     ensembles = {short: name for sweep in analysis.sweeps for short, name in sweep.ensembles.items()}
     if ensembles:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
+from nnunet_robust.common.digest import digest_of_images
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.eval.images.cases import digest_of_images
 from nnunet_robust.eval.results.results import ARM, arm_key
 from nnunet_robust.eval.statistics import load_results
 

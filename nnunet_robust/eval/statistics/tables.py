@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.metrics.metrics import METRIC_INFO
-from nnunet_robust.eval.results.display_names import spoken
+from nnunet_robust.eval.results.display_names import PLAIN, DisplayNames
 from nnunet_robust.eval.results.results import ARM, SCORES
 
 CLEAN = "clean"  # the perturbation's name in the rows of unperturbed images
@@ -33,6 +33,11 @@ _NUMBERS = ["level", "replicate", *COMPARABLE, "volume_ratio", "n_ref", "n_pred"
 _OUTCOMES = {"ok", "both_empty", "missed", "hallucinated"}
 # At the end of a trainer's name: before `@<dataset>`, and before the next member of an ensemble.
 _SEED = re.compile(r"_seed(?:0|[1-9][0-9]*)(?=$|[@+),])")
+
+
+def without_seed(model: str) -> str:
+    """A model's name without the option `_seed<N>` of its trainer, or of an ensemble's members."""
+    return _SEED.sub("", model)
 
 
 def load_results(path: Path, *more: Path) -> pd.DataFrame:
@@ -56,7 +61,7 @@ def load_results(path: Path, *more: Path) -> pd.DataFrame:
     results = pd.concat([_read(p) for p in (path, *more)], ignore_index=True)
     arms = results[_MODEL].drop_duplicates()
     arms["tile"] = (" (tile " + arms["tile_size"] + ")").where(arms["tile_size"] != arms["patch_size"], "")
-    arms["untrained"] = [_SEED.sub("", name) for name in arms["model"]]
+    arms["untrained"] = [without_seed(name) for name in arms["model"]]
     arms["fold_name"] = "fold " + arms["fold"]
     n_folds = [fold.count("+") + 1 for fold in arms["fold"]]
     arms["folds"] = [f"{n} folds averaged" if n > 1 else "single folds" for n in n_folds]
@@ -110,8 +115,8 @@ def _read(path: Path) -> pd.DataFrame:
 def _shortest_names(arms: pd.DataFrame, start: str, fields: Sequence[str]) -> list[str]:
     """For each arm its name: the column `start`, the tile, and the fewest fields that tell apart what they can."""
     names: dict[tuple[str, ...], str] = {}
-    kinds = arms[[start, "tile", *fields]].drop_duplicates()
-    for name, alike in kinds.groupby(kinds[start] + kinds["tile"], sort=False):
+    distinct = arms[[start, "tile", *fields]].drop_duplicates()
+    for name, alike in distinct.groupby(distinct[start] + distinct["tile"], sort=False):
         candidates = [list(c) for n in range(len(fields) + 1) for c in combinations(fields, n)]
         chosen = next(c for c in candidates if not alike.duplicated([start, *c]).any())
         for key, row in zip(alike.itertuples(index=False, name=None), alike.to_dict("records"), strict=True):
@@ -119,13 +124,16 @@ def _shortest_names(arms: pd.DataFrame, start: str, fields: Sequence[str]) -> li
     return [names[key] for key in arms[[start, "tile", *fields]].itertuples(index=False, name=None)]
 
 
-def comparable(results: pd.DataFrame, series: Collection[str] = ()) -> tuple[pd.DataFrame, list[str]]:
+def comparable(
+    results: pd.DataFrame, series: Collection[str] = (), names: DisplayNames = PLAIN
+) -> tuple[pd.DataFrame, list[str]]:
     """Pair the models: per dataset and perturbation, the cases, levels and replicates that every model has.
 
     Args:
         results: what `load_results` returns.
         series: the perturbations whose levels are test sets of their own: the clean images are not their level 0, and
             their cases need not be the same at every level.
+        names: of perturbations, for the sentences.
 
     Returns:
         The rows to compare, with the clean images repeated as level 0 of each perturbation that is no series (and once
@@ -143,28 +151,28 @@ def comparable(results: pd.DataFrame, series: Collection[str] = ()) -> tuple[pd.
                 under = rows[is_clean | (rows["perturbation"] == name)].assign(perturbation=name)
                 paired, said = _pair(under, lines)
             kept.append(paired.assign(series=name in series))
-            left_out += [f"{dataset}, {spoken(name)}: {sentence}" for sentence in said]
+            left_out += [f"{dataset}, {names[name]}: {sentence}" for sentence in said]
     return pd.concat(kept, ignore_index=True), left_out
 
 
 def _pair(rows: pd.DataFrame, lines: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
     """The part of one perturbation's rows that every model shares, and what that leaves out."""
-    said = []
+    left_out = []
     perturbed = (rows["perturbation"] != CLEAN).any()
     levels = {line: set(rows.loc[rows["line"] == line, "level"]) for line in lines}
     for line in lines:
         if 0.0 not in levels[line]:
-            said.append(f"{line} is left out, for it has no clean images to start from.")
+            left_out.append(f"{line} is left out, for it has no clean images to start from.")
         elif perturbed and len(levels[line]) == 1:
-            said.append(f"{line} is left out, for it was not run under this perturbation.")
+            left_out.append(f"{line} is left out, for it was not run under this perturbation.")
     members = [line for line in lines if 0.0 in levels[line] and (len(levels[line]) > 1 or not perturbed)]
     if not members:
-        return rows.iloc[:0], [*said, "Nothing is left to compare."]
+        return rows.iloc[:0], [*left_out, "Nothing is left to compare."]
     rows = rows[rows["line"].isin(members)]
 
     common = set.intersection(*(levels[line] for line in members))
     if extra := sorted(set(rows["level"]) - common):
-        said.append(f"level {_listed([f'{x:g}' for x in extra])} is left out, for not every model has it.")
+        left_out.append(f"level {_listed([f'{x:g}' for x in extra])} is left out, for not every model has it.")
     rows = rows[rows["level"].isin(common)]
 
     all_cases = dict.fromkeys(rows["case"])
@@ -173,31 +181,31 @@ def _pair(rows: pd.DataFrame, lines: Sequence[str]) -> tuple[pd.DataFrame, list[
     complete = shared.groupby("case")["level"].nunique() == len(common)
     cases = set(complete.index[complete])
     if dropped := [case for case in all_cases if case not in cases]:
-        said.append(
+        left_out.append(
             f"{len(dropped)} of {len(all_cases)} cases ({_listed(dropped)}) left out, "
             "for not every model has them at every level."
         )
     unshared = int((rows["case"].isin(cases) & (sharing < len(members))).sum())
     if unshared:
-        said.append(
+        left_out.append(
             f"{unshared} rows (replicates or labels) of the other cases left out, for not every model has them."
         )
-    return shared[shared["case"].isin(cases)], said
+    return shared[shared["case"].isin(cases)], left_out
 
 
 def _pair_series(rows: pd.DataFrame, lines: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
     """The part of a series' rows that every model shares, level by level, and what that leaves out."""
     members = set(rows["line"])
-    said = [f"{line} is left out, for it was not run on this series." for line in lines if line not in members]
+    left_out = [f"{line} is left out, for it was not run on this series." for line in lines if line not in members]
     sharing = rows.groupby(["case", "level", "replicate", "label"])["line"].transform("nunique")
     shared = rows[sharing == len(members)]
     for level, of_level in rows.groupby("level"):
         if dropped := sorted(set(of_level["case"]) - set(shared.loc[shared["level"] == level, "case"])):
-            said.append(
+            left_out.append(
                 f"at level {level:g} {len(dropped)} of {of_level['case'].nunique()} cases ({_listed(dropped)}) "
                 "left out, for not every model has them."
             )
-    return shared, said
+    return shared, left_out
 
 
 def _listed(names: Sequence[str], at_most: int = 8) -> str:
@@ -235,7 +243,7 @@ class Scores:
         in_series: whether the levels are test sets of their own.
         names: what is compared: architectures or trained models, in the order of the rows.
         lines: the trained models.
-        owner: (lines,), each trained model's place in `names`.
+        owner: (lines,), the index of each trained model's name in `names`.
         levels: (levels,), ascending.
         patients: their names, sorted.
         by_line: (lines, levels, patients), each patient's mean over cases; NaN where a series lacks the patient.
@@ -255,15 +263,15 @@ class Scores:
 
     @functools.cached_property
     def values(self) -> NDArray[np.float64]:
-        """(names, levels, patients): the mean over each one's trained models."""
+        """The mean over the trained models of each name, (names, levels, patients)."""
         return np.stack([self.by_line[self.owner == i].mean(axis=0) for i in range(len(self.names))])
 
     def present(self, level: int) -> NDArray[np.bool_]:
-        """(patients,): who has a score of everyone at the level of this place."""
+        """Which patients have a score of every name at the level of this index, (patients,)."""
         return np.isfinite(self.values[:, level]).all(axis=0)
 
     def at(self, level: int) -> NDArray[np.float64]:
-        """(patients, names): the scores at the level of this place, of the patients who have one of everyone."""
+        """The scores at the level of this index, (patients, names), of the patients with a score of every name."""
         return self.values[:, level, self.present(level)].T
 
 
@@ -313,5 +321,5 @@ def patient_scores(rows: pd.DataFrame, metric: str, by: By = "architecture") -> 
 
 
 def direction(metric: str) -> float:
-    """1 where a higher value is better, -1 where a lower one is."""
+    """The sign of a metric: 1 where a higher value is better, -1 where a lower one is."""
     return 1.0 if COMPARABLE[metric].better == "higher" else -1.0

@@ -8,9 +8,8 @@ from typing import Any
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.attacks.chain import check_known
-from nnunet_robust.eval.attacks.rows import SINGLE_STEP
+from nnunet_robust.eval.attacks.rows import perturbation
 from nnunet_robust.eval.inference.models import Model
-from nnunet_robust.perturbations import perturbation
 
 
 def attacked_models(names: Iterable[str], models: Sequence[Model], sources: Mapping[str, Model]) -> list[Model]:
@@ -44,7 +43,9 @@ def described_attacks(names: Iterable[str], steps: int, sources: Mapping[str, Mo
         if row.uses_victim:
             source = sources[row.source] if row.source else None
             described[row.name] = {
-                "steps": 1 if row.function.__name__ in SINGLE_STEP else steps,
+                "name": row.attack,
+                "display_name": perturbation(row.attack).display_name,
+                "steps": 1 if row.single_step else steps,
                 # by its key, which names its plans, configuration, folds and tiles, too
                 "source": {source.key: source.checkpoints} if source else None,
             }

@@ -10,12 +10,12 @@ import torch
 
 from nnunet_robust.eval.attacks.gradient import WindowGradient
 from nnunet_robust.eval.attacks.model_victim import ModelVictim
+from nnunet_robust.eval.attacks.rows import against, perturbation
 from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.inference.precision import torch_threads
 from nnunet_robust.eval.inference.sliding_window import SlidingWindow
 from nnunet_robust.eval.results.results import Condition
 from nnunet_robust.eval.sweep.scene import Scene
-from nnunet_robust.perturbations import perturbation
 
 _VALUES_KEPT = 1 << 26
 
@@ -53,12 +53,12 @@ class Attacker:
             UserError: the model's preprocessing is not one that gradients are known of, all of the reference is to be
                 ignored, or a tile with its gradient does not fit into memory.
         """
-        attack = perturbation(condition.perturbation).function.__name__
+        attack = perturbation(condition.perturbation).attack
         key = scene.files.name, model.key, attack, condition.level, condition.replicate
         with self._lock:
             if key not in self._kept:
                 victim = ModelVictim(model, self._window(model.key), scene.label, scene.properties)
-                self._kept[key] = scene.image(condition, self._seed, as_it_is=False, victim=victim, steps=self._steps)
+                self._kept[key] = scene.image(condition, self._seed, as_it_is=False, extra=against(victim, self._steps))
                 while len(self._kept) > 1 and sum(map(torch.numel, self._kept.values())) > _VALUES_KEPT:
                     self._kept.popitem(last=False)
             return self._kept[key]

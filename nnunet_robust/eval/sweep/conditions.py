@@ -6,7 +6,8 @@ import difflib
 from collections.abc import Mapping, Sequence
 
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.perturbations import PERTURBATIONS, PRESETS, check_level, perturbation
+from nnunet_robust.eval.attacks.rows import PERTURBATIONS, PRESETS, perturbation
+from nnunet_robust.perturbations import check_level
 
 
 def conditions_for(
@@ -36,7 +37,7 @@ def conditions_for(
     for text in names:
         name, own = _own_levels(text)
         for level in own or levels or (0.0,):  # 0 is in range for all: the name alone is checked
-            check_level(name, level)
+            check_level(perturbation(name), level)
         chosen.setdefault(name, set()).update(own or levels or perturbation(name).levels)
     return {name: tuple(sorted(values)) for name, values in chosen.items()}
 

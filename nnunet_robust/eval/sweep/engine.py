@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from nnunet_robust.common.files import clean_up
+from nnunet_robust.eval.attacks.rows import perturbation
 from nnunet_robust.eval.images import pictures
 from nnunet_robust.eval.images.cases import CaseFiles
 from nnunet_robust.eval.images.maps import write_map
@@ -30,7 +31,6 @@ from nnunet_robust.eval.sweep.scene import Scene
 from nnunet_robust.eval.sweep.scores import reliability_rows, scores_of
 from nnunet_robust.eval.sweep.units import ClaimLostError, Claims, Unit
 from nnunet_robust.eval.uncertainty.uncertainty import structure_scores
-from nnunet_robust.perturbations import perturbation
 
 _IMAGES_AT_ONCE = 16
 _VALUES_AT_ONCE = 1 << 22  # of preprocessed images that go through the network together

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
+from nnunet_robust.eval.attacks.rows import perturbation
 from nnunet_robust.eval.inference.ensembles import Ensemble
 from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.sweep.guarantees import Promises
 from nnunet_robust.eval.sweep.series import SeriesSet
 from nnunet_robust.eval.uncertainty.uncertainty import BAND_MM
-from nnunet_robust.perturbations import perturbation
 
 ASSUMPTIONS = (
     "Perturbations act on the raw image, before nnU-Net's preprocessing, and once per volume.",
@@ -106,6 +106,8 @@ def describe(
             "levels": all_levels,
             "unit": row.unit,
             "reference": row.reference,
+            "display_name": row.display_name,
+            **{fact: value for fact, value in (("control", row.control), ("source", row.source)) if value},
             **({"attack": dict(attacks[name])} if name in attacks else {}),
         }
     for test_set, digests in series:
@@ -139,8 +141,11 @@ def describe(
 
 def _made_of(arm: Model | Ensemble) -> dict[str, Any]:
     if isinstance(arm, Ensemble):
-        return {"members": [model.key for model in arm.models], "weights": arm.weighting}
-    return {"folder": str(arm.folder), **({"denoise": arm.denoiser.described()} if arm.denoiser else {})}
+        return {"kind": "ensemble", "members": [model.key for model in arm.models], "weights": arm.weighting}
+    if arm.denoiser is None or arm.plain is None:
+        return {"kind": "model", "folder": str(arm.folder)}
+    described = {"denoise": arm.denoiser.described(), "without_denoising": arm.plain.key}
+    return {"kind": "denoised", "folder": str(arm.folder), **described}
 
 
 def _git_commit() -> str | None:

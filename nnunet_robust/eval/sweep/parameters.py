@@ -10,7 +10,7 @@ import torch
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.folders import model_folder
-from nnunet_robust.eval.attacks.rows import STEPS
+from nnunet_robust.eval.attacks.rows import STEPS, perturbation
 from nnunet_robust.eval.images.cases import CaseFiles
 from nnunet_robust.eval.images.selection import CaseSelection
 from nnunet_robust.eval.inference.models import Model
@@ -18,7 +18,6 @@ from nnunet_robust.eval.inference.selection import ModelSelection, check_alike, 
 from nnunet_robust.eval.results.results import Condition
 from nnunet_robust.eval.sweep.conditions import with_attacks
 from nnunet_robust.eval.sweep.series import SeriesSet, read_series
-from nnunet_robust.perturbations import perturbation
 
 SELF = "self"
 """As a source of attacks: every model gets attacks on itself."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+from nnunet_robust.eval.attacks.rows import perturbation
 from nnunet_robust.eval.inference.ensembles import Ensemble
 from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.inference.sliding_window import SlidingWindow
@@ -23,7 +24,6 @@ from nnunet_robust.eval.results.results import (
 from nnunet_robust.eval.sweep.attacker import Attacker
 from nnunet_robust.eval.sweep.guarantees import Promises
 from nnunet_robust.eval.sweep.units import Unit
-from nnunet_robust.perturbations import perturbation
 
 MAPS = ("entropy", "mutual_information")
 """Names of the maps of uncertainty, attributes of `Uncertainty`."""

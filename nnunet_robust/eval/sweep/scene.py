@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from nnunet_robust.common.seeding import torch_generator
-from nnunet_robust.eval.attacks.rows import STEPS
-from nnunet_robust.eval.attacks.victim import Victim
+from nnunet_robust.eval.attacks.rows import perturbation
 from nnunet_robust.eval.images import pictures
 from nnunet_robust.eval.images.cases import CaseFiles
 from nnunet_robust.eval.images.complexity import SWEEP_SLICES, ComplexityMeter
@@ -20,7 +19,7 @@ from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.inference.precision import torch_threads
 from nnunet_robust.eval.metrics.metrics import Reference
 from nnunet_robust.eval.results.results import Condition, cell
-from nnunet_robust.perturbations import measure, perturb, perturbation, robust_range
+from nnunet_robust.perturbations import Extra, measure, perturb, robust_range
 
 
 class Scene:
@@ -54,7 +53,7 @@ class Scene:
         self._clean, self.spacing_mm = torch.from_numpy(loaded.image), loaded.spacing_mm
         self.ignore_label = model.ignore_label
         self._values = [value for value in model.label_names if value not in (0, self.ignore_label)]
-        self.heads = model.heads
+        self.heads = model.label_layout
         self.foreground = (self.label > 0) & (True if self.ignore_label is None else self.label != self.ignore_label)
         self.bounds = robust_range(self._clean)
         self.slice = pictures.display_slice(self.label)
@@ -64,17 +63,14 @@ class Scene:
         self.experts = {name: np.where(hidden, 0, labels) for name, labels in loaded.experts.items()}
         self._lock = threading.Lock()
 
-    def image(
-        self, condition: Condition, seed: int, *, as_it_is: bool, victim: Victim | None = None, steps: int = STEPS
-    ) -> torch.Tensor:
+    def image(self, condition: Condition, seed: int, *, as_it_is: bool, extra: Extra | None = None) -> torch.Tensor:
         """The image under a condition.
 
         Args:
             condition: which.
             seed: of the noise.
             as_it_is: take the image as its file has it: clean, or of a series.
-            victim: of an attack: the model, with this case's reference.
-            steps: of an attack.
+            extra: of an attack, see `perturb`: the model, with this case's reference.
 
         Returns:
             float32 (C, *spatial); not to be modified.
@@ -92,14 +88,13 @@ class Scene:
         with _one_thread():
             return perturb(
                 self._clean,
-                condition.perturbation,
+                row,
                 condition.level,
                 generator,
                 mask,
                 self.spacing_mm,
                 self.bounds,
-                victim,
-                steps,
+                extra,
             )
 
     def measured(self, image: torch.Tensor, *, in_series: bool) -> dict[str, Any]:

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.eval.attacks.rows import PERTURBATIONS
 from nnunet_robust.eval.images.cases import CaseFiles, cases_of_folders
 from nnunet_robust.eval.results.results import Condition
-from nnunet_robust.perturbations import PERTURBATIONS
 
 _COLUMNS = ("perturbation", "level", "images", "labels")
 

@@ -16,17 +16,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from nnunet_robust.common.digest import sha256
+from nnunet_robust.common.console import quiet
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import write_atomically
 from nnunet_robust.common.folders import dataset_name
 from nnunet_robust.eval.images import pictures
-from nnunet_robust.eval.images.cases import CaseFiles, check_stored
+from nnunet_robust.eval.images.cases import CaseFiles, sha256_of_case
+from nnunet_robust.eval.images.image_files import check_stored
 from nnunet_robust.eval.images.selection import cases_of
 from nnunet_robust.eval.inference.devices import device_of, use_nnunets_threads, workers_of
 from nnunet_robust.eval.inference.ensembles import ALL, make_ensembles
 from nnunet_robust.eval.inference.members import members_by
-from nnunet_robust.eval.inference.models import Model, quiet
+from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.inference.selection import interface, models_of
 from nnunet_robust.eval.inference.sliding_window import SlidingWindow
 from nnunet_robust.eval.results.failures import Failure, combine_failures, record, recorded
@@ -260,11 +261,6 @@ def _units(cases: Sequence[CaseFiles], conditions: Sequence[Condition], series: 
         for case in of_set:
             images.setdefault((test_set.condition.perturbation, case.name), []).append((test_set.condition, case))
     return [Unit(case, name, tuple(found), (name, case) not in own) for (name, case), found in images.items()]
-
-
-def sha256_of_case(case: CaseFiles) -> str:
-    """One digest for a case's images and labels."""
-    return "-".join(sha256(path)[:16] for path in (*case.images, *case.labels))
 
 
 def _digest(case: CaseFiles) -> str | None:

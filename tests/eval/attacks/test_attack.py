@@ -18,6 +18,7 @@ from nnunet_robust.eval.attacks.budget import NORMS, Ball, Budget
 from nnunet_robust.eval.attacks.gradient import WindowGradient
 from nnunet_robust.eval.attacks.losses import Weighting
 from nnunet_robust.eval.attacks.model_victim import ModelVictim
+from nnunet_robust.eval.attacks.rows import against, perturbation
 from nnunet_robust.eval.attacks.victim import Answer, Score, Victim
 from nnunet_robust.eval.images.cases import LoadedCase, cases_of_dataset
 from nnunet_robust.eval.inference.models import Model
@@ -61,11 +62,12 @@ def attack(
     name: str, victim: Victim, image: torch.Tensor, budget: Budget, steps: int, drawn: torch.Generator
 ) -> torch.Tensor:
     """Of raw images, by the table's row."""
-    return perturb(image, f"{name}_{budget.norm}", budget.radius, drawn, victim=victim, steps=steps)
+    row = perturbation(f"{name}_{budget.norm}")
+    return perturb(image, row, budget.radius, drawn, extra=against(victim, steps))
 
 
 def random_control(image: torch.Tensor, budget: Budget, drawn: torch.Generator) -> torch.Tensor:
-    return perturb(image, f"random_{budget.norm}", budget.radius, drawn)
+    return perturb(image, perturbation(f"random_{budget.norm}"), budget.radius, drawn)
 
 
 def scaled(image: torch.Tensor) -> torch.Tensor:

@@ -23,8 +23,8 @@ from nnunet_robust.eval.denoising.denoiser import Denoiser
 from nnunet_robust.eval.denoising.folder import RECORD, denoise_folder
 from nnunet_robust.eval.denoising.noise_tolerance import Borne
 from nnunet_robust.eval.denoising.writers import write_image
+from nnunet_robust.eval.images.image_files import find_images
 from nnunet_robust.eval.images.image_quality import image_quality
-from nnunet_robust.eval.images.new_images import find_images
 from nnunet_robust.eval.inference import precision
 from nnunet_robust.eval.inference.devices import device_of
 from nnunet_robust.eval.inference.selection import models_of

@@ -10,9 +10,9 @@ import pytest
 from matplotlib.collections import PolyCollection
 
 from nnunet_robust.eval.report import Analysis, analyse
-from nnunet_robust.eval.report.figures import ReportFigure
-from nnunet_robust.eval.report.panels import curve_panel, y_limits
 from nnunet_robust.eval.report.sections import report_figures
+from nnunet_robust.eval.report.shared.figures import ReportFigure
+from nnunet_robust.eval.report.shared.panels import curve_panel, y_limits
 from nnunet_robust.pages import plots
 from tests.eval.sweep_output import write_sweep_output
 

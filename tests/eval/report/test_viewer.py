@@ -16,8 +16,8 @@ from matplotlib.path import Path as Polygon
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from nnunet_robust.eval.report.read import read_sweep
-from nnunet_robust.eval.report.viewer import SIDES, outline, viewer_data
+from nnunet_robust.eval.report.shared.read import read_sweep
+from nnunet_robust.eval.report.shared.viewer import SIDES, outline, viewer_data
 from nnunet_robust.pages.rendering import environment
 from tests.eval.attacked_output import write_attacked_output
 from tests.eval.sweep_output import LEVELS, MODELS, SIZE, write_sweep_output
@@ -86,7 +86,7 @@ def test_every_case_level_and_model_is_there_with_its_own_numbers(folder: Path, 
     ]["cases"]
     results = pd.read_csv(folder / "results.csv")
     for case in show["cases"]:
-        assert [p["name"] for p in case["perturbations"]] == ["speckle noise", "gaussian blur"]
+        assert [p["name"] for p in case["perturbations"]] == ["speckle noise", "Gaussian blur"]
         for perturbation, name in zip(case["perturbations"], LEVELS, strict=True):
             assert [step["level"] for step in perturbation["steps"]] == ["0 (clean)", *(f"{x:g}" for x in LEVELS[name])]
             for step, level in zip(perturbation["steps"], [0.0, *LEVELS[name]], strict=True):
@@ -145,7 +145,7 @@ def test_pictures_shrink_until_they_fit_and_the_page_says_so(folder: Path, viewe
 def test_the_budget_is_kept_whatever_the_estimate_was(
     folder: Path, viewer: dict, share: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nnunet_robust.eval.report.viewer._sides", lambda *_: list(SIDES))
+    monkeypatch.setattr("nnunet_robust.eval.report.shared.viewer._sides", lambda *_: list(SIDES))
     assert _whole(viewer_data([read_sweep(folder)], budget=_whole(viewer) // share)) <= _whole(viewer) // share
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.eval.attacks.rows import PERTURBATIONS
 from nnunet_robust.eval.sweep.conditions import conditions_for
-from nnunet_robust.perturbations import PERTURBATIONS
 
 
 def test_names_levels_and_presets() -> None:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from nnunet_robust.eval.report.analysis import Analysis
-from nnunet_robust.eval.report.figures import ReportFigure
-from nnunet_robust.eval.report.section import Section
 from nnunet_robust.eval.report.sections import (
     attacks,
     calibration,
@@ -29,6 +26,9 @@ from nnunet_robust.eval.report.sections import (
     texture,
     uncertainty,
 )
+from nnunet_robust.eval.report.shared.analysis import Analysis
+from nnunet_robust.eval.report.shared.figures import ReportFigure
+from nnunet_robust.eval.report.shared.section import Section
 from nnunet_robust.pages.plots import line_styles
 from nnunet_robust.pages.tables import ReportTable
 

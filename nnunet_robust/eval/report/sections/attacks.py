@@ -12,25 +12,24 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from nnunet_robust.eval.report import panels
-from nnunet_robust.eval.report.analysis import METRIC, Analysis, shared
-from nnunet_robust.eval.report.columns import ARCHITECTURE, DATASET, INTERVALS, SAMPLE, mean_column
-from nnunet_robust.eval.report.figures import ReportFigure, by_panel, sample_of
-from nnunet_robust.eval.report.heat_maps import MOST_COLUMNS, transfer_map
-from nnunet_robust.eval.report.pairs import CASE, columns, mean_points, paired_means
-from nnunet_robust.eval.report.read import Sweep
-from nnunet_robust.eval.report.section import Section, TableSpecification
-from nnunet_robust.eval.results.display_names import attacked_by, control_of
+from nnunet_robust.eval.report.shared import panels
+from nnunet_robust.eval.report.shared.analysis import METRIC, Analysis, shared
+from nnunet_robust.eval.report.shared.columns import ARCHITECTURE, DATASET, INTERVALS, SAMPLE, mean_column
+from nnunet_robust.eval.report.shared.figures import ReportFigure, by_panel, sample_of
+from nnunet_robust.eval.report.shared.heat_maps import MOST_COLUMNS, transfer_map
+from nnunet_robust.eval.report.shared.pairs import CASE, columns, mean_points, paired_means
+from nnunet_robust.eval.report.shared.read import Sweep
+from nnunet_robust.eval.report.shared.section import Section, TableSpecification
 from nnunet_robust.eval.results.results import ARM, arm_key
 from nnunet_robust.eval.statistics import case_scores
 from nnunet_robust.pages.plots import LineStyle, rule_styles
 from nnunet_robust.pages.tables import Column
-from nnunet_robust.pages.wording import number, spoken, with_interval
+from nnunet_robust.pages.wording import number, with_interval
 
 NOISE = "random noise of the same budget"
 _ATTACKS, _TRANSFER = "attacks", "transfer"
 _SAME = 0.0005  # of a mean Dice: what three decimals cannot tell
-_SCORES = [*CASE, "attack", "attacked", "steps"]
+_SCORES = [*CASE, "attack", "attacked", "steps", "control"]
 
 
 @shared
@@ -40,31 +39,31 @@ def attacked(analysis: Analysis) -> pd.DataFrame:
     Returns:
         Columns dataset, architecture and line (who predicted), level (the budget; 0 is the clean image), patient, case,
         the metric, attack (its name without a source), attacked (the line of the model that the images were made
-        against; where that was not swept, its name and that) and steps. What a model does under an attack on itself is
-        there once, whether each model was attacked or this one for all.
+        against; where that was not swept, its name and that), steps and control (the random noise of the same budget).
+        What a model does under an attack on itself is there once, whether each model was attacked or this one for all.
     """
     found = []
     for sweep in analysis.sweeps:
         scores = case_scores(sweep.rows, METRIC)
         for name, described in sweep.attacks.items():
-            attack, source = attacked_by(name)
             of_attack = scores[scores["perturbation"] == name].drop(columns="perturbation")
-            whom = _line_of(sweep, source, described["source"]) if source else of_attack["line"]
-            found.append(of_attack.assign(attack=attack, attacked=whom, steps=described["steps"]))
+            whom = _line_of(sweep, described) if described["source"] else of_attack["line"]
+            facts = {"attack": described["name"], "steps": described["steps"], "control": described["control"]}
+            found.append(of_attack.assign(attacked=whom, **facts))
     if not found:
         return pd.DataFrame(columns=[*_SCORES, METRIC])
     table = pd.concat(found, ignore_index=True)
     return table[~table.duplicated([*CASE, "attack", "attacked"])].reset_index(drop=True)
 
 
-def _line_of(sweep: Sweep, source: str, checkpoints: dict[str, dict[str, str]]) -> str:
+def _line_of(sweep: Sweep, attack: Mapping[str, Any]) -> str:
     """The line of the trained model that an attack was made against; a name of its own where it was not swept."""
     described = sweep.manifest.get("models", {})
     for arm in sweep.results.drop_duplicates("line").to_dict("records"):
         key = arm_key(**{name: arm[name] for name in ARM})
-        if key in checkpoints and described.get(key, {}).get("checkpoints") == checkpoints[key]:
+        if key in attack["source"] and described.get(key, {}).get("checkpoints") == attack["source"][key]:
             return str(arm["line"])
-    return f"{source} (not swept)"
+    return f"{attack['source_name']} (not swept)"
 
 
 def _own(scores: pd.DataFrame) -> pd.DataFrame:
@@ -91,8 +90,8 @@ def _effects(analysis: Analysis, name: str) -> pd.DataFrame:
     found = []
     scores = _case_scores(analysis)
     by, names = ["dataset", "attack", "level", name, "steps"], ("attacked", "noise", "difference")
-    for (_, attack), part in _own(attacked(analysis)).groupby(["dataset", "attack"], sort=False):
-        noise = scores[scores["perturbation"] == control_of(str(attack))]
+    for _, part in _own(attacked(analysis)).groupby(["dataset", "attack"], sort=False):
+        noise = scores[scores["perturbation"] == part["control"].iloc[0]]
         found.append(paired_means(part, noise, METRIC, by, names))
     return _together(found, columns(by, names)).rename(columns={"attack": "perturbation", name: "line"})
 
@@ -126,7 +125,7 @@ def transfer(analysis: Analysis) -> pd.DataFrame:
         sources = part.loc[part["attacked"] != part["line"], "attacked"].unique()
         shown = part[part["attacked"].isin(sources)]
         noise = scores[
-            (scores["perturbation"] == control_of(str(attack)))
+            (scores["perturbation"] == part["control"].iloc[0])
             & (scores["dataset"] == dataset)
             & scores["level"].isin(shown["level"])
         ]
@@ -198,10 +197,10 @@ def _curves(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Rep
             group=_ATTACKS,
             name=f"{dataset}_{name}",
             dataset=dataset,
-            title=f"{spoken(name)}, each model attacked itself",
+            title=f"{analysis.names[name]}, each model attacked itself",
             sample=sample_of(part),
             data=both,
-            alt=f"Mean Dice over the budget of {spoken(name)}. {panels.told(both.assign(x=both['level']))}.",
+            alt=f"Mean Dice over the budget of {analysis.names[name]}. {panels.told(both.assign(x=both['level']))}.",
             draw=partial(
                 panels.level_panel, both, "mean Dice", _unit(analysis, dataset, name), {**solid, **noisy}, limits,
                 unbanded=set(noise["line"]),
@@ -211,9 +210,9 @@ def _curves(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Rep
 
 
 def _unit(analysis: Analysis, dataset: str, attack: str) -> str:
-    """What the budget is counted in: said of the attack itself, or of one from a source."""
-    names = [name for name in analysis.sweep_of[dataset].attacks if name.startswith(attack)]
-    return analysis.unit(dataset, min(names, key=len))
+    """What the budget is counted in, whatever the source."""
+    attacks = analysis.sweep_of[dataset].attacks
+    return analysis.unit(dataset, next(name for name, row in attacks.items() if row["name"] == attack))
 
 
 def _maps(analysis: Analysis) -> Iterator[ReportFigure]:
@@ -232,10 +231,10 @@ def _maps(analysis: Analysis) -> Iterator[ReportFigure]:
                 group=_TRANSFER,
                 name=f"{dataset}_{name}_{number_of}",
                 dataset=dataset,
-                title=spoken(name),
+                title=analysis.names[name],
                 sample=sample_of(part),
                 data=part,
-                alt=f"Mean Dice by attacked and predicting model under {spoken(name)}. {'; '.join(told)}.",
+                alt=f"Mean Dice by attacked and predicting model under {analysis.names[name]}. {'; '.join(told)}.",
                 draw=partial(transfer_map, part, models),
                 styles={},
                 is_map=True,
@@ -250,7 +249,7 @@ def harms(analysis: Analysis) -> Iterator[str]:
             start = f"; on clean images it was {number(clean.iloc[0])}" if len(clean) else ""
             at = [_harm(row) for row in rows[rows["level"] > 0].to_dict("records")]
             yield (
-                f"{_head(analysis, dataset, name)} on {line} ({sample_of(rows)}, {_steps(name, rows)}) left it a mean "
+                f"{_head(analysis, dataset, name)} on {line} ({sample_of(rows)}, {_steps(rows)}) left it a mean "
                 f"Dice of at most {'; '.join(at)}{start}."
             )
 
@@ -315,11 +314,11 @@ def _warning(analysis: Analysis, doubt: Doubt) -> str:
 
 
 def _head(analysis: Analysis, dataset: str, name: str) -> str:
-    return analysis.lead(dataset) + spoken(name)
+    return analysis.lead(dataset) + analysis.names[name]
 
 
-def _steps(name: str, rows: pd.DataFrame) -> str:
-    n = 1 if name.startswith("fgsm") else int(rows["steps"].max())
+def _steps(rows: pd.DataFrame) -> str:
+    n = int(rows["steps"].max())
     return f"{n} step{'s' * (n != 1)}"
 
 

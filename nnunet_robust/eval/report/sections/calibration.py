@@ -15,11 +15,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from nnunet_robust.eval.report.analysis import Analysis, shared
-from nnunet_robust.eval.report.columns import ARCHITECTURE, BANDS, CONDITION, IMAGES, INTERVALS, mean_column
-from nnunet_robust.eval.report.figures import ReportFigure, condition_in_words, hardest, over_level, sample_of
-from nnunet_robust.eval.report.panels import panel
-from nnunet_robust.eval.report.section import Section, TableSpecification
+from nnunet_robust.eval.report.shared.analysis import Analysis, shared
+from nnunet_robust.eval.report.shared.columns import ARCHITECTURE, BANDS, CONDITION, IMAGES, INTERVALS, mean_column
+from nnunet_robust.eval.report.shared.figures import ReportFigure, condition_in_words, hardest, over_level, sample_of
+from nnunet_robust.eval.report.shared.panels import panel
+from nnunet_robust.eval.report.shared.section import Section, TableSpecification
 from nnunet_robust.eval.statistics.patient_bootstrap import Estimate, estimates
 from nnunet_robust.eval.uncertainty.reliability import CONFIDENCE_ROW, N_BINS
 from nnunet_robust.eval.uncertainty.uncertainty import BAND_MM
@@ -176,7 +176,7 @@ def _errors(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Rep
 def _diagrams(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[ReportFigure]:
     bins = diagrams(analysis)
     for (dataset, name, at), part in bins.groupby(["dataset", "perturbation", "level"], sort=False):
-        where = condition_in_words(name, at)
+        where = condition_in_words(analysis, name, at)
         parts = []
         for line, of_line in part.groupby("line", sort=False):
             sure = of_line.iloc[-1]

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
-from nnunet_robust.eval.report.analysis import METRIC, Analysis, shared
-from nnunet_robust.eval.report.figures import ReportFigure
-from nnunet_robust.eval.report.read import Sweep
-from nnunet_robust.eval.report.relations import (
+from nnunet_robust.eval.report.shared.analysis import METRIC, Analysis, shared
+from nnunet_robust.eval.report.shared.figures import ReportFigure
+from nnunet_robust.eval.report.shared.read import Sweep
+from nnunet_robust.eval.report.shared.relations import (
     PATIENTS_OF_A_BIN,
     Relation,
     binned,
@@ -19,8 +19,7 @@ from nnunet_robust.eval.report.relations import (
     points,
     relation_figure,
 )
-from nnunet_robust.eval.report.section import Section
-from nnunet_robust.eval.results.display_names import spoken
+from nnunet_robust.eval.report.shared.section import Section
 from nnunet_robust.eval.statistics import CLEAN
 from nnunet_robust.pages.plots import LineStyle, line_styles
 
@@ -54,7 +53,7 @@ def ratio(analysis: Analysis) -> list[Relation]:
             if not in_series and not (binned and part["patient"].nunique() >= 2 * PATIENTS_OF_A_BIN):
                 continue
             panels = part.groupby("without_size", sort=False) if several else [("all architectures", part)]
-            where = f"{dataset}, {'clean images' if name == CLEAN else spoken(str(name))}"
+            where = f"{dataset}, {'clean images' if name == CLEAN else sweep.names[str(name)]}"
             for title, of_panel in panels:
                 line = of_panel["size"] if several else of_panel["architecture"]
                 relations.append(_ratio_relation(f"{where}: {title}", of_panel.assign(line=line), in_series))

@@ -6,13 +6,12 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from nnunet_robust.eval.report import panels
-from nnunet_robust.eval.report.analysis import CURVES, Analysis
-from nnunet_robust.eval.report.figures import ReportFigure, by_panel, sample_of
-from nnunet_robust.eval.report.section import Parts, Section
+from nnunet_robust.eval.report.shared import panels
+from nnunet_robust.eval.report.shared.analysis import CURVES, Analysis
+from nnunet_robust.eval.report.shared.figures import ReportFigure, by_panel, sample_of
+from nnunet_robust.eval.report.shared.section import Parts, Section
 from nnunet_robust.eval.statistics import CLEAN, COMPARABLE
 from nnunet_robust.pages.plots import LineStyle
-from nnunet_robust.pages.wording import spoken
 
 
 def _figures(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[ReportFigure]:
@@ -32,10 +31,10 @@ def _curves(analysis: Analysis, styles: Mapping[str, LineStyle], metric: str) ->
             group=metric,
             name=f"{dataset}_{name}",
             dataset=dataset,
-            title=spoken(name),
+            title=analysis.names[name],
             sample=sample_of(part),
             data=part,
-            alt=f"Mean {label} over the level of {spoken(name)}. {told}.",
+            alt=f"Mean {label} over the level of {analysis.names[name]}. {told}.",
             draw=partial(
                 panels.curve_panel, part, metric, analysis.unit(dataset, name), styles, panels.y_limits(beside, metric)
             ),

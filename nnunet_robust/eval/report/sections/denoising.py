@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from nnunet_robust.eval.report.analysis import METRIC, Analysis, shared
-from nnunet_robust.eval.report.columns import ARCHITECTURE, CONDITION, INTERVALS, SAMPLE, mean_column
-from nnunet_robust.eval.report.figures import ReportFigure, over_level, sample_of
-from nnunet_robust.eval.report.pairs import CASE, columns, mean_points, paired_means
-from nnunet_robust.eval.report.section import Section, TableSpecification
-from nnunet_robust.eval.results.results import ARM
+from nnunet_robust.eval.report.shared.analysis import METRIC, Analysis, shared
+from nnunet_robust.eval.report.shared.columns import ARCHITECTURE, CONDITION, INTERVALS, SAMPLE, mean_column
+from nnunet_robust.eval.report.shared.figures import ReportFigure, over_level, sample_of
+from nnunet_robust.eval.report.shared.pairs import CASE, columns, mean_points, paired_means
+from nnunet_robust.eval.report.shared.read import Sweep
+from nnunet_robust.eval.report.shared.section import Section, TableSpecification
+from nnunet_robust.eval.results.display_names import DisplayNames
+from nnunet_robust.eval.results.results import ARM, arm_key
 from nnunet_robust.eval.statistics import CLEAN, case_scores
 from nnunet_robust.pages.plots import LineStyle
 from nnunet_robust.pages.tables import Column
-from nnunet_robust.pages.wording import interval, number, spoken
+from nnunet_robust.pages.wording import interval, number
 
 _GROUP = "denoising"
-_DENOISED = re.compile(r"(.+)\+denoise(?:_always)?")
 HELPS, HARMS, NEITHER = "helps", "harms", "not settled"
 _NAMES = ("denoised", "plain", "difference")
 
@@ -30,29 +30,14 @@ _NAMES = ("denoised", "plain", "difference")
 def denoising(analysis: Analysis) -> pd.DataFrame:
     """Denoised less plain, for each architecture that was run both ways.
 
-    Models called `<trainer>+denoise` or `<trainer>+denoise_always` are the models `<trainer>` of the same plans,
-    configuration, fold and sizes, with denoising before.
+    The sweeps' manifests tell which arm is which one with denoising before.
 
     Returns:
         Columns dataset, perturbation, level, line (the architecture, denoised), plain_line (the same without);
         denoised, plain, difference, as of `paired_means`; verdict: `HELPS` where the whole interval of the difference
         is above 0, `HARMS` where it is below, else `NEITHER`. A perturbation is compared where both were run.
     """
-    arms = analysis.rows.drop_duplicates(["dataset", *ARM]).to_dict("records")
-    plain = {(arm["dataset"], *(arm[name] for name in ARM)): arm for arm in arms}
-    scores = case_scores(analysis.rows, METRIC)
-    found = []
-    for arm in arms:
-        with_it = _DENOISED.fullmatch(arm["model"])
-        other = with_it and plain.get((arm["dataset"], with_it[1], *(arm[name] for name in ARM[1:])))
-        if not other:
-            continue
-        here, there = (
-            scores[(scores["dataset"] == each["dataset"]) & (scores["line"] == each["line"])] for each in (arm, other)
-        )
-        named = there.assign(architecture=arm["architecture"], line=arm["line"])
-        both = here.merge(named, on=[*CASE, "perturbation"], suffixes=("", "_plain"))
-        found.append(both.assign(plain_line=other["architecture"]))
+    found = [both for sweep in analysis.sweeps for both in _both_ways(sweep)]
     by = ["dataset", "perturbation", "level", "architecture", "plain_line"]
     if not found:
         empty = pd.DataFrame(columns=[*columns(by, _NAMES), "verdict"])
@@ -68,6 +53,25 @@ def denoising(analysis: Analysis) -> pd.DataFrame:
         for low, high in zip(table["difference_low"], table["difference_high"], strict=True)
     ]
     return table.assign(verdict=verdicts)
+
+
+def _both_ways(sweep: Sweep) -> Iterator[pd.DataFrame]:
+    """The scores of each model that was run both ways, denoised and plain side by side."""
+    scores = case_scores(sweep.rows, METRIC)
+    arms = {
+        (arm["dataset"], arm_key(**{name: arm[name] for name in ARM})): arm
+        for arm in sweep.rows.drop_duplicates(["dataset", *ARM]).to_dict("records")
+    }
+    for (dataset, key), arm in arms.items():
+        other = arms.get((dataset, sweep.without_denoising.get(key, "")))
+        if other is None:
+            continue
+        here, there = (
+            scores[(scores["dataset"] == dataset) & (scores["line"] == each["line"])] for each in (arm, other)
+        )
+        named = there.assign(architecture=arm["architecture"], line=arm["line"])
+        both = here.merge(named, on=[*CASE, "perturbation"], suffixes=("", "_plain"))
+        yield both.assign(plain_line=other["architecture"])
 
 
 def _figures(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[ReportFigure]:
@@ -95,22 +99,21 @@ def gains(analysis: Analysis) -> Iterator[str]:
             parts.append(f"on the clean images {_difference(row)} ({words})")
         for verdict, said in ((HELPS, "It helped under"), (HARMS, "It harmed under")):
             of_verdict = others[others["verdict"] == verdict]
-            parts.append(
-                f"{said} {_places(of_verdict)}" if len(of_verdict) else f"{said} none of {len(others)} conditions"
-            )
+            places = _places(of_verdict, analysis.names) if len(of_verdict) else f"none of {len(others)} conditions"
+            parts.append(f"{said} {places}")
         yield (
             analysis.lead(dataset) + f"{line} less {rows['plain_line'].iloc[0]} ({sample_of(rows)}): "
             f"{'. '.join(parts)}. Elsewhere nothing is settled. Intervals are not adjusted for how many there are."
         )
 
 
-def _places(rows: pd.DataFrame) -> str:
+def _places(rows: pd.DataFrame, names: DisplayNames) -> str:
     """Conditions, with the differences there: "speckle noise at 0.2, 0.3 (+0.050 to +0.120); ..."."""
     said = []
     for name, part in rows.groupby("perturbation", sort=False):
         levels = ", ".join(f"{level:g}" for level in part["level"])
         ends = dict.fromkeys(_signed(value) for value in (part["difference"].min(), part["difference"].max()))
-        said.append(f"{spoken(str(name))} at {levels} ({' to '.join(ends)})")
+        said.append(f"{names[str(name)]} at {levels} ({' to '.join(ends)})")
     return "; ".join(said)
 
 

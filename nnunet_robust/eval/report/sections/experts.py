@@ -10,12 +10,20 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pandas as pd
 
-from nnunet_robust.eval.report import panels
-from nnunet_robust.eval.report.analysis import Analysis, shared
-from nnunet_robust.eval.report.columns import ARCHITECTURE, BANDS, CONDITION, DATASET, INTERVALS, SAMPLE, mean_column
-from nnunet_robust.eval.report.figures import ReportFigure, over_level
-from nnunet_robust.eval.report.relations import DIVERGENCE
-from nnunet_robust.eval.report.section import Section, TableSpecification
+from nnunet_robust.eval.report.shared import panels
+from nnunet_robust.eval.report.shared.analysis import Analysis, shared
+from nnunet_robust.eval.report.shared.columns import (
+    ARCHITECTURE,
+    BANDS,
+    CONDITION,
+    DATASET,
+    INTERVALS,
+    SAMPLE,
+    mean_column,
+)
+from nnunet_robust.eval.report.shared.figures import ReportFigure, over_level
+from nnunet_robust.eval.report.shared.relations import DIVERGENCE
+from nnunet_robust.eval.report.shared.section import Section, TableSpecification
 from nnunet_robust.eval.statistics import CLEAN, bca_intervals
 from nnunet_robust.eval.uncertainty.selective import rank_correlation
 from nnunet_robust.pages.plots import LineStyle, rule_styles
@@ -43,7 +51,8 @@ def experts(analysis: Analysis) -> pd.DataFrame:
         paired by patient) with their BCa intervals over patients (`model_low`, ...), n_cases, n_patients, n_trained.
         Empty where no experts were given.
 
-    Reference: see `expert_variability.model_minus_experts`.
+    Above a difference of 0, the model is nearer to the experts than they are to each other. That it is as good as an
+    expert does not follow: a smooth compromise is near to all of them.
     """
     rows = analysis.rows
     if EXPERTS not in rows or rows[EXPERTS].isna().all():

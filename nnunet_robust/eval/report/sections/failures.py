@@ -10,13 +10,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nnunet_robust.eval.report import panels
-from nnunet_robust.eval.report.analysis import Analysis, shared
-from nnunet_robust.eval.report.figures import ReportFigure, by_panel
-from nnunet_robust.eval.report.section import Parts, Section
+from nnunet_robust.eval.report.shared import panels
+from nnunet_robust.eval.report.shared.analysis import Analysis, shared
+from nnunet_robust.eval.report.shared.figures import ReportFigure, by_panel
+from nnunet_robust.eval.report.shared.section import Parts, Section
 from nnunet_robust.eval.statistics import CLEAN
 from nnunet_robust.pages.plots import INK, LineStyle
-from nnunet_robust.pages.wording import joined, spoken
+from nnunet_robust.pages.wording import joined
 
 _GROUP = "failures"
 _FAILURES = {"missed": ("ok", "missed"), "hallucinated": ("both_empty", "hallucinated")}
@@ -60,10 +60,10 @@ def _figures(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Re
                 group=_GROUP,
                 name=f"{what}_{dataset}_{name}",
                 dataset=dataset,
-                title=f"{what} under {spoken(name)}",
+                title=f"{what} under {analysis.names[name]}",
                 sample=f"at most {part['count'].max()} of {part['of'].max()} objects",
                 data=part,
-                alt=f"Objects {what} over the level of {spoken(name)}. {told}.",
+                alt=f"Objects {what} over the level of {analysis.names[name]}. {told}.",
                 draw=partial(_panel, part, analysis.unit(dataset, name), styles),
                 styles={line: styles[line] for line in dict.fromkeys(part["line"])},
                 series=analysis.in_series(dataset, name),

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from nnunet_robust.eval.report.analysis import Analysis, shared
-from nnunet_robust.eval.report.columns import (
+from nnunet_robust.eval.report.shared.analysis import Analysis, shared
+from nnunet_robust.eval.report.shared.columns import (
     ARCHITECTURE,
     BANDS,
     CONDITION,
@@ -24,14 +24,15 @@ from nnunet_robust.eval.report.columns import (
     PERTURBATION,
     SAMPLE,
 )
-from nnunet_robust.eval.report.figures import ReportFigure, over_level
-from nnunet_robust.eval.report.read import Sweep
-from nnunet_robust.eval.report.section import Section, TableSpecification
+from nnunet_robust.eval.report.shared.figures import ReportFigure, over_level
+from nnunet_robust.eval.report.shared.read import Sweep
+from nnunet_robust.eval.report.shared.section import Section, TableSpecification
+from nnunet_robust.eval.results.display_names import DisplayNames
 from nnunet_robust.eval.results.results import ARM, arm_key
 from nnunet_robust.eval.statistics import CLEAN, bca_intervals
 from nnunet_robust.pages.plots import LineStyle
 from nnunet_robust.pages.tables import Column
-from nnunet_robust.pages.wording import percent, spoken, with_interval
+from nnunet_robust.pages.wording import percent, with_interval
 
 _GROUP = "bounds"
 KINDS = {
@@ -220,16 +221,18 @@ def breaks(analysis: Analysis) -> pd.DataFrame:
     return pd.DataFrame(found, columns=_BREAKS)
 
 
-def sentences(table: pd.DataFrame, several_datasets: bool) -> Iterator[str]:
+def sentences(table: pd.DataFrame, several_datasets: bool, names: DisplayNames) -> Iterator[str]:
     """Where promises are first broken, a sentence for each perturbation, architecture and structure.
 
     Args:
         table: what `first_breaks` returns, without the clean images by themselves.
         several_datasets: whether a sentence has to begin with the dataset.
+        names: of perturbations.
+        names: of perturbations.
     """
     several_labels = table["label"].nunique() > 1
     for (dataset, name, line, label), part in table.groupby(["dataset", "perturbation", "line", "label"], sort=False):
-        who = f"{dataset}, " * several_datasets + f"{spoken(str(name))}, {line}" + f", {label}" * several_labels
+        who = f"{dataset}, " * several_datasets + f"{names[str(name)]}, {line}" + f", {label}" * several_labels
         broken = part[part["level"].notna()].sort_values("level", kind="stable")
         rest = [_SHORT[promise] for promise in part.loc[part["level"].isna(), "promise"]]
         said = []
@@ -253,7 +256,7 @@ def share(promised: float, promise: str) -> str:
 
 
 def _sentences(analysis: Analysis) -> Iterator[str]:
-    return sentences(breaks(analysis), len(analysis.datasets) > 1)
+    return sentences(breaks(analysis), len(analysis.datasets) > 1, analysis.names)
 
 
 def _promised(analysis: Analysis) -> Iterator[str]:

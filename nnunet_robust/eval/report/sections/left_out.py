@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from nnunet_robust.eval.report.analysis import Analysis
-from nnunet_robust.eval.report.section import Parts, Section
+from nnunet_robust.eval.report.shared.analysis import Analysis
+from nnunet_robust.eval.report.shared.section import Parts, Section
 
 
 def _content(analysis: Analysis, parts: Parts) -> dict[str, Any]:

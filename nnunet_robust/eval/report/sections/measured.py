@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from nnunet_robust.eval.report.analysis import Analysis
-from nnunet_robust.eval.report.columns import CONDITION
-from nnunet_robust.eval.report.section import Parts, Section, TableSpecification
+from nnunet_robust.eval.report.shared.analysis import Analysis
+from nnunet_robust.eval.report.shared.columns import CONDITION
+from nnunet_robust.eval.report.shared.section import Parts, Section, TableSpecification
 from nnunet_robust.pages.tables import Column, table_data
 
 _MEASURED = (

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from nnunet_robust.eval.report.analysis import Analysis
-from nnunet_robust.eval.report.section import Parts, Section
-from nnunet_robust.eval.report.viewer import viewer_data
+from nnunet_robust.eval.report.shared.analysis import Analysis
+from nnunet_robust.eval.report.shared.section import Parts, Section
+from nnunet_robust.eval.report.shared.viewer import viewer_data
 
 
 def _content(analysis: Analysis, _: Parts) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from typing import Any
 import pandas as pd
 
 from nnunet_robust.eval import statistics
-from nnunet_robust.eval.report.analysis import METRIC, Analysis, shared
-from nnunet_robust.eval.report.figures import ReportFigure
-from nnunet_robust.eval.report.heat_maps import MOST_COLUMNS, rank_map
-from nnunet_robust.eval.report.section import Parts, Section
+from nnunet_robust.eval.report.shared.analysis import METRIC, Analysis, shared
+from nnunet_robust.eval.report.shared.figures import ReportFigure
+from nnunet_robust.eval.report.shared.heat_maps import MOST_COLUMNS, rank_map
+from nnunet_robust.eval.report.shared.section import Parts, Section
 from nnunet_robust.pages.plots import LineStyle
-from nnunet_robust.pages.wording import percent, spoken, spoken_list
+from nnunet_robust.pages.wording import listed_perturbations, percent
 
 _GROUP = "ranks"
 
@@ -36,20 +36,20 @@ def _figures(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Re
             part = of_dataset[of_dataset["perturbation"].isin(names)]
             first = part[part["rank"] == part.groupby(["perturbation", "level"])["rank"].transform("min")]
             parts = (
-                f"{spoken(row.perturbation)} {row.level:g}: {row.line} ({percent(row.share_first, 0)})"
+                f"{analysis.names[row.perturbation]} {row.level:g}: {row.line} ({percent(row.share_first, 0)})"
                 for row in first.itertuples(index=False)
             )
             yield ReportFigure(
                 group=_GROUP,
                 name=f"{dataset}_{number}",
                 dataset=str(dataset),
-                title=spoken_list(names),
+                title=listed_perturbations(names, analysis.names),
                 sample=_patients(analysis, str(dataset)),
                 data=part,
                 alt=f"Ranks of {len(lines)} architectures. First, with the share of bootstraps: {'; '.join(parts)}.",
                 draw=partial(
                     rank_map,
-                    part.assign(condition=[spoken(name) for name in part["perturbation"]]),
+                    part.assign(condition=[analysis.names[name] for name in part["perturbation"]]),
                     lines,
                     len(lines),
                 ),

@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 
 from nnunet_robust.eval import statistics
-from nnunet_robust.eval.report.analysis import METRIC, Analysis, shared
-from nnunet_robust.eval.report.columns import CONDITION, PATIENTS, mean_column
-from nnunet_robust.eval.report.section import Parts, Section, TableSpecification
+from nnunet_robust.eval.report.shared.analysis import METRIC, Analysis, shared
+from nnunet_robust.eval.report.shared.columns import CONDITION, PATIENTS, mean_column
+from nnunet_robust.eval.report.shared.section import Parts, Section, TableSpecification
 from nnunet_robust.pages.tables import Column
 
 
@@ -100,7 +100,7 @@ def _content(analysis: Analysis, parts: Parts) -> dict[str, Any]:
         return {**content, "recipe": None}
     levels, of_ranges = parts.tables
     said = [
-        analysis.lead(dataset, ", ") + statistics.recipe_sentence(part)
+        analysis.lead(dataset, ", ") + statistics.recipe_sentence(part, names=analysis.names)
         for (dataset, _), part in ranges(analysis).groupby(["dataset", "perturbation"], sort=False)
     ]
     return {**content, "recipe": {"sentences": said, "ranges": of_ranges, "levels": levels}}

@@ -7,10 +7,10 @@ from typing import Any
 import pandas as pd
 
 from nnunet_robust.eval import statistics
-from nnunet_robust.eval.report.analysis import METRIC, Analysis, shared
-from nnunet_robust.eval.report.columns import ARCHITECTURE, CONDITION, DATASET, PATIENTS, mean_column
-from nnunet_robust.eval.report.section import Parts, Section, TableSpecification
 from nnunet_robust.eval.report.sections.ranks import ranks
+from nnunet_robust.eval.report.shared.analysis import METRIC, Analysis, shared
+from nnunet_robust.eval.report.shared.columns import ARCHITECTURE, CONDITION, DATASET, PATIENTS, mean_column
+from nnunet_robust.eval.report.shared.section import Parts, Section, TableSpecification
 from nnunet_robust.eval.statistics import MEAN_OF_LABELS
 from nnunet_robust.pages.tables import Column
 

@@ -8,21 +8,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nnunet_robust.eval.report.analysis import Analysis
-from nnunet_robust.eval.report.section import Parts, Section
+from nnunet_robust.eval.report.shared.analysis import Analysis
+from nnunet_robust.eval.report.shared.section import Parts, Section
+from nnunet_robust.eval.results.display_names import PLAIN, DisplayNames
 from nnunet_robust.eval.statistics import CLEAN
-from nnunet_robust.pages.wording import counted_cases, joined, number, percent, spoken, with_interval
+from nnunet_robust.pages.wording import counted_cases, joined, number, percent, with_interval
 
 _SAME = 0.0005  # of a mean Dice: what three decimals cannot tell
 _NOBODY = "no single architecture"
 
 
-def sentences(points: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+def sentences(points: pd.DataFrame, table: pd.DataFrame, names: DisplayNames = PLAIN) -> list[str]:
     """One dataset in three sentences: the clean images, the largest drop, the average over levels.
 
     Args:
         points: its rows of `statistics.curves`, of Dice.
         table: its rows of `statistics.summary`, of Dice, over all labels.
+        names: of perturbations.
 
     Returns:
         The sentences; fewer where there is nothing to say.
@@ -41,10 +43,10 @@ def sentences(points: pd.DataFrame, table: pd.DataFrame) -> list[str]:
     if table.empty:
         return [*said, "No perturbation can be compared yet."]
     order = [point["line"] for point in clean if len(clean) > 1 and clean[0]["mean"] > clean[-1]["mean"]]
-    return [*said, _largest_drop(points, table, order), _averages(table, order)]
+    return [*said, _largest_drop(points, table, order, names), _averages(table, order, names)]
 
 
-def _largest_drop(points: pd.DataFrame, table: pd.DataFrame, order: Sequence[str]) -> str:
+def _largest_drop(points: pd.DataFrame, table: pd.DataFrame, order: Sequence[str], names: DisplayNames) -> str:
     """`order`: the architectures by their mean on clean images, best first; empty where these do not differ."""
     row = _ranked(table, "drop")[0]
     if row["drop"] <= 0:
@@ -54,7 +56,7 @@ def _largest_drop(points: pd.DataFrame, table: pd.DataFrame, order: Sequence[str
     )
     worst = next(point for point in there if point["line"] == row["line"])
     said = (
-        f"The largest drop was that of {row['line']}{_place(row['line'], order)} under {spoken(row['perturbation'])} "
+        f"The largest drop was that of {row['line']}{_place(row['line'], order)} under {names[row['perturbation']]} "
         f"(n = {row['n_cases']}): from {number(row['clean'])} on clean images to {_score(worst)} at level "
         f"{row['worst_level']:g}, which is {percent(row['relative_drop'], 0)} less"
     )
@@ -79,10 +81,10 @@ def _place(line: str, order: Sequence[str]) -> str:
     return ""
 
 
-def _averages(table: pd.DataFrame, order: Sequence[str]) -> str:
+def _averages(table: pd.DataFrame, order: Sequence[str], names: DisplayNames) -> str:
     start = "Averaged over levels (area under the curve),"
     if table["line"].nunique() == 1:
-        parts = [f"{number(row['auc'])} under {spoken(row['perturbation'])}" for row in table.to_dict("records")]
+        parts = [f"{number(row['auc'])} under {names[row['perturbation']]}" for row in table.to_dict("records")]
         return f"{start} its mean Dice was {joined(parts)}."
     won: dict[str, list[tuple[str, float, bool | None]]] = {}
     lost: list[str] = []
@@ -93,10 +95,10 @@ def _averages(table: pd.DataFrame, order: Sequence[str]) -> str:
         first, second = ranked[:2]
         lead = first["auc"] - second["auc"]
         apart = None if np.isnan(first["auc_low"]) else _are_apart(first, second, "auc_low", "auc_high")
-        won.setdefault(first["line"] if lead >= _SAME else _NOBODY, []).append((spoken(str(name)), lead, apart))
+        won.setdefault(first["line"] if lead >= _SAME else _NOBODY, []).append((names[str(name)], lead, apart))
         lines = [row["line"] for row in ranked]
         if order and order[0] in lines[1:] and lead >= _SAME:
-            lost.append(f"{_ordinal(lines.index(order[0]) + 1)} of {len(lines)} under {spoken(str(name))}")
+            lost.append(f"{_ordinal(lines.index(order[0]) + 1)} of {len(lines)} under {names[str(name)]}")
     if not won:
         return "No perturbation was run on more than one architecture, so that no averages over levels can be compared."
     parts = [f"{winner} under {_wins(of_winner, winner)}" for winner, of_winner in won.items()]
@@ -148,10 +150,14 @@ def _overlap(a: dict[Any, Any], b: dict[Any, Any]) -> str:
 
 def _content(analysis: Analysis, _: Parts) -> dict[str, Any]:
     lost = analysis.summary_over_labels
-    tables = (analysis.points["dice"], lost[analysis.no_attack(lost)])
+    dice, lost = analysis.points["dice"], lost[analysis.no_attack(lost)]
     return {
         "summaries": [
-            (name, sentences(*(table[table["dataset"] == name] for table in tables)) + _attacks_apart(analysis, name))
+            (
+                name,
+                sentences(dice[dice["dataset"] == name], lost[lost["dataset"] == name], analysis.names)
+                + _attacks_apart(analysis, name),
+            )
             for name in analysis.datasets
         ]
     }

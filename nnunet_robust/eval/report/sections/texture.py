@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from nnunet_robust.eval.report.analysis import METRIC, Analysis, shared
-from nnunet_robust.eval.report.figures import ReportFigure
-from nnunet_robust.eval.report.relations import (
+from nnunet_robust.eval.report.shared.analysis import METRIC, Analysis, shared
+from nnunet_robust.eval.report.shared.figures import ReportFigure
+from nnunet_robust.eval.report.shared.relations import (
     DIVERGENCE,
     PATIENTS_OF_A_BIN,
     PLACE,
@@ -19,7 +19,7 @@ from nnunet_robust.eval.report.relations import (
     points,
     relation_figure,
 )
-from nnunet_robust.eval.report.section import Section
+from nnunet_robust.eval.report.shared.section import Section
 from nnunet_robust.pages.plots import LineStyle
 
 _GROUP = "divergence"

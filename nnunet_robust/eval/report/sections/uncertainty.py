@@ -15,11 +15,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from nnunet_robust.eval.report.analysis import Analysis, shared
-from nnunet_robust.eval.report.columns import ARCHITECTURE, BANDS, CONDITION, IMAGES, INTERVALS, mean_column
-from nnunet_robust.eval.report.figures import ReportFigure, condition_in_words, hardest, over_level, sample_of
-from nnunet_robust.eval.report.panels import panel
-from nnunet_robust.eval.report.section import Section, TableSpecification
+from nnunet_robust.eval.report.shared.analysis import Analysis, shared
+from nnunet_robust.eval.report.shared.columns import ARCHITECTURE, BANDS, CONDITION, IMAGES, INTERVALS, mean_column
+from nnunet_robust.eval.report.shared.figures import ReportFigure, condition_in_words, hardest, over_level, sample_of
+from nnunet_robust.eval.report.shared.panels import panel
+from nnunet_robust.eval.report.shared.section import Section, TableSpecification
 from nnunet_robust.eval.uncertainty.selective import FAILURE_BELOW, Estimate, RankQuality, rank_qualities, risk_curve
 from nnunet_robust.pages.plots import INK, LineStyle
 from nnunet_robust.pages.tables import Column
@@ -231,7 +231,7 @@ def _risks(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Repo
     for dataset, of_dataset in curves.groupby("dataset", sort=False):
         score = SCORES[of_dataset["score"].iloc[0]]
         for (name, at), part in of_dataset.groupby(["perturbation", "level"], sort=False):
-            where = condition_in_words(name, at)
+            where = condition_in_words(analysis, name, at)
             highest = 1.08 * float(part[["mean", "high"]].max().max()) or 1.0
             ends = part[part["x"] > 1 - 1e-9].set_index("line")
             half = part[np.isclose(part["x"], 0.5)].set_index("line")

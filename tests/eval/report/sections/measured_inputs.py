@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nnunet_robust.eval.report.read import Sweep
+from nnunet_robust.eval.report.shared.read import Sweep
 
 _FIXED = {"dataset": "D", "replicate": 0.0, "label": "1", "outcome": "ok", "series": False, "case": "c"}
 

@@ -10,7 +10,6 @@ import pytest
 
 from nnunet_robust.eval.report import Analysis, analyse, write_page
 from nnunet_robust.eval.report.export import write_files
-from nnunet_robust.eval.report.figures import ReportFigure
 from nnunet_robust.eval.report.sections import (
     calibration,
     experts,
@@ -19,6 +18,7 @@ from nnunet_robust.eval.report.sections import (
     report_tables,
     uncertainty,
 )
+from nnunet_robust.eval.report.shared.figures import ReportFigure
 from nnunet_robust.eval.statistics import load_results
 from nnunet_robust.pages.plots import INK
 from nnunet_robust.pages.tables import latex

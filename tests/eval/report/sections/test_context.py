@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from nnunet_robust.eval.report import Analysis
-from nnunet_robust.eval.report.read import Sweep
 from nnunet_robust.eval.report.sections.context import ratio
+from nnunet_robust.eval.report.shared.read import Sweep
 from tests.eval.report.sections.measured_inputs import sweep_of
 
 

@@ -25,6 +25,7 @@ from nnunet_robust.eval.report.sections.guarantees import (
     sentences,
     verdict,
 )
+from nnunet_robust.eval.results.display_names import PLAIN
 from nnunet_robust.eval.statistics import bca_intervals
 from tests.eval.report.sections.measured_confidence import A, B, row_at, rows_of
 from tests.eval.sweep_output import write_sweep_output
@@ -113,7 +114,7 @@ def test_the_sentences_name_the_first_level_and_claim_no_more() -> None:
          ("D", "blur", "A", "liver", "interval", np.nan, np.nan, np.nan, np.nan, 2.0)],
         columns=columns,
     )  # fmt: skip
-    assert list(sentences(breaks, several_datasets=True)) == [
+    assert list(sentences(breaks, True, PLAIN)) == [
         "D, some noise, A: first broken at level 0: the inner threshold (0.500 [0.400, 0.600]); at "
         "level 0.3: the outer threshold (0.200 [0.150, 0.250]); not shown to be broken up to level 0.4: the interval "
         "of the Dice.",

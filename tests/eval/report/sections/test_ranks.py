@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from nnunet_robust.eval.report import analyse
-from nnunet_robust.eval.report.heat_maps import rank_map
 from nnunet_robust.eval.report.sections import report_figures
+from nnunet_robust.eval.report.shared.heat_maps import rank_map
 from tests.eval.sweep_output import MODELS, write_sweep_output
 
 

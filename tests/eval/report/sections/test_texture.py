@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from nnunet_robust.eval.report import Analysis
-from nnunet_robust.eval.report.relations import points
 from nnunet_robust.eval.report.sections.texture import divergence
+from nnunet_robust.eval.report.shared.relations import points
 from tests.eval.report.sections.measured_inputs import sweep_of
 
 

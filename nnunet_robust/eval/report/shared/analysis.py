@@ -12,7 +12,8 @@ import pandas as pd
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval import statistics
-from nnunet_robust.eval.report.read import Sweep, read_sweeps
+from nnunet_robust.eval.report.shared.read import Sweep, read_sweeps
+from nnunet_robust.eval.results.display_names import DisplayNames, display_names
 from nnunet_robust.eval.statistics import CLEAN, MARGIN, MEAN_OF_LABELS
 
 CURVES = ("dice", "hd95_mm", "assd_mm", "nsd")  # IoU says what Dice says
@@ -45,6 +46,11 @@ class Analysis:
     def sweep_of(self) -> dict[str, Sweep]:
         """The sweep of each dataset, in the order of the sweeps."""
         return {name: sweep for sweep in self.sweeps for name in sweep.datasets}
+
+    @cached_property
+    def names(self) -> DisplayNames:
+        """The perturbations' display names."""
+        return display_names(*(sweep.manifest for sweep in self.sweeps))
 
     @property
     def datasets(self) -> list[str]:

@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from nnunet_robust.eval.report import panels
-from nnunet_robust.eval.report.analysis import Analysis
+from nnunet_robust.eval.report.shared import panels
+from nnunet_robust.eval.report.shared.analysis import Analysis
 from nnunet_robust.eval.statistics import CLEAN
 from nnunet_robust.pages.plots import LineStyle, rule_styles
-from nnunet_robust.pages.wording import counted_cases, number, spoken
+from nnunet_robust.pages.wording import counted_cases, number
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,10 @@ def over_level(
             group=group,
             name="_".join(filter(None, (dataset, name, structure))),
             dataset=dataset,
-            title=", ".join(filter(None, (spoken(name), structure))),
+            title=", ".join(filter(None, (analysis.names[name], structure))),
             sample=sample_of(part),
             data=part,
-            alt=f"{what} over the level of {spoken(name)}. {told}.{read_by}",
+            alt=f"{what} over the level of {analysis.names[name]}. {told}.{read_by}",
             draw=partial(panels.level_panel, part, label, analysis.unit(dataset, name), styles, limits, at),
             styles={**{line: styles[line] for line in dict.fromkeys(part["line"])}, **of_rules},
             series=analysis.in_series(dataset, name),
@@ -111,9 +111,9 @@ def over_level(
         )
 
 
-def condition_in_words(perturbation: Any, level: Any) -> str:
+def condition_in_words(analysis: Analysis, perturbation: Any, level: Any) -> str:
     """A condition in words: "speckle noise at 0.3"."""
-    return "clean images" if perturbation == CLEAN else f"{spoken(perturbation)} at {level:g}"
+    return "clean images" if perturbation == CLEAN else f"{analysis.names[perturbation]} at {level:g}"
 
 
 def hardest(table: pd.DataFrame) -> list[tuple[str, str, float]]:

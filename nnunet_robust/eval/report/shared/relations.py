@@ -15,10 +15,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from nnunet_robust.eval.report import panels
-from nnunet_robust.eval.report.analysis import METRIC
-from nnunet_robust.eval.report.figures import ReportFigure
-from nnunet_robust.eval.report.read import Sweep
+from nnunet_robust.eval.report.shared import panels
+from nnunet_robust.eval.report.shared.analysis import METRIC
+from nnunet_robust.eval.report.shared.figures import ReportFigure
+from nnunet_robust.eval.report.shared.read import Sweep
 from nnunet_robust.eval.statistics import COMPARABLE, bootstrap_interval, case_scores
 from nnunet_robust.pages.plots import INK, LineStyle
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from nnunet_robust.eval.report.analysis import Analysis
-from nnunet_robust.eval.report.figures import ReportFigure
+from nnunet_robust.eval.report.shared.analysis import Analysis
+from nnunet_robust.eval.report.shared.figures import ReportFigure
 from nnunet_robust.pages.plots import LineStyle
 from nnunet_robust.pages.rendering import capital
 from nnunet_robust.pages.tables import Column, ReportTable, report_table
@@ -36,7 +36,7 @@ class TableSpecification(NamedTuple):
         """The table, where it has any rows."""
         data = self.data(analysis)
         note = self.note if isinstance(self.note, str) else self.note(analysis)
-        return [report_table(self.name, self.title, note, self.columns, data)] if len(data) else []
+        return [report_table(self.name, self.title, note, self.columns, data, analysis.names)] if len(data) else []
 
 
 class Parts(NamedTuple):
