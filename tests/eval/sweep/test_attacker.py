@@ -28,7 +28,7 @@ from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.inference.selection import models_of
 from nnunet_robust.eval.inference.sliding_window import SlidingWindow
 from nnunet_robust.eval.report import analyse, write_report
-from nnunet_robust.eval.report.attacks import NOISE
+from nnunet_robust.eval.report.sections.attacks import NOISE
 from nnunet_robust.eval.results.manifest import Manifest, PerturbationEntry
 from nnunet_robust.eval.results.tables import ARM, Condition, arm_key
 from nnunet_robust.eval.sweep.attack_settings import attack_settings, refuse_other_attacks

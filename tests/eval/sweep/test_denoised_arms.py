@@ -19,7 +19,7 @@ from nnunet_robust.eval.images.cases import cases_of_folders
 from nnunet_robust.eval.inference import precision
 from nnunet_robust.eval.inference.devices import device_of
 from nnunet_robust.eval.inference.selection import models_of
-from nnunet_robust.eval.report.read import read_sweep
+from nnunet_robust.eval.report.shared.read import read_sweep
 from nnunet_robust.eval.statistics import load_results
 from nnunet_robust.eval.statistics.earlier_sweep import EarlierSweep
 from nnunet_robust.eval.sweep import denoised_arms as arms
