@@ -294,9 +294,8 @@ def test_an_attack_of_the_recipe_has_its_noise_and_its_name_in_the_report(
     """A function with a row, as "A new attack" in CONTRIBUTING.md says, and nothing else."""
 
     def halfway(victim: Victim, ball: Ball, steps: int, generator: torch.Generator) -> torch.Tensor:
-        return ball.project(
-            ball.radius / 2 * ball.direction(victim.gradient(ball.image(ball.nothing()), plain, 0.0).gradient)
-        )
+        gradient = victim.gradient(ball.image(ball.nothing()), plain, 0.0).gradient
+        return ball.project(ball.radius / 2 * ball.direction(gradient))
 
     monkeypatch.setitem(ATTACKS, "halfway", Attack(halfway, "Halfway", "nobody", single_step=True))
     monkeypatch.setitem(PERTURBATIONS, "halfway_linf", attack_row("halfway", "linf"))
