@@ -109,7 +109,8 @@ def test_what_is_stored_of_attacked_images(parameters: SweepParameters, texture_
     assert attacks["psnr_db"].to_numpy() == pytest.approx(-20 * np.log10(attacks["l2"]), abs=0.05)
     assert attacks.groupby(["case", "perturbation"])["psnr_db"].nunique().gt(1).any()  # images differ
     manifest = json.loads((parameters.output / "manifest.json").read_text())
-    assert manifest["perturbations"]["pgd_linf"]["attack"] == {"steps": STEPS, "source": None}
+    name = {"name": "pgd_linf", "display_name": "PGD, l∞"}
+    assert manifest["perturbations"]["pgd_linf"]["attack"] == {**name, "steps": STEPS, "source": None}
     assert "attack" not in manifest["perturbations"]["random_linf"]
     assert any(sentence.startswith("Attacks know the reference") for sentence in manifest["assumptions"])
     for case in manifest["pictures"]["cases"].values():
