@@ -1,10 +1,10 @@
-"""Are promises kept? In simulation, where the truth is known, and on random splits of a real calibration set.
+"""Do guarantees hold? In simulation, where the truth is known, and on random splits of a real calibration set.
 
     python benchmarks/coverage.py simulation [--patients 50] [--repeats 2000]
     python benchmarks/coverage.py splits CALIBRATION.json [--calibrate-on 25] [--splits 100]
 
-`simulation` draws patients' losses (exponential, cut at 1, their mean rising with the setting), promises on one set and
-measures on 200,000 others; an interval of the Dice is drawn with one new case. `splits` takes a file of
+`simulation` draws patients' losses (exponential, cut at 1, their mean rising with the setting), calibrates on one set
+and measures on 200,000 others; an interval of the Dice is drawn with one new case. `splits` takes a file of
 `nnunet-robust calibrate`, whose curves are all that is needed: a part of its patients is calibrated on, the rest
 measured. Splits share patients: their spread is no standard error.
 """
@@ -34,7 +34,7 @@ def losses(generator: np.random.Generator, n: int) -> np.ndarray:
 
 def simulation(n: int, repeats: int) -> None:
     truth = losses(numpy_generator("coverage, truth"), 200_000).mean(axis=0)
-    print("| promise | alpha | mean risk | above alpha | promised | Monte-Carlo error |\n|---|---|---|---|---|---|")
+    print("| guarantee | alpha | mean risk | above alpha | guaranteed | Monte-Carlo error |\n|---|---|---|---|---|---|")
     for delta in (None, 0.1):
         for alpha in ALPHAS:
             if n < fewest_patients(alpha, delta):
@@ -46,12 +46,12 @@ def simulation(n: int, repeats: int) -> None:
             above = float(np.mean(np.array(found) > alpha))
             if delta is None:
                 error = np.std(found) / np.sqrt(repeats)
-                promised = f"mean risk <= {alpha:g}"
+                wanted = f"mean risk <= {alpha:g}"
             else:
                 error = np.sqrt(delta * (1 - delta) / repeats)
-                promised = f"above in <= {delta:g}"
+                wanted = f"above in <= {delta:g}"
             kind = "in expectation" if delta is None else f"confidence {1 - delta:g}"
-            print(f"| {kind} | {alpha:g} | {np.mean(found):.4f} | {above:.3f} | {promised} | {error:.4f} |", flush=True)
+            print(f"| {kind} | {alpha:g} | {np.mean(found):.4f} | {above:.3f} | {wanted} | {error:.4f} |", flush=True)
     for alpha in ALPHAS:
         covered = []
         for repeat in range(repeats):
@@ -64,15 +64,15 @@ def simulation(n: int, repeats: int) -> None:
             covered.append(low <= dice[n] <= high)
         error = np.sqrt(alpha * (1 - alpha) / repeats)
         exact = 1 - np.ceil((n + 1) * (1 - alpha) - 1e-9) / (n + 1)  # without ties
-        promised = f"outside in <= {alpha:g}, exactly {exact:.4f}"
-        print(f"| interval of the Dice | {alpha:g} | | {1 - np.mean(covered):.4f} | {promised} | {error:.4f} |")
+        wanted = f"outside in <= {alpha:g}, exactly {exact:.4f}"
+        print(f"| interval of the Dice | {alpha:g} | | {1 - np.mean(covered):.4f} | {wanted} | {error:.4f} |")
 
 
 def splits(path: Path, n_calibration: int, n_splits: int) -> None:
     calibration = read_calibration(path)
     n = len({case.patient for case in calibration.cases})
     print(f"{n} patients, {n_calibration} calibrated on, {n_splits} splits; {calibration.condition}\n")
-    print("| structure | promise | alpha | mean over splits | splits above | no promise |\n|---|---|---|---|---|---|")
+    print("| structure | guarantee | alpha | mean over splits | splits above | none |\n|---|---|---|---|---|---|")
     for delta in (None, 0.1):
         for label in calibration.bounds:
             for kind in SETTINGS:

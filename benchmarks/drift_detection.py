@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from nnunet_robust.common.console import quiet
 from nnunet_robust.common.seeding import numpy_generator, torch_generator
 from nnunet_robust.deployment.drift.martingale import DriftTest
 from nnunet_robust.deployment.drift.measuring import Meter, new_images
 from nnunet_robust.deployment.drift.reference import MeasuredImage, Reference, image_from_json, image_to_json
-from nnunet_robust.eval.inference.models import load_model, quiet
+from nnunet_robust.eval.inference.models import load_model
 from nnunet_robust.eval.inference.predictor import Predictor
 from nnunet_robust.eval.sweep.conditions import conditions_for
 from nnunet_robust.perturbations import perturb
@@ -45,7 +46,7 @@ def load(given: argparse.Namespace) -> tuple[Predictor, list[Any]]:
 
 def read(predictor: Predictor, image: Any) -> tuple[np.ndarray, dict[str, Any]]:
     with quiet():
-        array, properties = predictor.model.reader.read_images([str(path) for path in image.files])
+        array, properties = predictor.model.reader.read_images([str(path) for path in image.images])
     return array.astype(np.float32), properties
 
 
@@ -61,14 +62,14 @@ def measure(given: argparse.Namespace) -> None:
             for name, level in wanted:
                 condition = name if name == CLEAN else f"{name} {level:g}"
                 first = 0 if name == CLEAN else len(images) - (given.perturbed or len(images))
-                if number < first or (condition, image.case) in done:
+                if number < first or (condition, image.name) in done:
                     continue
                 changed = array
                 if name != CLEAN:
-                    generator = torch_generator(0, image.case, name, 0)
+                    generator = torch_generator(0, image.name, name, 0)
                     spacing = tuple(float(s) for s in properties["spacing"])
                     changed = perturb(torch.from_numpy(array), name, level, generator, None, spacing).numpy()
-                found = MeasuredImage(image.case, image.case, image.case, *meter.features(changed, properties))
+                found = MeasuredImage(image.name, image.name, image.name, *meter.features(changed, properties))
                 file.write(json.dumps({"condition": condition, **image_to_json(found)}) + "\n")
                 file.flush()
 
@@ -191,13 +192,13 @@ def main() -> None:
         verb.set_defaults(run=function)
         verb.add_argument("-m", dest="model", type=Path, required=True)
         verb.add_argument("-i", dest="images", type=Path, required=True)
-        verb.add_argument("--cases", type=int, help="at most so many")
+        verb.add_argument("--cases", type=int, help="the largest number of cases")
         verb.add_argument("--mirroring", action="store_true")
         verb.add_argument("--precision", default="exact")
         if name == "measure":
             verb.add_argument("-o", dest="output", type=Path, required=True)
             verb.add_argument("--perturb", nargs="*", default=[])
-            verb.add_argument("--perturbed", type=int, help="so many of the cases, the last; default: all")
+            verb.add_argument("--perturbed", type=int, help="number of perturbed cases, the last ones; default: all")
     verb = verbs.add_parser("streams")
     verb.set_defaults(run=streams)
     verb.add_argument("measured", type=Path)

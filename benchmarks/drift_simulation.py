@@ -9,12 +9,13 @@ columns of one test, of which each is what the test makes of one feature.
 from __future__ import annotations
 
 import argparse
+import math
 import time
 
 import numpy as np
 
 from nnunet_robust.common.seeding import numpy_generator
-from nnunet_robust.deployment.drift.martingale import JUMP, DriftTest, fewest_images, jump, payoffs, places
+from nnunet_robust.deployment.drift.martingale import JUMP, DriftTest, jump, payoffs, places
 
 RATE = 0.01
 FEATURES = 10
@@ -114,6 +115,25 @@ def delays(streams: int) -> str:
         f"Images from the change to the alarm, median (and share of streams with an alarm within 150 images), rate "
         f"{100 * RATE:g} %, 1 of {FEATURES} features moves, {streams} streams.\n\n" + table(head, rows)
     )
+
+
+def fewest_images(n_reference: int, rate: float, n_features: int = 1) -> int:
+    """The number of images before which no such test can be sure of an alarm, however far all of them have moved.
+
+    Where nothing has changed, the m new images are the highest of all n + m with probability 1 / C(n + m, m). So where
+    they are, a martingale is C(n + m, m) on average at most: as long as that is below features / rate, an alarm is not
+    certain. `DriftTest`, which does not know when and whither a feature will move, takes longer: see
+    benchmarks/drift_simulation.py.
+
+    Args:
+        n_reference: images of the reference, >= 1.
+        rate: of false alarms, in (0, 1).
+        n_features: of which one moves.
+    """
+    images = 1
+    while math.comb(n_reference + images, images) * rate < n_features:
+        images += 1
+    return images
 
 
 def fewest(streams: int) -> str:

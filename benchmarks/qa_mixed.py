@@ -127,9 +127,7 @@ def main() -> None:
     parser.add_argument("-i", dest="images", type=Path, required=True)
     parser.add_argument("-l", dest="labels", type=Path, required=True)
     parser.add_argument("-m", dest="model", type=Path, required=True)
-    parser.add_argument(
-        "--splits", type=Path, required=True, help="nnU-Net's splits_final.json, of which fold 0 counts"
-    )
+    parser.add_argument("--splits", type=Path, required=True, help="nnU-Net's splits_final.json; fold 0 counts")
     parser.add_argument("--stranger", type=Path, help="an image of another modality")
     parser.add_argument("-o", dest="work", metavar="OUT", type=Path, required=True)
     parser.add_argument("--calibrate-on", type=int, default=30)

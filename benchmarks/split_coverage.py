@@ -1,4 +1,4 @@
-"""Would promises have been kept? Over random splits of one set of cases."""
+"""Would guarantees have held? Over random splits of one set of cases."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from nnunet_robust.eval.conformal.control import calibrate_interval, control_ris
 
 @dataclass(frozen=True)
 class SplitRisks:
-    """A promise, made on one part of the patients and looked at on the other, once per split.
+    """A guarantee, calibrated on one part of the patients and checked on the other, once per split.
 
     Attributes:
-        chosen: int (splits), index of the setting; -1 where none could be promised.
+        chosen: int (splits), index of the setting; -1 where none could be guaranteed.
         test_risk: float (splits), mean loss of the other patients at it; NaN where there was none.
     """
 
@@ -35,8 +35,8 @@ def risk_over_splits(
         losses: (patients, settings), as for `control_risk`.
         n_calibration: patients to calibrate on; the others test.
         alpha: as for `control_risk`.
-        delta: likewise.
-        splits: how many.
+        delta: as for `control_risk`.
+        splits: number of splits.
         seed: of the splits.
 
     Raises:
@@ -60,16 +60,16 @@ def interval_coverage_over_splits(
     splits: int = 100,
     seed: int = 0,
 ) -> NDArray[np.float64]:
-    """The same for intervals of the Dice.
+    """Split patients at random, again and again, and see how often intervals of the Dice cover it.
 
     Args:
         dice: (cases), as for `calibrate_interval`.
-        predicted: likewise.
-        uncertainty: likewise.
+        predicted: (cases), as for `calibrate_interval`.
+        uncertainty: (cases), as for `calibrate_interval`.
         patients: of each case.
         n_calibration: patients to calibrate on; the others test.
         alpha: as for `calibrate_interval`.
-        splits: how many.
+        splits: number of splits.
         seed: of the splits.
 
     Returns:

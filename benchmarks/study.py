@@ -23,7 +23,7 @@ COMMAND = [sys.executable, "-m", "nnunet_robust.cli.main", "study", "run"]
 
 
 def study_of(folder: Path, datasets: int, seeds: int) -> Path:
-    """A study of so many datasets, `seeds` trainings each."""
+    """A study of that number of datasets, `seeds` trainings each."""
     path = folder / "study.yaml"
     entries = "".join(f"  - {{ id: {number}, existing: true }}\n" for number in range(1, datasets + 1))
     path.write_text(

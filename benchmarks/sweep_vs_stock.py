@@ -11,7 +11,7 @@ timed in the same run. A stock condition is worth as much as any other: with few
 times, and that is said. Of a sweep's seconds, those before its first prediction is begun (Python, the imports, loading
 the model, reading the cases once) are also given apart: they are the same for ten conditions and for a thousand.
 
-`--scaling` runs sweeps of so many conditions instead: seconds and peak memory of each.
+`--scaling` runs sweeps of these numbers of conditions instead: seconds and peak memory of each.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ import json
 import numpy as np
 import pandas as pd
 import torch
+
+from nnunet_robust.eval.results.manifest import read_manifest
 
 CONDITIONS: dict[str, Sequence[float]] = {
     "gaussian_noise": (0.05, 0.1, 0.2),
@@ -191,8 +193,8 @@ def scaling(options: argparse.Namespace, images: Path, labels: Path, work: Path)
             levels = {"gaussian_noise": [round(0.2 * (n + 1) / number, 6) for n in range(number - 1)]}
             done = sweep(options.model, images, labels, work / "scaling", precision, options.device, levels)
             each = f", {(done.seconds - before[1]) / (number - before[0]):.2f} s for each more" if before else ""
-            manifest = json.loads((work / "scaling" / "manifest.json").read_text())
-            batch = next(iter(manifest["models"].values()))["choices"]["batch_size"]
+            manifest = read_manifest(work / "scaling" / "manifest.json")
+            batch = (next(iter(manifest.models.values())).choices or {})["batch_size"]
             print(
                 f"{precision}, {number} conditions: {done.seconds:.1f} s{each}; peak memory {done.peak_mib:.0f} MiB "
                 f"(batches of {batch})",
@@ -206,8 +208,8 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("images", type=Path)
     parser.add_argument("labels", type=Path)
-    parser.add_argument("--cases", type=int, default=20, help="the first so many")
-    parser.add_argument("--stock-conditions", type=int, default=10, help="so many are run the stock way")
+    parser.add_argument("--cases", type=int, default=20, help="number of cases, the first ones")
+    parser.add_argument("--stock-conditions", type=int, default=10, help="conditions that are run the stock way")
     parser.add_argument("--precision", nargs="+", default=["exact", "fast"], choices=["exact", "fast"])
     parser.add_argument("--scaling", nargs="+", type=int, default=[], help="numbers of conditions")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -34,17 +34,17 @@ COMMANDS = {
 
 
 def probabilities(logits: Sequence[torch.Tensor]) -> Iterator[np.ndarray]:
-    """As `eval.members.Members` has them, but for nnU-Net's resampling, of which this image needs none."""
+    """As `eval.inference.members.Members` has them, but for nnU-Net's resampling, of which this image needs none."""
     for member in logits:
         yield torch.softmax(member.float(), 0).numpy()
 
 
 def volume(shape: tuple[int, int, int], n_members: int, n_heads: int) -> None:
     from nnunet_robust.eval.inference.sliding_window import SlidingWindow
-    from nnunet_robust.eval.uncertainty.label_layout import Heads
+    from nnunet_robust.eval.uncertainty.label_layout import LabelLayout
     from nnunet_robust.eval.uncertainty.uncertainty import structure_scores, uncertainty
 
-    heads = Heads({f"structure {label}": label for label in range(1, n_heads)})
+    heads = LabelLayout({f"structure {label}": label for label in range(1, n_heads)})
     torch.manual_seed(0)
     networks = [torch.nn.Conv3d(1, n_heads, 1) for _ in range(n_members)]
     axes = np.ogrid[tuple(slice(-1, 1, complex(0, size)) for size in shape)]

@@ -1,1 +1,1 @@
-"""What all parts share: errors, files, folders, digests, seeding, processes."""
+"""What all parts share: errors, files, locks, folders, digests, seeding, processes, the console."""

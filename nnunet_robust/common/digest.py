@@ -16,6 +16,28 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def digest_of_files(paths: Iterable[Path]) -> str:
+    """The SHA-256 of each file in order, joined by dashes."""
+    return "-".join(map(sha256, paths))
+
+
+def digest_of_case(images: Iterable[Path], labels: Iterable[Path] = ()) -> str:
+    """The first 16 digits of the SHA-256 of each file of a case, joined by dashes: first its images, then its labels.
+
+    A sweep and a calibration keep it of every case.
+    """
+    return "-".join(sha256(path)[:16] for path in (*images, *labels))
+
+
+def digest_of_images(digest: str, channels: int) -> str:
+    """The part of a case's digest that is its images', whatever its labels.
+
+    >>> digest_of_images("4e07408562bedb8b-d4735e3a265e16ee", channels=1)
+    '4e07408562bedb8b'
+    """
+    return "-".join(digest.split("-")[:channels])
+
+
 def source_digest(folder: Path, files: Iterable[Path]) -> str:
     """SHA-256 over the names, relative to `folder`, and the contents of files, whatever their order.
 

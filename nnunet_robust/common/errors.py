@@ -6,3 +6,12 @@ class UserError(ValueError):
 
     The command line prints the message and exits with 2, without a traceback.
     """
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an error as one line of at most 300 characters.
+
+    >>> one_line(ValueError("two\\nlines"))
+    'two lines'
+    """
+    return " ".join(str(error).split())[:300]

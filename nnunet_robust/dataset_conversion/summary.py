@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_robust.common.console import show
 from nnunet_robust.dataset_conversion.writer import PROVENANCE_KEY
 
 PARTS = {"Tr": "training", "Ts": "test"}
@@ -70,7 +70,6 @@ def summarise(dataset_folder: Path, part: str) -> PartSummary:
 
 def print_summary(dataset_folder: Path) -> None:
     """Print what was written, training and test set side by side, and the command that comes next."""
-    from rich.console import Console
     from rich.table import Table
 
     parts = [summarise(dataset_folder, part) for part in PARTS]
@@ -78,7 +77,7 @@ def print_summary(dataset_folder: Path) -> None:
     rows = [_rows(part) for part in parts]
     for heading in rows[0]:
         table.add_row(heading, *(row[heading] for row in rows))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    show(table)
     number = int(dataset_folder.name[len("Dataset") :].split("_")[0])
     print(f"{dataset_folder}\nnext: nnUNetv2_plan_and_preprocess -d {number} --verify_dataset_integrity")
 

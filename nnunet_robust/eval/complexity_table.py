@@ -17,13 +17,14 @@ from matplotlib.ticker import MaxNLocator
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
+from nnunet_robust.common.console import quiet
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import write_atomically
 from nnunet_robust.common.folders import dataset_name, nnunet_folder
-from nnunet_robust.eval.images.cases import CaseFiles, cases_of_folders, load_case
+from nnunet_robust.eval.images.cases import CaseFiles, cases_of_folders, label_names, load_case
 from nnunet_robust.eval.images.complexity import VARIANTS, ComplexityMeter, Variant
-from nnunet_robust.eval.inference.models import quiet
-from nnunet_robust.eval.results.results import cell
+from nnunet_robust.eval.images.image_files import channel_count
+from nnunet_robust.eval.results.tables import cell
 from nnunet_robust.pages.plots import line_styles
 
 ALL = "all_foreground"
@@ -99,12 +100,8 @@ def _cases(raw: Path, meta: Mapping[str, Any], images: Path | None, labels: Path
     return [
         (of_images.name, case)
         for of_images, of_labels in folders
-        for case in cases_of_folders(of_images, of_labels, meta["file_ending"], _channels(meta))
+        for case in cases_of_folders(of_images, of_labels, meta["file_ending"], channel_count(meta))
     ]
-
-
-def _channels(meta: Mapping[str, Any]) -> int:
-    return len(meta.get("channel_names") or meta["modality"])
 
 
 def _rows(
@@ -112,9 +109,8 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     """A row for each label, and first one for all of them together."""
     values = {name: v if isinstance(v, list) else [v] for name, v in meta["labels"].items()}
-    known = {int(value): name for name, of_name in reversed(values.items()) for value in of_name}
     with quiet():
-        loaded = load_case(case, reader, _channels(meta), known)
+        loaded = load_case(case, reader, channel_count(meta), label_names(meta))
     ignore = values.pop("ignore", [None])[0]
     regions = {name: of_name for name, of_name in values.items() if of_name != [0]}
     regions = {ALL: sorted({value for of_name in regions.values() for value in of_name} - {0}), **regions}

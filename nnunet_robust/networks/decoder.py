@@ -99,7 +99,7 @@ class SkipDecoder(UNetDecoder):
     def forward(
         self, skips: Sequence[Tensor], return_gates: bool = False
     ) -> Tensor | list[Tensor] | tuple[Tensor | list[Tensor], list[Tensor | None]]:
-        """Decode.
+        """Decode the encoder's maps.
 
         Args:
             skips: the encoder's maps, full resolution first, bottleneck last: each (B, channels, *spatial).

@@ -111,7 +111,7 @@ class DenseDecoder(nn.Module):
         )
 
     def forward(self, skips: Sequence[Tensor]) -> Tensor | list[Tensor]:
-        """Decode.
+        """Decode the encoder's maps.
 
         Args:
             skips: the encoder's maps, full resolution first, bottleneck last: each (B, channels, *spatial).

@@ -66,6 +66,14 @@ class AdaptiveGate(nn.Module):
         conv_op: `nn.Conv2d` or `nn.Conv3d`.
         channels: channels of the encoder's map.
         channels_below: channels of the map from below.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> gate = AdaptiveGate(nn.Conv2d, channels=8, channels_below=16)
+        >>> opened = gate(torch.zeros(2, 8, 32, 32), torch.zeros(2, 16, 16, 16))
+        >>> opened.shape, bool((opened > 0.9).all())  # a number per image, open at the start
+        (torch.Size([2, 1, 1, 1]), True)
     """
 
     def __init__(self, conv_op: type[nn.Module], channels: int, channels_below: int) -> None:

@@ -38,7 +38,7 @@ class Skip(nn.Module):
         self.merged_channels = self.channel_factor * level.channels
 
     def forward(self, upsampled: Tensor, skip: Tensor, below: Tensor) -> Tensor:
-        """Merge.
+        """Merge the encoder's map into the decoder's.
 
         Args:
             upsampled: (B, channels, *spatial), the map from below after upsampling.
@@ -62,7 +62,16 @@ class Absent(Skip):
 
 
 class Identity(Skip):
-    """The map passes as it is and is concatenated, after the upsampled one, as nnU-Net does (Ronneberger 2015)."""
+    """The map passes as it is and is concatenated, after the upsampled one, as nnU-Net does (Ronneberger 2015).
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> skip = Identity(Level(channels=8, channels_below=16, stride=(2, 2), conv_op=nn.Conv2d))
+        >>> of_level = torch.zeros(1, 8, 32, 32)
+        >>> skip(of_level, of_level, torch.zeros(1, 16, 16, 16)).shape
+        torch.Size([1, 16, 32, 32])
+    """
 
     channel_factor = 2
 

@@ -65,7 +65,7 @@ class UNETR(nets.UNETR):
             block.cross_attn = nn.Identity()
 
     def forward(self, x_in: Tensor) -> Tensor:
-        """Segment.
+        """Compute the logits of a batch of patches.
 
         Args:
             x_in: (B, input_channels, *patch_size).

@@ -38,6 +38,7 @@ from nnunet_robust.perturbations.row import Perturbation
 __all__ = [
     "PERTURBATIONS",
     "PRESETS",
+    "ROBUST_PERCENTILES",
     "Extra",
     "Perturbation",
     "check_level",
@@ -48,6 +49,7 @@ __all__ = [
 ]
 
 ROBUST_PERCENTILES = (0.5, 99.5)
+"""The percentiles of an image's intensities that are the ends of its robust range."""
 
 Extra = Callable[[Callable[[torch.Tensor], torch.Tensor], torch.Tensor], Mapping[str, Any]]
 """(from an image in units of the robust range to the raw one, width of each channel's range) -> further keywords."""

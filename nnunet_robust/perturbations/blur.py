@@ -33,6 +33,15 @@ def gaussian_blur(image: torch.Tensor, level: float, generator: torch.Generator)
         ValueError: level < 0 or not finite.
 
     Reference: scipy.ndimage.gaussian_filter.
+
+    Example:
+        >>> import torch
+        >>> from nnunet_robust.common.seeding import torch_generator
+        >>> point = torch.zeros(1, 9, 9)
+        >>> point[0, 4, 4] = 1.0
+        >>> blurred = gaussian_blur(point, 1.0, torch_generator(0))
+        >>> round(blurred.sum().item(), 4), round(blurred[0, 4, 4].item(), 3)  # 1 / (2 pi) = 0.159
+        (1.0, 0.159)
     """
     if not 0 <= level < math.inf:
         raise ValueError(f"The sigma of the blur must be finite and >= 0, got {level}")

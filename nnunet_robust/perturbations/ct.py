@@ -49,6 +49,15 @@ def streaks(image: torch.Tensor, level: float, generator: torch.Generator) -> to
         ValueError: level < 0 or not finite.
 
     Reference: Joseph and Spital, J. Comput. Assist. Tomogr. 1978; De Man et al., IEEE TNS 1999.
+
+    Example:
+        >>> import torch
+        >>> bones = torch.zeros(1, 64, 64)
+        >>> bones[0, 28:36, 12:20] = bones[0, 28:36, 44:52] = 1.0
+        >>> change = streaks(bones, 0.2, torch.Generator())
+        >>> between, above = change[0, 32, 32].item(), change[0, 10, 32].item()
+        >>> round(between, 2), abs(above) < 0.01  # dark between them, and only there
+        (-0.2, True)
     """
     if not 0 <= level < math.inf:
         raise ValueError(f"The size of the streaks must be finite and >= 0, got {level}")
@@ -96,6 +105,15 @@ def ring_artefact(image: torch.Tensor, level: float, generator: torch.Generator)
         ValueError: level < 0 or not finite.
 
     Reference: Sijbers and Postnov, Phys. Med. Biol. 2004; Kak and Slaney 1988, chapter 3 (back-projection).
+
+    Example:
+        >>> import torch
+        >>> from nnunet_robust.common.seeding import torch_generator
+        >>> rings = ring_artefact(torch.zeros(1, 64, 64), 0.02, torch_generator(0))
+        >>> round(rings.std(correction=0).item(), 4)
+        0.02
+        >>> torch.allclose(rings, rings.transpose(1, 2), atol=1e-6)  # it depends on the radius alone
+        True
     """
     if not 0 <= level < math.inf:
         raise ValueError(f"The standard deviation of the rings must be finite and >= 0, got {level}")
@@ -122,9 +140,10 @@ def sparse_views(image: torch.Tensor, level: float, generator: torch.Generator) 
 
     N = pi / 2 times the slice's diagonal in pixels is what a full scan needs (1137 at 512 x 512), so that a level means
     the same at any size. R_n is the parallel-beam projection of each slice at n angles, evenly over half a turn, FBP_n
-    its reconstruction with the ramp filter (Ram-Lak); FBP(R(x)), of very many views, is taken off so that only what the
-    missing views do is left. Projection and reconstruction do not depend on the place: both together are a convolution,
-    which is how it is computed. The first angle is half a step, lest rays run along rows and columns of pixels.
+    its reconstruction with the ramp filter (Ram-Lak); FBP(R(x)), of very many views, is taken off so that only the
+    effect of the missing views remains. Projection and reconstruction do not depend on the place: both together are a
+    convolution, which is how it is computed. The first angle is half a step, lest rays run along rows and columns of
+    pixels.
 
     Args:
         image: float tensor (C, *spatial) in units of the robust range, not modified; slices are the last two axes.

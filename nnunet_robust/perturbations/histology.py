@@ -133,6 +133,14 @@ def out_of_focus(image: torch.Tensor, level: float, generator: torch.Generator) 
         ValueError: level < 0 or not finite.
 
     Reference: Hendrycks and Dietterich, ICLR 2019 (`defocus_blur`); scipy.ndimage.convolve with that disc.
+
+    Example:
+        >>> import torch
+        >>> point = torch.zeros(1, 7, 7)
+        >>> point[0, 3, 3] = 1.0
+        >>> seen = out_of_focus(point, 2.0, torch.Generator())
+        >>> round(seen.sum().item(), 4), round((seen[0, 3, 5] / seen[0, 3, 3]).item(), 2)  # half at the rim
+        (1.0, 0.5)
     """
     if not 0 <= level < math.inf:
         raise ValueError(f"The radius of the disc must be finite and >= 0, got {level}")
@@ -174,6 +182,12 @@ def jpeg(image: torch.Tensor, level: float, generator: torch.Generator) -> torch
         ValueError: level outside of [0, 1] or NaN.
 
     Reference: ITU-T T.81; libjpeg `jpeg_set_quality`; Pillow `Image.save(quality=...)` for grey images.
+
+    Example:
+        >>> import torch
+        >>> grey = torch.full((1, 8, 8), 0.5)
+        >>> jpeg(grey, 0.5, torch.Generator()).unique() * 255  # 127.5 lies within half a step of the middle, 128
+        tensor([128.])
     """
     if not 0 <= level <= 1:
         raise ValueError(f"1 - quality / 100 must be in [0, 1], got {level}")

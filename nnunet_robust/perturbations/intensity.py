@@ -26,6 +26,11 @@ def contrast(image: torch.Tensor, level: float, generator: torch.Generator) -> t
         ValueError: level < 0 or NaN.
 
     Reference: TorchIO `RandomGamma`, whose `log_gamma` the level is.
+
+    Example:
+        >>> import math, torch
+        >>> contrast(torch.tensor([[[0.0, 0.5, 1.0]]]), math.log(2), torch.Generator())  # squares
+        tensor([[[0.0000, 0.2500, 1.0000]]])
     """
     if not level >= 0:
         raise ValueError(f"The logarithm of gamma must be >= 0, got {level}")
@@ -77,6 +82,11 @@ def window_shift(image: torch.Tensor, level: float, generator: torch.Generator) 
         ValueError: level < 0 or NaN.
 
     Reference: the windowing of CT viewers (DICOM PS3.3 C.11.2), without its rescaling; TorchIO `Clamp`.
+
+    Example:
+        >>> import torch
+        >>> window_shift(torch.tensor([[[0.0, 0.5, 1.5]]]), 0.2, torch.Generator())
+        tensor([[[0.2000, 0.5000, 1.2000]]])
     """
     if not level >= 0:
         raise ValueError(f"The shift of the window must be >= 0, got {level}")

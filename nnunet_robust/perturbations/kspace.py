@@ -1,4 +1,4 @@
-"""What is left out of k-space: truncation, and partial Fourier acquisition."""
+"""Missing parts of k-space: truncation, and partial Fourier acquisition."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def gibbs_ringing(image: torch.Tensor, level: float, generator: torch.Generator)
     """Truncated k-space: frequencies f with |f| > (1 - level) / sqrt(2) cycles per voxel are set to zero.
 
     |f| is the length over all spatial axes, each in cycles per voxel (Nyquist at 0.5). At level 0 the sphere touches
-    the corners of a 2d k-space; at 0.29 it touches Nyquist along the axes, and edges begin to ring; at 1 the mean is
-    left.
+    the corners of a 2d k-space; at 0.29 it touches Nyquist along the axes, and edges begin to ring; at 1 only the mean
+    stays.
 
     On images with axes of one odd length this is MONAI's `GibbsNoise(alpha=level)`. Elsewhere MONAI centres its sphere
     half a sample beside the zero frequency and lets the longest axis decide; here it is centred, an ellipsoid.
@@ -30,6 +30,16 @@ def gibbs_ringing(image: torch.Tensor, level: float, generator: torch.Generator)
         ValueError: level outside of [0, 1] or NaN.
 
     Reference: MONAI `GibbsNoise`; Morelli et al., RadioGraphics 31 (2011), 849.
+
+    Example:
+        >>> import torch
+        >>> edge = torch.zeros(1, 64, 64)
+        >>> edge[:, 32:] = 1.0
+        >>> rings = gibbs_ringing(edge, 0.6, torch.Generator())
+        >>> round(rings.max().item(), 2)  # the overshoot of a truncated Fourier series is about 9 % of the step
+        1.09
+        >>> gibbs_ringing(edge, 1.0, torch.Generator()).unique()  # only the mean stays
+        tensor([0.5000])
     """
     if not 0 <= level <= 1:
         raise ValueError(f"The share of k-space that is cut must be in [0, 1], got {level}")

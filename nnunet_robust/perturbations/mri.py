@@ -36,6 +36,13 @@ def bias_field(image: torch.Tensor, level: float, generator: torch.Generator) ->
         ValueError: level < 0 or not finite.
 
     Reference: Van Leemput et al., IEEE TMI 1999; TorchIO `RandomBiasField(order=3)`.
+
+    Example:
+        >>> import torch
+        >>> from nnunet_robust.common.seeding import torch_generator
+        >>> gain = bias_field(torch.ones(1, 64, 64), 0.7, torch_generator(0))
+        >>> round(gain.log().abs().max().item(), 4)
+        0.7
     """
     if not 0 <= level < math.inf:
         raise ValueError(f"The level of the bias field must be finite and >= 0, got {level}")
@@ -158,6 +165,13 @@ def kspace_spikes(image: torch.Tensor, level: float, generator: torch.Generator)
         ValueError: level < 0 or not finite.
 
     Reference: TorchIO `RandomSpike` (one spike, `intensity`); MONAI `KSpaceSpikeNoise`.
+
+    Example:
+        >>> import torch
+        >>> from nnunet_robust.common.seeding import torch_generator
+        >>> waves = kspace_spikes(torch.ones(1, 32, 32), 0.25, torch_generator(0))
+        >>> round(waves.mean().item(), 4), round((waves - 1).abs().max().item(), 4)  # about a mean that stays
+        (1.0, 0.25)
     """
     if not 0 <= level < math.inf:
         raise ValueError(f"The magnitude of the spike must be finite and >= 0, got {level}")

@@ -22,6 +22,17 @@ def gaussian_noise(image: torch.Tensor, level: float, generator: torch.Generator
         ValueError: level < 0 or NaN.
 
     Reference: scikit-image `random_noise(mode="gaussian", clip=False)` with variance level**2.
+
+    Example:
+        >>> import torch
+        >>> from nnunet_robust.common.seeding import torch_generator
+        >>> grey = torch.full((1, 100, 100), 0.5)
+        >>> noise = gaussian_noise(grey, 0.1, torch_generator(0)) - grey
+        >>> noise.shape, round(noise.std().item(), 2)
+        (torch.Size([1, 100, 100]), 0.1)
+        >>> stronger = gaussian_noise(grey, 0.2, torch_generator(0)) - grey  # the same field, scaled
+        >>> torch.allclose(stronger, 2 * noise, atol=1e-6)
+        True
     """
     if not level >= 0:
         raise ValueError(f"The standard deviation of the noise must be >= 0, got {level}")
@@ -106,6 +117,15 @@ def salt_and_pepper(image: torch.Tensor, level: float, generator: torch.Generato
         ValueError: level outside of [0, 1] or NaN.
 
     Reference: scikit-image `random_noise(mode="s&p", amount=level)`.
+
+    Example:
+        >>> import torch
+        >>> from nnunet_robust.common.seeding import torch_generator
+        >>> found = salt_and_pepper(torch.full((1, 200, 200), 0.5), 0.1, torch_generator(0))
+        >>> found.unique()
+        tensor([0.0000, 0.5000, 1.0000])
+        >>> round((found == 1).float().mean().item(), 2)
+        0.05
     """
     if not 0 <= level <= 1:
         raise ValueError(f"The share of replaced voxels must be in [0, 1], got {level}")

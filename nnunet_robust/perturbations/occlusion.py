@@ -31,6 +31,16 @@ def cutout(image: torch.Tensor, level: float, generator: torch.Generator) -> tor
         ValueError: level outside of [0, 1] or NaN.
 
     Reference: DeVries and Taylor, arXiv 1708.04552, with three rectangles.
+
+    Example:
+        >>> import torch
+        >>> from nnunet_robust.common.seeding import torch_generator
+        >>> hidden = cutout(torch.ones(1, 10, 10), 0.2, torch_generator(0)) == 0
+        >>> int(hidden.sum())
+        20
+        >>> more = cutout(torch.ones(1, 10, 10), 0.4, torch_generator(0)) == 0
+        >>> bool((more >= hidden).all())  # hidden at one level, hidden at every higher one
+        True
     """
     if not 0 <= level <= 1:
         raise ValueError(f"The share that is hidden must be in [0, 1], got {level}")
@@ -59,7 +69,7 @@ def cutout(image: torch.Tensor, level: float, generator: torch.Generator) -> tor
 def missing_slices(
     image: torch.Tensor, level: float, generator: torch.Generator, *, spacing_mm: Sequence[float]
 ) -> torch.Tensor:
-    """Replace a share of the slices by their nearest neighbour that is left.
+    """Replace a share of the slices by their nearest neighbour that remains.
 
     The slices are those along the axis of lowest resolution, of those longer than one voxel; of several the first:
     rows in a 2d image with square pixels. They go missing in a random order, the whole part of level n of n, and the

@@ -38,6 +38,16 @@ def poisson_noise(image: torch.Tensor, level: float, generator: torch.Generator)
 
     Reference: scikit-image `random_noise(mode="poisson")` on an image of x / level**2 counts; M. B. Giles, Algorithm
     955, ACM TOMS 42 (2016) for the inverse.
+
+    Example:
+        >>> import torch
+        >>> from nnunet_robust.common.seeding import torch_generator
+        >>> grey = torch.full((1, 200, 200), 0.25)
+        >>> counts = poisson_noise(grey, 0.1, torch_generator(0)) / 0.1**2  # 100 photons at 1, so 25 at 0.25
+        >>> torch.allclose(counts, counts.round(), atol=1e-3)
+        True
+        >>> round(counts.mean().item()), round(counts.var().item())
+        (25, 25)
     """
     if not 0 <= level < math.inf:
         raise ValueError(f"The level of photon noise must be finite and >= 0, got {level}")

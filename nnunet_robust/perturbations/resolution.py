@@ -34,6 +34,13 @@ def slice_thickness(
         ValueError: level < 0 or not finite.
 
     Reference: a rectangular slice profile; TorchIO's RandomAnisotropy resamples likewise, but without averaging.
+
+    Example:
+        >>> import torch
+        >>> rows = torch.arange(8.0).view(1, 8, 1).expand(1, 8, 8)
+        >>> slabs = slice_thickness(rows, 4.0, torch.Generator(), spacing_mm=(2.0, 1.0))  # of two rows each
+        >>> slabs[0, :, 0]
+        tensor([0.5000, 1.0000, 2.0000, 3.0000, 4.0000, 5.0000, 6.0000, 6.5000])
     """
     if not 0 <= level < math.inf:
         raise ValueError(f"The slice thickness must be finite and >= 0, got {level}")
@@ -64,6 +71,14 @@ def pixelation(image: torch.Tensor, level: float, generator: torch.Generator) ->
         ValueError: level < 0 or not finite.
 
     Reference: scikit-image `downscale_local_mean`, repeated back; "pixelate" of Hendrycks and Dietterich, ICLR 2019.
+
+    Example:
+        >>> import torch
+        >>> pixelation(torch.arange(16.0).view(1, 4, 4), 2.0, torch.Generator())[0]
+        tensor([[ 2.5000,  2.5000,  4.5000,  4.5000],
+                [ 2.5000,  2.5000,  4.5000,  4.5000],
+                [10.5000, 10.5000, 12.5000, 12.5000],
+                [10.5000, 10.5000, 12.5000, 12.5000]])
     """
     if not 0 <= level < math.inf:
         raise ValueError(f"The edge of a block must be finite and >= 0, got {level}")

@@ -35,6 +35,17 @@ def correlated_noise(
         ValueError: level < 0 or NaN.
 
     Reference: after Chai, Rueckert, Fetit, arXiv 2011.15093; the filter and its scale are ours.
+
+    Example:
+        >>> import torch
+        >>> from nnunet_robust.common.seeding import torch_generator
+        >>> flat = torch.zeros(1, 256, 256)
+        >>> texture = correlated_noise(flat, 0.1, torch_generator(0), spacing_mm=(1.0, 1.0))[0]
+        >>> round(texture.std().item(), 1)
+        0.1
+        >>> neighbours = torch.stack([texture[:, :-2].flatten(), texture[:, 2:].flatten()])  # exp(-4 / 16) = 0.78
+        >>> round(torch.corrcoef(neighbours)[0, 1].item(), 1)
+        0.8
     """
     if not level >= 0:
         raise ValueError(f"The standard deviation of the noise must be >= 0, got {level}")

@@ -14,5 +14,5 @@ class nnUNetTrainerAdaptiveSkip(RobustTrainer):
 
     @staticmethod
     def skips(levels: int) -> list[str]:
-        """An adaptive gate at every level."""
+        """Put an adaptive gate at every level."""
         return ["adaptive"] * levels

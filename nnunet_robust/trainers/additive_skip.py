@@ -15,5 +15,5 @@ class nnUNetTrainerAdditiveSkip(RobustTrainer):
 
     @staticmethod
     def skips(levels: int) -> list[str]:
-        """Added at every level."""
+        """Add the skip at every level."""
         return ["added"] * levels

@@ -13,5 +13,5 @@ class nnUNetTrainerAttentionGated(RobustTrainer):
 
     @staticmethod
     def skips(levels: int) -> list[str]:
-        """An attention gate at every level."""
+        """Put an attention gate at every level."""
         return ["attention"] * levels

@@ -73,6 +73,11 @@ def parse(name: str, trainers: Iterable[str]) -> tuple[str, Options]:
     Raises:
         AttributeError: neither a name of ours nor close to one (nnU-Net's lookup then searches on).
         UserError: close to one of ours, or with options that break the grammar.
+
+    Example:
+        >>> trainer, options = parse("nnUNetTrainerNoSkip_ps64x96_2epochs", ["nnUNetTrainer", "nnUNetTrainerNoSkip"])
+        >>> trainer, options.patch_size, options.epochs, options.seed
+        ('nnUNetTrainerNoSkip', (64, 96), 2, None)
     """
     known = list(trainers)
     match = _NAME.fullmatch(name)
@@ -103,7 +108,12 @@ def _options(texts: dict[str, str | None]) -> Options:
 
 
 def name_of(trainer: str, options: Options) -> str:
-    """The name that `parse` reads as `trainer` and `options`."""
+    """The name that `parse` reads as `trainer` and `options`.
+
+    Example:
+        >>> name_of("nnUNetTrainer", Options(patch_size=(64,), seed=1))
+        'nnUNetTrainer_ps64_seed1'
+    """
     parts = {
         "patch_size": "ps{}", "stages": "st{}", "batch_size": "bs{}", "epochs": "{}epochs", "iterations": "{}iters",
         "augmentation": "{}", "adversarial": "adv", "seed": "seed{}",
@@ -121,6 +131,10 @@ def nearest_name(name: str, trainers: Iterable[str]) -> str | None:
 
     Returns:
         None if the part before the first underscore is like no known trainer.
+
+    Example:
+        >>> nearest_name("nnUNetTrainerNoskip_seed1_patch64", ["nnUNetTrainer", "nnUNetTrainerNoSkip"])
+        'nnUNetTrainerNoSkip_ps64_seed1'
     """
     trainer, *tokens = name.split("_")
     close = difflib.get_close_matches(trainer, list(trainers), n=1, cutoff=0.9)

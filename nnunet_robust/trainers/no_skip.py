@@ -13,5 +13,5 @@ class nnUNetTrainerNoSkip(RobustTrainer):
 
     @staticmethod
     def skips(levels: int) -> list[str]:
-        """Absent at every level."""
+        """Remove the skip at every level."""
         return ["absent"] * levels

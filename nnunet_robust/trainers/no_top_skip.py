@@ -13,5 +13,5 @@ class nnUNetTrainerNoTopSkip(RobustTrainer):
 
     @staticmethod
     def skips(levels: int) -> list[str]:
-        """Absent at full resolution, the standard one below."""
+        """Remove the skip at full resolution, and keep the standard ones below."""
         return ["absent"] + ["identity"] * (levels - 1)

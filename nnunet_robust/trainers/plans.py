@@ -80,7 +80,7 @@ def total_stride(strides: Sequence[int | Sequence[int]], axes: int) -> tuple[int
 
 
 def check_patch_size(patch_size: Sequence[int], divisor: Sequence[int], what: str) -> None:
-    """Refuse a patch that the network cannot halve down to its bottleneck, or of which one voxel is left there.
+    """Refuse a patch that the network cannot halve down to its bottleneck, or that shrinks to one voxel there.
 
     Instance normalisation has nothing to normalise over a single voxel; a size that is not divisible comes back
     larger from a decoder without skips, and nothing fails (72 in, 80 out).
@@ -116,5 +116,5 @@ def nearest_patch_sizes(patch_size: Sequence[int], divisor: Sequence[int]) -> li
 
 
 def format_size(size: Sequence[int]) -> str:
-    """64x96, as it stands in a trainer's name."""
+    """Write a size as it stands in a trainer's name: 64x96."""
     return "x".join(map(str, size))

@@ -47,7 +47,7 @@ class nnUNetTrainerUNETR(RobustTrainer):
         """As the base, and the plans' own patch is rounded up to a multiple of 16; one in the name is left as it is.
 
         Raises:
-            UserError: the name keeps stages, of which UNETR has none.
+            UserError: the name keeps stages, and UNETR has none.
         """
         if cls.options.stages is not None:
             raise UserError(
@@ -83,11 +83,11 @@ class nnUNetTrainerUNETR(RobustTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        """UNETR for the configuration's patch. It has one output, whatever is said about deep supervision."""
+        """Build UNETR for the configuration's patch, with one output, whether deep supervision is asked for or not."""
         return UNETR(num_input_channels, num_output_channels, configuration_manager.patch_size, **cls.sizes)
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
-        """Do nothing: there is none."""
+        """Do nothing: this network has no deep supervision."""
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPoly]:
         """AdamW; the warm-up takes a twentieth of the epochs, 50 at most."""

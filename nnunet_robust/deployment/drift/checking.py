@@ -9,21 +9,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from nnunet_robust.common.digest import sha256
-from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.errors import UserError, one_line
 from nnunet_robust.common.files import write_atomically
+from nnunet_robust.common.locks import exclusive_lock
 from nnunet_robust.deployment.drift.checked import FEWEST_RECENT, RECENT, Checked
-from nnunet_robust.deployment.drift.fitting import alone
-from nnunet_robust.deployment.drift.measuring import Meter, NewImage, new_images
+from nnunet_robust.deployment.drift.measuring import Meter, new_images
 from nnunet_robust.deployment.drift.page import page
 from nnunet_robust.deployment.drift.reference import Reference, read_reference
 from nnunet_robust.deployment.drift.stream import Stream
 from nnunet_robust.deployment.drift.two_sample import TwoSample, compare
+from nnunet_robust.eval.images.image_files import ImageFiles
 from nnunet_robust.eval.inference.predictor import Predictor
 
 STREAM, TABLE, PAGE = "stream.json", "images.csv", "monitor.html"
 """What a check writes."""
 
-Track = Callable[[Sequence[NewImage]], Iterable[NewImage]]
+Track = Callable[[Sequence[ImageFiles]], Iterable[ImageFiles]]
 
 
 def check(
@@ -53,7 +54,8 @@ def check(
     """
     reference = read_reference(reference_file)
     setup = reference.setup
-    with alone(output / ".lock", f"checking into {output}"):
+    held = f"another process is checking into {output}: wait for it, or give another output"
+    with exclusive_lock(output / ".lock", held):
         stream = Stream(reference, sha256(reference_file), reference.rate)
         if (output / STREAM).exists():
             stream.read(output / STREAM)
@@ -65,7 +67,7 @@ def check(
             stream.write(output / STREAM)
         counted = {image.digest for image in stream.images}
         reasons = {
-            image.case: stream.left_out(image.patient, digest)
+            image.name: stream.left_out(image.patient, digest)
             for image, digest in digests.items()
             if digest not in counted
         }
@@ -78,8 +80,8 @@ def check(
 
 def _take(
     stream: Stream,
-    new: Sequence[NewImage],
-    digests: Mapping[NewImage, str],
+    new: Sequence[ImageFiles],
+    digests: Mapping[ImageFiles, str],
     predictor: Predictor,
     track: Track,
     state: Path,
@@ -92,7 +94,7 @@ def _take(
         try:
             measured = meter.measure(image, digests[image])
         except Exception as error:  # whatever nnU-Net raises: the other images are not to wait for it
-            failed[image.case] = " ".join(str(error).split())[:300]
+            failed[image.name] = one_line(error)
             continue
         stream.add([measured])
         stream.write(state)

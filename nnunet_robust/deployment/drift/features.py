@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.images.complexity import SWEEP_SLICES, ComplexityMeter
-from nnunet_robust.eval.images.image_quality import ROBUST_PERCENTILES, image_quality
+from nnunet_robust.eval.images.image_quality import image_quality
 from nnunet_robust.eval.uncertainty.uncertainty import StructureScores
+from nnunet_robust.perturbations import ROBUST_PERCENTILES
 
 DIGITS = 6
 """Significant ones: the last bits depend on the processor, and where many images have one value they must not count."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from nnunet_robust import __version__
-from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.errors import UserError, one_line
 from nnunet_robust.common.files import write_atomically
-from nnunet_robust.deployment.drift.measuring import Meter, NewImage
+from nnunet_robust.common.locks import exclusive_lock
+from nnunet_robust.deployment.drift.measuring import Meter
 from nnunet_robust.deployment.drift.reference import (
     MeasuredImage,
     Reference,
@@ -22,14 +20,15 @@ from nnunet_robust.deployment.drift.reference import (
     lines_to_json,
     write_reference,
 )
+from nnunet_robust.eval.images.image_files import ImageFiles
 from nnunet_robust.eval.inference.predictor import Predictor
 
-Track = Callable[[Sequence[NewImage]], Iterable[NewImage]]
+Track = Callable[[Sequence[ImageFiles]], Iterable[ImageFiles]]
 
 
 def fit(
     predictor: Predictor,
-    images: Sequence[NewImage],
+    images: Sequence[ImageFiles],
     output: Path,
     condition: str,
     rate: float,
@@ -52,22 +51,23 @@ def fit(
             same file.
     """
     check_patients(len({image.patient for image in images}))
-    firsts = list({image.patient: image for image in sorted(images, key=lambda i: i.case, reverse=True)}.values())
-    with alone(output.with_name(f".{output.name}.lock"), f"fitting {output}"):
+    firsts = list({image.patient: image for image in sorted(images, key=lambda i: i.name, reverse=True)}.values())
+    held = f"another process is fitting {output}: wait for it, or give another output"
+    with exclusive_lock(output.with_name(f".{output.name}.lock"), held):
         unfinished = output.with_name(f".{output.name}.unfinished")
         head = {"version": __version__, "model": predictor.identity}
         measured = _earlier(unfinished, head)
         meter, faults, used = Meter(predictor), [], []
-        for image in track(sorted(firsts, key=lambda image: image.case)):
+        for image in track(sorted(firsts, key=lambda image: image.name)):
             digest = image.digest()
-            found = measured.get((image.case, image.patient, digest))
+            found = measured.get((image.name, image.patient, digest))
             if found is None:
                 try:
                     found = meter.measure(image, digest)
                 except (UserError, ValueError, RuntimeError) as error:
-                    faults.append(f"{image.case}: {' '.join(str(error).split())[:300]}")
+                    faults.append(f"{image.name}: {one_line(error)}")
                     continue
-                measured[image.case, image.patient, digest] = found
+                measured[image.name, image.patient, digest] = found
                 write_atomically(unfinished, lines_to_json(head, map(image_to_json, measured.values())))
             used.append(found)
         if faults:
@@ -93,22 +93,3 @@ def _earlier(path: Path, head: Mapping[str, object]) -> dict[tuple[str, str, str
     except (ValueError, KeyError, TypeError, AttributeError):  # of another version
         return {}
     return {(image.case, image.patient, image.digest): image for image in images}
-
-
-@contextlib.contextmanager
-def alone(path: Path, what: str) -> Iterator[None]:
-    """No other process does the same meanwhile. The lock file stays: one that is removed can be held twice.
-
-    Raises:
-        UserError: one does.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)  # freed by the system when a process dies
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise UserError(f"another process is {what}: wait for it, or give another output") from None
-    try:
-        yield
-    finally:
-        lock.release()

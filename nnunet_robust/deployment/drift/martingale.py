@@ -225,22 +225,3 @@ def jump(
     after = ((1 - share) * wealth + share / wealth.shape[1]) * paid
     total = after.sum(axis=1)
     return np.log(total), after / total[:, None]
-
-
-def fewest_images(n_reference: int, rate: float, n_features: int = 1) -> int:
-    """Images before which no such test can be sure to set off an alarm, however far all of them have moved.
-
-    Where nothing has changed, the m new images are the highest of all n + m with probability 1 / C(n + m, m). So where
-    they are, a martingale is C(n + m, m) on average at most: as long as that is below features / rate, an alarm is not
-    certain. `DriftTest`, which does not know when and whither a feature will move, takes longer: see
-    benchmarks/drift_simulation.py.
-
-    Args:
-        n_reference: images of the reference, >= 1.
-        rate: of false alarms, in (0, 1).
-        n_features: of which one moves.
-    """
-    images = 1
-    while math.comb(n_reference + images, images) * rate < n_features:
-        images += 1
-    return images

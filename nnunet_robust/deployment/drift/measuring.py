@@ -4,46 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_robust.common.digest import sha256
+from nnunet_robust.common.console import quiet
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.deployment.drift.deepest import Deepest
 from nnunet_robust.deployment.drift.features import image_features, prediction_features
 from nnunet_robust.deployment.drift.reference import MeasuredImage
 from nnunet_robust.deployment.qa.input_checks import check_form, read_training
-from nnunet_robust.eval.images.cases import CaseFiles, check_stored, recorded_patients
-from nnunet_robust.eval.images.new_images import find_images
-from nnunet_robust.eval.inference.models import quiet
+from nnunet_robust.eval.images.cases import recorded_patients
+from nnunet_robust.eval.images.image_files import ImageFiles, UnreadableError, check_stored, find_images, read_image
 from nnunet_robust.eval.inference.predictor import Predictor
 
 
-@dataclass(frozen=True)
-class NewImage:
-    """An image that may be measured.
-
-    Attributes:
-        case: its name.
-        patient: that it is of.
-        files: one per channel, in order.
-    """
-
-    case: str
-    patient: str
-    files: tuple[Path, ...]
-
-    def digest(self) -> str:
-        """SHA-256 of its files, one after the other."""
-        return "-".join(map(sha256, self.files))
-
-
-def new_images(folder: Path, file_ending: str, patient: str = "", order: str = "name") -> list[NewImage]:
-    """The images of a folder, in order.
+def new_images(folder: Path, file_ending: str, patient: str = "", order: str = "name") -> list[ImageFiles]:
+    """Find the images of a folder, each with its patient, in order.
 
     Who a patient is comes from the name, by a pattern; without one from a raw dataset's `dataset.json` beside the
     folder, where a converter of ours has recorded it; else each image is a patient's only one.
@@ -60,10 +40,12 @@ def new_images(folder: Path, file_ending: str, patient: str = "", order: str = "
     if order not in ("name", "time"):
         raise UserError(f"--order {order}: take name or time")
     found = find_images(folder, file_ending)
-    patients = _by_pattern(list(found), patient) if patient else recorded_patients(folder.absolute().parent)
-    images = [NewImage(case, patients.get(case, case), files) for case, files in sorted(found.items())]
+    names = [image.name for image in found]
+    patients = _by_pattern(names, patient) if patient else recorded_patients(folder.absolute().parent)
+    images = [replace(image, patient=patients.get(image.name, image.name)) for image in found]
+    images.sort(key=lambda image: image.name)
     if order == "time":
-        images.sort(key=lambda image: max(path.stat().st_mtime_ns for path in image.files))
+        images.sort(key=lambda image: max(path.stat().st_mtime_ns for path in image.images))
     return images
 
 
@@ -98,23 +80,27 @@ class Meter:
         self._training = read_training(predictor.model.folder, predictor.model.configuration)
         self._deepest = Deepest(predictor.window)
 
-    def measure(self, image: NewImage, digest: str) -> MeasuredImage:
+    def measure(self, image: ImageFiles, digest: str) -> MeasuredImage:
         """Read, predict and measure an image.
+
+        Args:
+            image: its files.
+            digest: SHA-256 of these.
 
         Raises:
             UserError: it cannot be read or predicted: truncated, other channels, voxels that are no numbers, constant.
         """
-        check_stored(CaseFiles(image.case, "", image.files, image.files[0]))
+        check_stored(image)
         try:
             with quiet():
-                array, properties = self._predictor.model.reader.read_images([str(path) for path in image.files])
-        except Exception as error:  # whatever a reader raises
-            raise UserError(f"it cannot be read: {' '.join(str(error).split())[:300]}") from error
-        faults = [check.reason for check in check_form(array, self._training) if check.verdict == "reject"]
+                loaded = read_image(image, self._predictor.model.reader)
+        except UnreadableError as error:
+            raise UserError(f"it cannot be read: {error.reason}") from error
+        faults = [check.reason for check in check_form(loaded.image, self._training) if check.verdict == "reject"]
         if faults:
             raise UserError(faults[0])
-        features, activations = self.features(array.astype(np.float32, copy=False), properties)
-        return MeasuredImage(image.case, image.patient, digest, features, activations)
+        features, activations = self.features(loaded.image, loaded.properties)
+        return MeasuredImage(image.name, image.patient, digest, features, activations)
 
     def features(
         self, array: NDArray[np.float32], properties: dict[str, Any]
@@ -136,7 +122,7 @@ class Meter:
         predicted = self._predictor.predict(
             array, properties, also=lambda data: activations.append(self._deepest.activations(data))
         )
-        masks = {name: predicted.mask(name) for name in predicted.heads.structures}
+        masks = {name: predicted.mask(name) for name in predicted.label_layout.structures}
         of_image = image_features(array, predicted.spacing_mm, self._training.channels)
         of_prediction = prediction_features(array, predicted.spacing_mm, masks, predicted.scores)
         return {**of_image, **of_prediction}, activations[0]

@@ -7,7 +7,7 @@ import io
 import json
 import platform
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from nnunet_robust.common.files import write_atomically
 from nnunet_robust.deployment.qa.assess import Assessment, Assessor, colour_of
 from nnunet_robust.deployment.qa.limits import described
 from nnunet_robust.eval.conformal.calibration import Calibration
+from nnunet_robust.eval.images.image_files import ImageFiles
 from nnunet_robust.eval.images.maps import ENDING, write_map
-from nnunet_robust.eval.sweep.scores import score_columns
+from nnunet_robust.eval.results.tables import score_columns
 
 COLUMNS = (
     "case", "structure", "colour", "reasons",
@@ -26,15 +27,14 @@ COLUMNS = (
     "n_members", "entropy_bits", "mutual_information_bits", "predicted_dice", "pairwise_dice", "soft_dice",
 )  # fmt: skip
 
-Images = Mapping[str, Sequence[Path]]
-Track = Callable[[Sequence[str]], Iterable[str]]
+Track = Callable[[Sequence[ImageFiles]], Iterable[ImageFiles]]
 
 
 def apply_calibration(
     assessor: Assessor,
     calibration: Calibration,
     calibration_file: Path,
-    images: Images,
+    images: Sequence[ImageFiles],
     output: Path,
     *,
     kind: str,
@@ -47,11 +47,11 @@ def apply_calibration(
         assessor: of the calibrated model.
         calibration: that it goes by.
         calibration_file: where that was read from.
-        images: case -> files.
+        images: new ones.
         output: folder; files of the same names are written over.
         kind: what the masks are made with, for the manifest.
         maps: write the entropy, mutual information and probabilities, too.
-        track: wraps the cases that are gone through, for a progress bar.
+        track: wraps the images that are gone through, for a progress bar.
 
     Returns:
         The assessments of images that could not be predicted.
@@ -60,8 +60,8 @@ def apply_calibration(
     (output / "ratings.csv").unlink(missing_ok=True)  # of an earlier run: not to stand beside new masks
     rows: list[dict[str, Any]] = []
     failed = []
-    for case in track(list(images)):
-        found = assessor.assess(case, images[case])
+    for files in track(images):
+        found = assessor.assess(files)
         _write_masks(output, found, assessor, maps)
         rows += rating_rows(found)
         if found.predicted is None:
@@ -77,7 +77,7 @@ def apply_calibration(
         "calibration": {"sha256": sha256(calibration_file), **calibration.described()},
         "kind": kind,
         "limits": described(assessor.rules),
-        "images": {case: [sha256(path) for path in files] for case, files in images.items()},
+        "images": {files.name: [sha256(path) for path in files.images] for files in images},
         "ratings": rows,
     }
     write_atomically(

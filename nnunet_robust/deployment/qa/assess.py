@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from nnunet_robust.common.digest import sha256
-from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.digest import digest_of_case, digest_of_images
+from nnunet_robust.common.errors import UserError, one_line
 from nnunet_robust.deployment.qa.input_checks import (
     Check,
     CheckedImage,
@@ -25,10 +25,11 @@ from nnunet_robust.deployment.qa.input_checks import (
 from nnunet_robust.deployment.qa.limits import Pair, rules_of
 from nnunet_robust.deployment.qa.rating import COLOUR_OF, Evidence, Rating, Rule, rate
 from nnunet_robust.eval.conformal.calibration import Calibration
-from nnunet_robust.eval.conformal.loss_curves import Kind, Mask, bound_mask
-from nnunet_robust.eval.images.cases import digest_of_images
+from nnunet_robust.eval.conformal.loss_curves import Kind, bound_mask
+from nnunet_robust.eval.images.image_files import ImageFiles
 from nnunet_robust.eval.inference.models import load_model
 from nnunet_robust.eval.inference.predictor import Predicted, Predictor
+from nnunet_robust.eval.uncertainty.label_layout import Mask
 
 By = Literal["threshold", "margin"]
 _KINDS: dict[By, tuple[Kind, Kind]] = {  # inner, outer
@@ -132,42 +133,41 @@ class Assessor:
     @property
     def structures(self) -> tuple[str, ...]:
         """Of the model."""
-        return tuple(self._predictor.model.heads.structures)
+        return tuple(self._predictor.model.label_layout.structures)
 
     @property
     def file_ending(self) -> str:
         """Of the images that the model takes."""
         return str(self._predictor.model.predictor.dataset_json["file_ending"])
 
-    def assess(self, case: str, images: Sequence[Path]) -> Assessment:
+    def assess(self, files: ImageFiles) -> Assessment:
         """Assess one image.
 
         Args:
-            case: its name.
-            images: its files, one per channel, in order.
+            files: of the image.
         """
-        checked = check_file(images, self._predictor.model.reader, self.training)
+        case, checked = files.name, check_file(files, self._predictor.model.reader, self.training)
         checks, predicted = list(checked.checks), None
         if checked.predictable and checked.image is not None:
-            checks += self._known(images)
+            checks += self._known(files)
             try:
                 predicted = self._predictor.predict(checked.image, checked.properties)
             except Exception as error:  # whatever nnU-Net raises: the other images are not to wait for it
-                checks.append(Check("predicted", "reject", " ".join(str(error).split())[:300]))
+                checks.append(Check("predicted", "reject", one_line(error)))
         if predicted is None or checked.image is None:
             reasons = tuple(f"{check.name}: {check.reason}" for check in checks if check.verdict == "reject")
             return Assessment(case, checked, tuple(checks), None, {}, "reject", reasons)
         segmented: Mask = np.zeros(predicted.segmentation.shape, bool)
-        for name in predicted.heads.structures:
+        for name in predicted.label_layout.structures:
             segmented |= predicted.mask(name)
         checks += check_segmented(checked.image, segmented, self.training)
-        findings = {name: self._finding(name, predicted, tuple(checks)) for name in predicted.heads.structures}
+        findings = {name: self._finding(name, predicted, tuple(checks)) for name in predicted.label_layout.structures}
         verdict = worst(finding.rating.verdict for finding in findings.values())
         reasons = _together({name: finding.rating for name, finding in findings.items()}, verdict)
         return Assessment(case, checked, tuple(checks), predicted, findings, verdict, reasons)
 
-    def _known(self, images: Sequence[Path]) -> list[Check]:
-        case = self._calibrated_on.get("-".join(sha256(path)[:16] for path in images))
+    def _known(self, files: ImageFiles) -> list[Check]:
+        case = self._calibrated_on.get(digest_of_case(files.images))
         if case is None:
             return []
         reason = f"it is case {case!r} of the calibration: what was promised with it proves nothing on it"

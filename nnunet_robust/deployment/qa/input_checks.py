@@ -18,11 +18,11 @@ import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from numpy.typing import NDArray
 
+from nnunet_robust.common.console import quiet
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.eval.conformal.loss_curves import Mask
-from nnunet_robust.eval.images.cases import CaseFiles, check_stored
+from nnunet_robust.eval.images.image_files import ImageFiles, UnreadableError, check_stored, read_image
 from nnunet_robust.eval.images.image_statistics import PERCENTILES, ImageStatistics
-from nnunet_robust.eval.inference.models import quiet
+from nnunet_robust.eval.uncertainty.label_layout import Mask
 
 Verdict = Literal["accept", "review", "reject"]
 VERDICTS: tuple[Verdict, ...] = ("accept", "review", "reject")
@@ -169,25 +169,22 @@ class CheckedImage:
         return not any(check.name in NOTHING_TO_PREDICT and check.verdict == "reject" for check in self.checks)
 
 
-def check_file(images: Sequence[Path], reader: BaseReaderWriter, training: Training) -> CheckedImage:
+def check_file(files: ImageFiles, reader: BaseReaderWriter, training: Training) -> CheckedImage:
     """Read an image, and check it if it can be read.
 
     Args:
-        images: its files, one per channel, in order.
+        files: of the image.
         reader: nnU-Net's reader for the dataset's format.
         training: what the model was trained on.
     """
     try:
-        for path in images:
-            if not path.is_file():
-                raise UserError(f"{path.name} is missing")
-        check_stored(CaseFiles(images[0].name, "", tuple(images), images[0]))
+        check_stored(files)
         with quiet():
-            image, properties = reader.read_images([str(path) for path in images])
-    except Exception as error:  # whatever a reader raises
-        return CheckedImage((Check("readable", "reject", " ".join(str(error).split())[:300]),), None, {}, None)
-    image = image.astype(np.float32, copy=False)
-    spacing_mm = [float(s) for s in properties["spacing"]]
+            loaded = read_image(files, reader)
+    except UserError as error:
+        reason = error.reason if isinstance(error, UnreadableError) else str(error)
+        return CheckedImage((Check("readable", "reject", reason),), None, {}, None)
+    image, properties, spacing_mm = loaded.image, loaded.properties, loaded.spacing_mm
     done = (Check("readable", "accept", "the file can be read"), *check_form(image, training))
     found = CheckedImage(done, image, properties, None)
     if not found.predictable:

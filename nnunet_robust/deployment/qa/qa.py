@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from nnunet_robust.common.files import write_atomically
 from nnunet_robust.deployment.qa.assess import Assessment, Assessor
 from nnunet_robust.deployment.qa.input_checks import VERDICTS, Verdict, worst
 from nnunet_robust.deployment.qa.qa_picture import Picture, picture_of
-from nnunet_robust.eval.sweep.scores import score_columns
+from nnunet_robust.eval.images.image_files import ImageFiles
+from nnunet_robust.eval.results.tables import score_columns
 
 SYMBOLS: dict[Verdict, str] = {"accept": "✓", "review": "?", "reject": "✗"}
 """Beside a verdict's word, so that it is seen at a glance."""
@@ -43,19 +44,21 @@ class Row:
 
 
 def assess_folder(
-    assessor: Assessor, images: Mapping[str, Sequence[Path]], track: Callable[[Sequence[str]], Iterable[str]]
+    assessor: Assessor,
+    images: Sequence[ImageFiles],
+    track: Callable[[Sequence[ImageFiles]], Iterable[ImageFiles]],
 ) -> list[Row]:
     """Assess every image of a folder.
 
     Args:
         assessor: of the model.
-        images: case -> its files.
-        track: wraps the cases that are gone through, for a progress bar.
+        images: of the folder.
+        track: wraps the images that are gone through, for a progress bar.
 
     Returns:
         A row each, the worst first, then by name.
     """
-    rows = [_row(assessor.assess(case, images[case])) for case in track(list(images))]
+    rows = [_row(assessor.assess(files)) for files in track(images)]
     return sorted(rows, key=lambda row: (-VERDICTS.index(row.verdict), row.case))
 
 

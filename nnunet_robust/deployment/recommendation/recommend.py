@@ -13,13 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.deployment.recommendation.measuring import Format, Measurer
 from nnunet_robust.deployment.recommendation.placement import (
     IMAGE_FEATURES,
     INSIDE_PERCENTILE,
@@ -27,11 +27,11 @@ from nnunet_robust.deployment.recommendation.placement import (
     Curves,
     Place,
 )
-from nnunet_robust.eval.images.new_images import Format, Measurer, OtherChannelsError, find_images
+from nnunet_robust.eval.images.image_files import ImageFiles, OtherChannelsError, find_images
 from nnunet_robust.eval.inference.models import Model, load_model
 from nnunet_robust.eval.report.read import Sweep, read_sweep
 from nnunet_robust.eval.results.display_names import DisplayNames
-from nnunet_robust.eval.results.results import ARM, CONDITION
+from nnunet_robust.eval.results.tables import CONDITION
 from nnunet_robust.eval.statistics import CLEAN, MARGIN, N_RESAMPLES
 from nnunet_robust.eval.statistics.verdict import Verdict, decide
 
@@ -47,7 +47,7 @@ SHARE_INSIDE = 0.5
 _MASK_MODEL = "(the model of the masks)"  # a column beside the architectures
 _POINT = ["patient", "case", *CONDITION]
 
-Track = Callable[[list[tuple[str, tuple[Path, ...]]]], Iterable[tuple[str, tuple[Path, ...]]]]
+Track = Callable[[Sequence[ImageFiles]], Iterable[ImageFiles]]
 
 
 @dataclass(frozen=True)
@@ -138,17 +138,18 @@ def recommend(
     advisor = _Advisor(sweep, model, margin, n_resamples, seed)
     measurer = Measurer(kind, model)
     answers = []
-    for name, files in track(list(found.items())):
+    for files in track(found):
         try:
-            answers.append(advisor.answer(name, measurer.measure(name, files)))
+            answers.append(advisor.answer(files.name, measurer.measure(files)))
         except OtherChannelsError as error:
-            answers.append(ImageAnswer(name, {}, (), None, None, str(error)))
+            declined = f"it has {error.found} channels, the sweep's images have {kind.channels}"
+            answers.append(ImageAnswer(files.name, {}, (), None, None, declined))
     verdict, declined = advisor.together(answers)
     return Recommendation(
         sweep=output,
         dataset=sweep.datasets[0],
         names=sweep.names,
-        units={name: sweep.unit(name) for name in sweep.manifest["perturbations"]},
+        units={name: sweep.unit(name) for name in sweep.manifest.perturbations},
         clean=advisor.clean,
         margin=margin,
         images=tuple(answers),
@@ -253,19 +254,18 @@ def _arm(sweep: Sweep, model: Model | None) -> dict[str, str] | None:
     """The columns that tell the sweep's rows of the same weights and tiles; None where it has none."""
     if model is None:
         return None
-    for entry in sweep.manifest["models"].values():
-        same = entry["checkpoints"] == model.checkpoints and entry["tile_size"] == model.arm["tile_size"]
-        if same and "denoise" not in entry:
-            return {name: entry[name] for name in ARM}
+    for entry in sweep.manifest.models.values():
+        same = entry.checkpoints == model.checkpoints and entry.tile_size == model.arm["tile_size"]
+        if same and entry.denoise is None:
+            return entry.arm
     return None
 
 
 def _format(sweep: Sweep) -> Format:
-    entries = sweep.manifest.get("models")
-    entry: Mapping[str, Any] = next(iter(entries.values()), {}) if isinstance(entries, dict) else {}
-    if "images" not in entry:
+    images = next((entry.images for entry in sweep.manifest.models.values()), None)
+    if images is None:
         raise UserError(
             f"{sweep.folder / 'manifest.json'} does not say what images the models take: it is of an earlier version, "
             f"run the sweep into a new folder"
         )
-    return Format(**entry["images"])
+    return Format(images.file_ending, images.channels, images.reader)

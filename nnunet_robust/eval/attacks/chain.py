@@ -124,7 +124,7 @@ class Chain:
         self._plans, self._configuration = predictor.plans_manager, predictor.configuration_manager
         self._options = self._configuration.configuration["resampling_fn_data_kwargs"]
         self._preprocessor = DefaultPreprocessor(verbose=False)
-        self._heads, self._ignore_label, self._device = model.heads, model.ignore_label, device
+        self._heads, self._ignore_label, self._device = model.label_layout, model.ignore_label, device
         order = self._plans.transpose_forward
         self._forward_axes = (0, *(axis + 1 for axis in order))
         self._backward_axes = tuple(int(axis) for axis in np.argsort(self._forward_axes))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.eval.uncertainty.label_layout import Heads
+from nnunet_robust.eval.uncertainty.label_layout import LabelLayout
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Target:
 
     labels: torch.Tensor
     valid: torch.Tensor
-    heads: Heads
+    heads: LabelLayout
 
     @property
     def yes(self) -> torch.Tensor:
@@ -42,12 +42,12 @@ class Target:
         return torch.stack([_among(self.labels, values) for values in of_each]).float()
 
 
-def target(labels: NDArray[np.integer], heads: Heads, ignore_label: int | None, device: torch.device) -> Target:
+def target(labels: NDArray[np.integer], heads: LabelLayout, ignore_label: int | None, device: torch.device) -> Target:
     """The reference of an image.
 
     Args:
         labels: (*spatial), on the grid of the logits.
-        heads: what the logits' channels stand for: `Model.heads`.
+        heads: what the logits' channels stand for: `Model.label_layout`.
         ignore_label: of voxels that do not count; None: all count.
         device: of the logits.
 
@@ -146,8 +146,8 @@ def cospgd(logits: torch.Tensor, reference: Target, progress: float) -> torch.Te
 WEIGHTINGS: dict[str, Weighting] = {"plain": plain, "segpgd": segpgd, "masked": masked, "cospgd": cospgd}
 
 
-def predicted(logits: torch.Tensor, heads: Heads) -> torch.Tensor:
-    """The label map of logits, as nnU-Net makes it: int64 (*spatial); see `Heads.segment`."""
+def predicted(logits: torch.Tensor, heads: LabelLayout) -> torch.Tensor:
+    """The label map of logits, as nnU-Net makes it: int64 (*spatial); see `LabelLayout.segment`."""
     if heads.class_order is None:
         return logits.argmax(0)
     labels = torch.zeros(logits.shape[1:], dtype=torch.int64, device=logits.device)

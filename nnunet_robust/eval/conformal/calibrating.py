@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from nnunet_robust import __version__
+from nnunet_robust.common.console import quiet
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.locks import exclusive_lock
 from nnunet_robust.eval.conformal.calibration import Calibration, CalibrationCase, CaseScores, calibrate
 from nnunet_robust.eval.conformal.calibration_file import (
     FORMAT,
@@ -23,12 +23,12 @@ from nnunet_robust.eval.conformal.calibration_file import (
     write_calibration,
 )
 from nnunet_robust.eval.conformal.control import fewest_patients, too_few_patients
-from nnunet_robust.eval.conformal.loss_curves import Mask, loss_curves
-from nnunet_robust.eval.images.cases import CaseFiles, check_stored
+from nnunet_robust.eval.conformal.loss_curves import loss_curves
+from nnunet_robust.eval.images.cases import CaseFiles, sha256_of_case
+from nnunet_robust.eval.images.image_files import check_stored
 from nnunet_robust.eval.images.image_statistics import ImageStatistics
-from nnunet_robust.eval.inference.models import quiet
 from nnunet_robust.eval.inference.predictor import Predictor
-from nnunet_robust.eval.sweep.sweep import sha256_of_case
+from nnunet_robust.eval.uncertainty.label_layout import Mask
 
 Track = Callable[[Sequence[CaseFiles]], Iterable[CaseFiles]]
 
@@ -72,7 +72,8 @@ def run_calibration(
         if n_patients < fewest_patients(alpha, delta):
             raise UserError(too_few_patients(n_patients, alpha, delta))
     _check_readable(predictor, cases)
-    with _alone(output):
+    held = f"another process is calibrating into {output}: wait for it, or give another -o"
+    with exclusive_lock(output.with_name(f".{output.name}.lock"), held):  # there is one list of finished cases
         return _run(predictor, cases, promise, training, output, track)
 
 
@@ -102,22 +103,6 @@ def _run(
     return calibration
 
 
-@contextlib.contextmanager
-def _alone(output: Path) -> Iterator[None]:
-    """Two processes that calibrate into one file would write into one list of finished cases."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(output.with_name(f".{output.name}.lock"))  # freed by the system when a process dies
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise UserError(f"another process is calibrating into {output}: wait for it, or give another -o") from None
-    try:
-        yield
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
-
-
 def measure_case(predictor: Predictor, files: CaseFiles, digest: str) -> CalibrationCase:
     """Predict a case and count what every setting of a bound would have cost on it.
 
@@ -135,8 +120,8 @@ def measure_case(predictor: Predictor, files: CaseFiles, digest: str) -> Calibra
     predicted = predictor.predict(loaded.image, loaded.properties)
     valid = None if model.ignore_label is None else loaded.label != model.ignore_label
     labels = {}
-    for name in model.heads.structures:
-        reference, mask = model.heads.mask(loaded.label, name), predicted.mask(name)
+    for name in model.label_layout.structures:
+        reference, mask = model.label_layout.mask(loaded.label, name), predicted.mask(name)
         labels[name] = CaseScores(
             loss_curves(reference, mask, predicted.spacing_mm, predicted.probability(name), valid),
             _dice(reference, mask, valid),

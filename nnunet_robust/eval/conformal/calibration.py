@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_robust.common.digest import digest_of_images
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.conformal.control import (
     DiceInterval,
@@ -19,7 +20,6 @@ from nnunet_robust.eval.conformal.control import (
     too_few_patients,
 )
 from nnunet_robust.eval.conformal.loss_curves import SETTINGS, Kind, LossCurve
-from nnunet_robust.eval.images.cases import digest_of_images
 from nnunet_robust.eval.images.image_statistics import ImageStatistics
 
 

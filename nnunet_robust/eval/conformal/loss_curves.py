@@ -18,16 +18,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.eval.uncertainty.label_layout import Mask
 
 Kind = Literal["outer_threshold", "inner_threshold", "outer_margin_mm", "inner_margin_mm"]
-Mask: TypeAlias = NDArray[np.bool_]
 
 
 def _thresholds() -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from nnunet_robust.common.digest import sha256
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.folders import nnunet_folder
-from nnunet_robust.eval.images.cases import CaseFiles
+from nnunet_robust.eval.images.image_files import ImageFiles
 from nnunet_robust.eval.inference.models import Model
 
 
@@ -39,7 +39,7 @@ REFERENCE = Use(
 )
 
 
-def check_not_trained_on(cases: Sequence[CaseFiles], model: Model, use: Use = CALIBRATION) -> tuple[bool, str]:
+def check_not_trained_on(cases: Sequence[ImageFiles], model: Model, use: Use = CALIBRATION) -> tuple[bool, str]:
     """Make sure that a model was not trained on cases.
 
     Which cases a fold was trained on stands in `splits_final.json` of the preprocessed dataset. A case is one of them
@@ -93,7 +93,7 @@ def _training_cases(dataset: str, folds: Sequence[str]) -> frozenset[str] | None
     return frozenset().union(*known)
 
 
-def _same_files(cases: Sequence[CaseFiles], dataset: str, trained: frozenset[str]) -> dict[str, str]:
+def _same_files(cases: Sequence[ImageFiles], dataset: str, trained: frozenset[str]) -> dict[str, str]:
     """Case -> the training case whose image it is."""
     try:
         raw = nnunet_folder("nnUNet_raw") / dataset

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_robust.common.console import quiet
 from nnunet_robust.common.digest import sha256
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import clean_up, write_atomically
 from nnunet_robust.eval.denoising.denoiser import Denoiser
 from nnunet_robust.eval.denoising.writers import write_image
-from nnunet_robust.eval.inference.models import Model, quiet
+from nnunet_robust.eval.images.image_files import ImageFiles, load_image
+from nnunet_robust.eval.inference.models import Model
 
 RECORD = "denoised.json"
 """Beside the images; nnU-Net looks for files of the dataset's ending only."""
@@ -38,20 +40,20 @@ class Done:
 
 
 def denoise_folder(
-    images: Mapping[str, Sequence[Path]],
+    images: Sequence[ImageFiles],
     output: Path,
     model: Model,
     denoiser: Denoiser,
-    track: Callable[[list[str]], Iterable[str]] = iter,
+    track: Callable[[Sequence[ImageFiles]], Iterable[ImageFiles]] = iter,
 ) -> tuple[dict[str, Done], dict[str, str]]:
     """Write the images that a model is to see, one after the other; what was done in an earlier run is not done again.
 
     Args:
-        images: name -> its files, see `new_images.find_images`.
+        images: see `find_images`.
         output: the folder; `<name>_0000<ending>` and so on, and `denoised.json`.
         model: whose images.
         denoiser: decides.
-        track: wraps the list of names, for a progress bar.
+        track: wraps the images that are gone through, for a progress bar.
 
     Returns:
         Name -> what became of it, and name -> why it could not be read.
@@ -63,30 +65,32 @@ def denoise_folder(
     ending = model.predictor.dataset_json["file_ending"]
     settings = {"model": model.key, "checkpoints": model.checkpoints, "denoise": denoiser.described()}
     targets = {
-        name: [output / f"{name}_{channel:04d}{ending}" for channel in range(len(files))]
-        for name, files in images.items()
+        image.name: [output / f"{image.name}_{channel:04d}{ending}" for channel in range(len(image.images))]
+        for image in images
     }
     done = _earlier(output, settings, denoiser, {path for paths in targets.values() for path in paths}, ending)
-    done = {name: entry for name, entry in done.items() if name in images}
+    done = {name: entry for name, entry in done.items() if name in targets}
     _write_record(output, settings, done)  # before the first image: what a kill leaves is then known to be ours
     failed: dict[str, str] = {}
-    for name in track(list(images)):
-        digests = tuple(map(sha256, images[name]))
+    for files in track(images):
+        name = files.name
+        digests = tuple(map(sha256, files.images))
         if name in done and done[name].files == digests and all(path.is_file() for path in targets[name]):
             continue
         try:
-            image, spacing_mm = _read(name, images[name], model)
+            with quiet():
+                loaded = load_image(files, model.reader, model.channels)
         except UserError as error:
             failed[name] = str(error)
             continue
-        made = denoiser(image, spacing_mm)
-        if made is image:
-            for original, target in zip(images[name], targets[name], strict=True):
+        made = denoiser(loaded.image, loaded.spacing_mm)
+        if made is loaded.image:
+            for original, target in zip(files.images, targets[name], strict=True):
                 _copy(original, target)
         else:
-            write_image(model.reader, made, images[name], targets[name])
-        noise = denoiser.noise_sigma(image, spacing_mm)
-        done[name] = Done(noise if np.isfinite(noise) else None, made is not image, digests)
+            write_image(model.reader, made, files.images, targets[name])
+        noise = denoiser.noise_sigma(loaded.image, loaded.spacing_mm)
+        done[name] = Done(noise if np.isfinite(noise) else None, made is not loaded.image, digests)
         _write_record(output, settings, done)
     return done, failed
 
@@ -118,19 +122,6 @@ def _earlier(
     if not same or not denoiser.does_as(before["denoise"]):
         raise UserError(f"-o {output} was made for another model or by another threshold: take a new folder")
     return {name: Done(**{**entry, "files": tuple(entry["files"])}) for name, entry in before["cases"].items()}
-
-
-def _read(name: str, files: Sequence[Path], model: Model) -> tuple[np.ndarray, list[float]]:
-    try:
-        with quiet():
-            image, properties = model.reader.read_images([str(path) for path in files])
-    except Exception as error:
-        raise UserError(f"image {name!r} cannot be read: {' '.join(str(error).split())[:300]}") from error
-    if len(image) != model.channels:
-        raise UserError(f"image {name!r} has {len(image)} channels, and the model takes {model.channels}")
-    if not np.isfinite(image).all():
-        raise UserError(f"image {name!r} has voxels that are NaN or infinite: mend or remove it")
-    return image.astype(np.float32, copy=False), [float(s) for s in properties["spacing"]]
 
 
 def _copy(original: Path, target: Path) -> None:

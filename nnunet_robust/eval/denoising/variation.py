@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from skimage.restoration import denoise_tv_chambolle
 
-from nnunet_robust.eval.images.image_quality import ROBUST_PERCENTILES
+from nnunet_robust.perturbations import ROBUST_PERCENTILES
 
 STRENGTH = 0.7
 """Weight of the total variation / standard deviation of the noise."""

@@ -1,4 +1,6 @@
-"""The cases of a sweep: found, read through nnU-Net's own readers, and checked before anything is computed."""
+"""Cases, which are images with labels: found, read through nnU-Net's own readers, and checked before anything is
+computed.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.digest import digest_of_case
+from nnunet_robust.common.errors import UserError, one_line
 from nnunet_robust.common.folders import nnunet_folder
+from nnunet_robust.eval.images.image_files import ImageFiles, LoadedImage, UnreadableError, check_image, read_image
 from nnunet_robust.eval.uncertainty.expert_variability import majority, staple
 
 REFERENCES: dict[str, Callable[[Mapping[str, np.ndarray]], np.ndarray]] = {
@@ -27,51 +30,65 @@ REFERENCES: dict[str, Callable[[Mapping[str, np.ndarray]], np.ndarray]] = {
 
 
 @dataclass(frozen=True)
-class CaseFiles:
-    """Where a case lies on disk.
+class CaseFiles(ImageFiles):
+    """Where a case lies on disk: an image and its label, or its labels.
 
     Attributes:
-        name: nnU-Net's case identifier.
-        patient: the patient it is of; cases of one patient are not independent.
-        images: a file per channel, in order.
         label: the reference segmentation.
         experts: where several have drawn the case, the name and the file of each, in order; the first is `label`.
         reference: what is made of them, a key of `REFERENCES`.
     """
 
-    name: str
-    patient: str
-    images: tuple[Path, ...]
     label: Path
     experts: tuple[tuple[str, Path], ...] = ()
     reference: str = "first"
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return f"case {self.name!r}"
+
+    @property
+    def image_title(self) -> str:
+        """What messages call its image."""
+        return f"{self.title}: the image"
 
     @property
     def labels(self) -> tuple[Path, ...]:
         """Every file that its reference is made of, or set against."""
         return tuple(path for _, path in self.experts) or (self.label,)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All of its files: first its images, then its labels."""
+        return (*self.images, *self.labels)
+
 
 @dataclass(frozen=True)
-class LoadedCase:
+class LoadedCase(LoadedImage):
     """A case in memory.
 
     Attributes:
-        image: float32 (C, *spatial), raw intensities.
         label: (*spatial), integer labels: the reference.
-        properties: what nnU-Net's reader gave beside the image.
         experts: where there are several, each one's labels, by the name of the folder.
     """
 
-    image: np.ndarray
     label: np.ndarray
-    properties: dict[str, Any]
     experts: Mapping[str, np.ndarray]
 
-    @property
-    def spacing_mm(self) -> tuple[float, ...]:
-        """Voxel size per spatial axis; 1 where the format has no spacing (PNG), so that mm then are pixels."""
-        return tuple(float(s) for s in self.properties["spacing"])
+
+def sha256_of_case(case: CaseFiles) -> str:
+    """Compute the digest of a case's images and labels that sweeps and calibrations keep."""
+    return digest_of_case(case.images, case.labels)
+
+
+def label_names(dataset_json: Mapping[str, Any]) -> dict[int, str]:
+    """List every label value that `dataset.json` declares, with the first name that has it."""
+    known: dict[int, str] = {}
+    for name, value in dataset_json["labels"].items():
+        for v in value if isinstance(value, (list, tuple)) else (value,):
+            known.setdefault(int(v), name)
+    return known
 
 
 def cases_of_folders(
@@ -173,11 +190,6 @@ def recorded_patients(raw: Path) -> dict[str, str]:
     return json.loads(file.read_text()).get("nnunet_robust", {}).get("patients", {}) if file.is_file() else {}
 
 
-def digest_of_images(digest: str, channels: int) -> str:
-    """Of a case's digest (`sweep.sha256_of_case`) the part that is its images', whatever its labels."""
-    return "-".join(digest.split("-")[:channels])
-
-
 def _check_present(case: CaseFiles) -> None:
     for path in case.images:
         if not path.is_file():
@@ -197,27 +209,22 @@ def load_case(case: CaseFiles, reader: BaseReaderWriter, channels: int, labels: 
         labels: the label values that `dataset.json` declares, with their names.
 
     Raises:
-        UserError: missing, unreadable, another number of channels, image and label of different sizes, NaN or
-            infinity in the image, or a label value that `dataset.json` does not know.
+        UserError: a file is missing or unreadable, the image is none that the model takes (see `check_image`), it and
+            its label have different sizes, or `dataset.json` does not know a label value.
     """
     _check_present(case)
+    loaded = read_image(case, reader)
     try:
-        image, properties = reader.read_images([str(path) for path in case.images])
         drawn = [reader.read_seg(str(path))[0] for path in case.labels]
-    except Exception as error:
-        raise UserError(f"case {case.name!r} cannot be read: {' '.join(str(error).split())[:300]}") from error
-    if image.shape[0] != channels:
-        raise UserError(f"case {case.name!r}: {image.shape[0]} channels, but the model takes {channels}")
-    if not np.isfinite(image).all():
-        raise UserError(f"case {case.name!r}: the image has voxels that are NaN or infinite: mend or remove it")
+    except Exception as error:  # whatever a reader raises
+        raise UnreadableError(case, one_line(error)) from error
+    check_image(case, loaded.image, channels)
     for path, label in zip(case.labels, drawn, strict=True):
-        _check_label(case, path, label, image.shape[1:], labels)
+        _check_label(case, path, label, loaded.image.shape[1:], labels)
     found = [label[0].astype(np.int32) for label in drawn]
-    if not case.experts:
-        return LoadedCase(image.astype(np.float32, copy=False), found[0], properties, {})
-    experts = {name: label for (name, _), label in zip(case.experts, found, strict=True)}
-    reference = REFERENCES[case.reference](experts)
-    return LoadedCase(image.astype(np.float32, copy=False), reference, properties, experts)
+    experts = {name: label for (name, _), label in zip(case.experts, found, strict=False)}
+    reference = REFERENCES[case.reference](experts) if experts else found[0]
+    return LoadedCase(loaded.image, loaded.properties, reference, experts)
 
 
 def _check_label(
@@ -234,25 +241,3 @@ def _check_label(
             f"case {case.name!r}: label value {unknown[0]:g} in {path.name} is not in dataset.json, which knows "
             f"{', '.join(f'{value} ({name})' for value, name in sorted(labels.items()))}"
         )
-
-
-def check_stored(case: CaseFiles) -> None:
-    """Look at a case's NIfTI files as they are stored, for what ITK, through which nnU-Net reads them, is silent about.
-
-    It reads NaN and infinity as 0, and the missing rest of a truncated file as well: `load_case` sees neither.
-
-    Raises:
-        UserError: a file is truncated, or an image has such voxels; says how many and in which file.
-    """
-    for path in (*case.images, *case.labels):
-        if path.name.endswith((".nii", ".nii.gz")):
-            try:
-                stored = np.asanyarray(nibabel.load(path).dataobj)
-            except Exception as error:
-                reason = " ".join(str(error).split())[:300]
-                raise UserError(f"case {case.name!r} cannot be read: {path.name}: {reason}") from error
-            broken = stored.size - int(np.count_nonzero(np.isfinite(stored)))
-            if broken:
-                raise UserError(
-                    f"case {case.name!r}: {broken} voxels of {path.name} are NaN or infinite: mend or remove the image"
-                )

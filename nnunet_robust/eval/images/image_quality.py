@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nnunet_robust.eval.images.complexity import SWEEP_SLICES, slice_axis
+from nnunet_robust.perturbations import ROBUST_PERCENTILES
 
 FEWEST_COEFFICIENTS = 100
 """Of wavelet coefficients in a channel; with fewer there is no estimate of the noise."""
@@ -22,8 +23,6 @@ MOST_SATURATED = 3
 
 LAGS = (1, 2, 8)
 """Pixels: the finest distance, the next, and one at which blur of a few pixels no longer counts."""
-
-ROBUST_PERCENTILES = (0.5, 99.5)
 
 _ROUNDING = 1e-6  # of the largest value: smaller coefficients are those of a constant
 _MAD_OF_NORMAL = 0.6744897501960817  # median of |n|, n ~ N(0, 1)

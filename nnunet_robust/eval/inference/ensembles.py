@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,9 +20,10 @@ from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.images.complexity import SWEEP_SLICES, ComplexityMeter
 from nnunet_robust.eval.inference.members import Members, Prediction
 from nnunet_robust.eval.inference.models import Model
-from nnunet_robust.eval.results.results import ARM, arm_key
+from nnunet_robust.eval.results.manifest import Identity
+from nnunet_robust.eval.results.tables import ARM, arm_key
 from nnunet_robust.eval.statistics.earlier_sweep import EarlierSweep
-from nnunet_robust.eval.uncertainty.label_layout import Heads
+from nnunet_robust.eval.uncertainty.label_layout import LabelLayout
 from nnunet_robust.eval.uncertainty.uncertainty import BAND_MM, Uncertainty, neighbourhood, uncertainty
 from nnunet_robust.eval.uncertainty.weights import (
     CompetenceCurve,
@@ -59,7 +59,7 @@ class Ensemble:
 
     @cached_property
     def arm(self) -> dict[str, str]:
-        """What tells it from the other arms of a sweep: the columns `results.ARM`."""
+        """What tells it from the other arms of a sweep: the columns `tables.ARM`."""
         shared = {name: "+".join(dict.fromkeys(model.arm[name] for model in self.models)) for name in ARM}
         return {**shared, "model": self.trainer}
 
@@ -75,9 +75,9 @@ class Ensemble:
         return members if self.origin is None else {**members, "weights": self.origin}
 
     @property
-    def heads(self) -> Heads:
-        """What its probabilities stand for."""
-        return self.models[0].heads
+    def label_layout(self) -> LabelLayout:
+        """What the channels of its probabilities stand for."""
+        return self.models[0].label_layout
 
     def predict(self, members: Members, image: np.ndarray, spacing_mm: Sequence[float]) -> Prediction:
         """What the ensemble says of an image.
@@ -88,10 +88,10 @@ class Ensemble:
                 scale, as a new image has no other.
             spacing_mm: the voxel's size along each axis.
         """
-        alike = uncertainty(members, self.heads)
+        alike = uncertainty(members, self.label_layout)
         divergence = _divergence(image, alike.segmentation > 0, spacing_mm)
         weights = self._weights(members, alike, divergence, spacing_mm).tolist()
-        found = alike if self.weighting == "uniform" else uncertainty(members, self.heads, weights)
+        found = alike if self.weighting == "uniform" else uncertainty(members, self.label_layout, weights)
         return Prediction(found.segmentation, found, tuple(weights), divergence)
 
     def _weights(
@@ -99,8 +99,8 @@ class Ensemble:
     ) -> NDArray[np.float64]:
         if self.weighting == "confidence":
             near = neighbourhood(alike.segmentation > 0, spacing_mm, BAND_MM)
-            entropies = [mean_entropy_bits(member, self.heads, near) for member in members]
-            return confidence_weights(entropies, self.heads.max_entropy_bits)
+            entropies = [mean_entropy_bits(member, self.label_layout, near) for member in members]
+            return confidence_weights(entropies, self.label_layout.max_entropy_bits)
         if self.weighting == "complexity":
             assert self.curve is not None
             return self.curve.weights(divergence_bits)
@@ -112,7 +112,7 @@ def make_ensembles(
     names: Sequence[str],
     weighting: str,
     origin: Path | None,
-    identity: Mapping[str, Any],
+    identity: Identity,
     digests: Sequence[Mapping[str, str | None]],
 ) -> list[Ensemble]:
     """The ensemble that a sweep was asked for, if any.
@@ -149,7 +149,7 @@ def make_ensembles(
     chosen = tuple(sorted((m for m in models if ALL in names or m.trainer in names), key=lambda model: model.key))
     if len({model.folder for model in chosen}) < len(chosen):
         raise UserError("--ensemble with several --tile-size would mix them: sweep one tile size at a time")
-    if any(model.heads != chosen[0].heads for model in chosen):
+    if any(model.label_layout != chosen[0].label_layout for model in chosen):
         raise UserError(
             "--ensemble: the models' outputs stand for different labels (regions_class_order): none is made"
         )
@@ -160,7 +160,7 @@ def make_ensembles(
 
 
 def _learned(
-    origin: Path, ensemble: Ensemble, identity: Mapping[str, Any], digests: Sequence[Mapping[str, str | None]]
+    origin: Path, ensemble: Ensemble, identity: Identity, digests: Sequence[Mapping[str, str | None]]
 ) -> tuple[CompetenceCurve, str]:
     """The members' curve from an earlier sweep, and its results' digest."""
     earlier = EarlierSweep.open("--weights-from", origin)

@@ -65,7 +65,7 @@ def predict(model: Model, logits: Logits, properties: Mapping[str, Any]) -> Pred
     if not logits.members:
         return Prediction(labels)
     members = Members([(model, member, properties) for member in logits.members])
-    return Prediction(labels, uncertainty(members, model.heads, segmentation=labels))
+    return Prediction(labels, uncertainty(members, model.label_layout, segmentation=labels))
 
 
 def members_by(words: Collection[str]) -> tuple[str, ...]:

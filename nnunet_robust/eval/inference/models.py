@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,12 +20,13 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 
 from nnunet_robust import hook
+from nnunet_robust.common.console import quiet
 from nnunet_robust.common.digest import sha256
-from nnunet_robust.common.errors import UserError
-from nnunet_robust.eval.denoising.denoiser import Denoiser
-from nnunet_robust.eval.images.cases import CaseFiles, LoadedCase, load_case
-from nnunet_robust.eval.results.results import arm_key
-from nnunet_robust.eval.uncertainty.label_layout import Heads
+from nnunet_robust.common.errors import UserError, one_line
+from nnunet_robust.eval.images.cases import CaseFiles, LoadedCase, label_names, load_case
+from nnunet_robust.eval.images.image_files import channel_count
+from nnunet_robust.eval.results.tables import arm_key
+from nnunet_robust.eval.uncertainty.label_layout import LabelLayout
 from nnunet_robust.trainers.plans import format_size, nearest_patch_sizes, total_stride
 
 # The entries of a configuration that nnU-Net's DefaultPreprocessor goes by.
@@ -41,6 +40,27 @@ _PREPROCESSING = (
     "resampling_fn_seg",
     "resampling_fn_seg_kwargs",
 )
+
+
+class ImageFilter(Protocol):
+    """What raw images go through before nnU-Net's preprocessing. Threads may use it at once."""
+
+    @property
+    def label(self) -> str:
+        """What is added to the name of a model."""
+
+    @property
+    def threshold(self) -> float | None:
+        """The noise above which it does something to an image; filters that agree in it do the same."""
+
+    def __call__(self, image: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+        """The image (C, *spatial), filtered or itself; not modified."""
+
+    def does_as(self, described: Mapping[str, Any]) -> bool:
+        """Whether it does to images what the one that a manifest describes did."""
+
+    def described(self) -> dict[str, Any]:
+        """What a manifest says of it."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +89,7 @@ class Model:
     checkpoints: dict[str, str]
     patch_size: tuple[int, ...]
     predictor: nnUNetPredictor
-    denoiser: Denoiser | None = None
+    denoiser: ImageFilter | None = None
     plain: Model | None = None
 
     @property
@@ -79,7 +99,7 @@ class Model:
 
     @property
     def arm(self) -> dict[str, str]:
-        """What tells it from the other models of a sweep: the columns `results.ARM`."""
+        """What tells it from the other models of a sweep: the columns `tables.ARM`."""
         return {
             "model": self.trainer,
             "plans": self.plans,
@@ -123,11 +143,6 @@ class Model:
             "patch_size": list(tile_size),
         }
         return replace(self, predictor=predictor)
-
-    def with_denoising(self, denoiser: Denoiser) -> Model:
-        """The same weights, fed with denoised images; nothing is loaded again."""
-        name, at, dataset = self.trainer.partition("@")
-        return replace(self, trainer=f"{name}{denoiser.label}{at}{dataset}", denoiser=denoiser, plain=self)
 
     def _check_tile_size(self, tile_size: tuple[int, ...]) -> None:
         configuration = self.predictor.configuration_manager
@@ -236,8 +251,7 @@ class Model:
     @property
     def channels(self) -> int:
         """How many channels it takes."""
-        meta = self.predictor.dataset_json
-        return len(meta.get("channel_names") or meta["modality"])
+        return channel_count(self.predictor.dataset_json)
 
     @property
     def ignore_label(self) -> int | None:
@@ -247,11 +261,7 @@ class Model:
     @property
     def label_names(self) -> dict[int, str]:
         """Every label value of `dataset.json`, with the first name that has it."""
-        known: dict[int, str] = {}
-        for name, value in self.predictor.dataset_json["labels"].items():
-            for v in value if isinstance(value, (list, tuple)) else (value,):
-                known.setdefault(int(v), name)
-        return known
+        return label_names(self.predictor.dataset_json)
 
     @property
     def regions(self) -> dict[str, int | tuple[int, ...]]:
@@ -261,10 +271,10 @@ class Model:
         return {name: value for name, value in regions.items() if name != "ignore" and value not in (0, (0,))}
 
     @cached_property
-    def heads(self) -> Heads:
-        """What its output channels stand for."""
+    def label_layout(self) -> LabelLayout:
+        """What the channels of its output stand for."""
         manager = self.predictor.label_manager
-        return Heads(self.regions, tuple(manager.regions_class_order) if manager.has_regions else None)
+        return LabelLayout(self.regions, tuple(manager.regions_class_order) if manager.has_regions else None)
 
     @cached_property
     def _preprocessor(self) -> DefaultPreprocessor:
@@ -319,7 +329,7 @@ def load_model(
             predictor = nnUNetPredictor(use_mirroring=mirroring, device=device, allow_tqdm=False)
             predictor.initialize_from_trained_model_folder(str(folder), used, checkpoint)
     except Exception as error:
-        raise UserError(f"the model in {folder} cannot be loaded: {_one_line(error)}") from error
+        raise UserError(f"the model in {folder} cannot be loaded: {type(error).__name__}: {one_line(error)}") from error
     if predictor.configuration_manager.previous_stage_name is not None:
         raise UserError(
             f"{folder} is a cascade: it needs the segmentations of "
@@ -338,15 +348,3 @@ def load_model(
         patch_size=tuple(int(n) for n in predictor.configuration_manager.patch_size),
         predictor=predictor,
     )
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-
-
-def quiet() -> contextlib.AbstractContextManager[Any]:
-    """Keep what nnU-Net prints for a single prediction off the screen: it would tear the progress bar.
-
-    For the whole process: not to be entered by several threads.
-    """
-    return contextlib.redirect_stdout(io.StringIO())

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.errors import UserError, one_line
 from nnunet_robust.eval.inference.precision import Choices, Forward
 
 # OpenVINO's name of a type, and of the capability of a CPU that computes in it without emulation.
@@ -74,8 +74,7 @@ def openvino_forward(network: nn.Module, choices: Choices, probe: torch.Tensor) 
         wanted, found = network(pair), torch.from_numpy(request.infer(pair.numpy())[0])
     except Exception as error:
         raise UserError(
-            f"OpenVINO cannot run {type(network).__name__} ({' '.join(str(error).split())[:200]}): "
-            f'take precision "exact"'
+            f'OpenVINO cannot run {type(network).__name__} ({one_line(error)[:200]}): take precision "exact"'
         ) from error
     difference = float((found - wanted).square().mean().sqrt() / wanted.square().mean().sqrt().clamp(min=1e-12))
     if not difference <= _LARGEST_ERROR:

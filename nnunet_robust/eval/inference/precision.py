@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from nnunetv2.configuration import default_num_processes
@@ -73,13 +73,29 @@ _ALTERNATIVES: dict[tuple[str, str], dict[str, tuple[Any, ...]]] = {
 }
 
 
-def alternatives(precision: str, device: torch.device, given: Mapping[str, Any] | None) -> dict[str, tuple[Any, ...]]:
-    """Attribute of `Choices` -> the values to try, the first one to begin with.
+class Backend(NamedTuple):
+    """What computes a network.
+
+    Attributes:
+        forward: makes the forward pass from the network, the choices, and one tile (1, channels, *patch) on the device
+            that computes.
+        types: returns the types that this machine computes in, for `Choices.inference_type`; None if all are there.
+    """
+
+    forward: Callable[[nn.Module, Choices, torch.Tensor], Forward]
+    types: Callable[[], Collection[str]] | None = None
+
+
+def alternatives(
+    precision: str, device: torch.device, given: Mapping[str, Any] | None, backends: Mapping[str, Backend]
+) -> dict[str, tuple[Any, ...]]:
+    """List what may be chosen: attribute of `Choices` -> the values to try, the first one to begin with.
 
     Args:
         precision: exact or fast.
         device: of the networks.
         given: attributes that are not to be chosen, as an earlier run recorded them; all others are.
+        backends: what can compute a network, by name.
 
     Raises:
         UserError: an unknown precision, none such on this device, or a given choice that does not exist there.
@@ -97,11 +113,9 @@ def alternatives(precision: str, device: torch.device, given: Mapping[str, Any] 
     threads = torch.get_num_threads()
     # nnU-Net's own number, as the last bit of a convolution depends on it
     offered["threads"] = (min(threads, default_num_processes) if precision == "exact" else threads,)
-    if offered["backend"] == ("openvino",):
-        from nnunet_robust.eval.inference.openvino_backend import supported_types
-
-        kinds = supported_types()
-        offered["inference_type"] = tuple(kind for kind in offered["inference_type"] if kind in kinds)
+    if (types := backends[offered["backend"][0]].types) is not None:
+        there = types()
+        offered["inference_type"] = tuple(name for name in offered["inference_type"] if name in there)
     for name, value in (given or {}).items():
         if name not in offered:
             raise UserError(f"there is no choice {name!r}: choices are {', '.join(offered)}")
@@ -187,14 +201,15 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def torch_forward(network: nn.Module, choices: Choices, device: torch.device) -> Forward:
-    """A forward pass in PyTorch, with nnU-Net's automatic mixed precision on CUDA.
+def torch_forward(network: nn.Module, choices: Choices, probe: torch.Tensor) -> Forward:
+    """Make a forward pass in PyTorch, with nnU-Net's automatic mixed precision on CUDA.
 
     Args:
         network: moved to the device and into the memory layout.
         choices: layout, compilation and batch size.
-        device: where to compute.
+        probe: one tile (1, channels, *patch), on the device that computes.
     """
+    device = probe.device
     three_d = any(isinstance(module, nn.Conv3d) for module in network.modules())
     layouts = {
         "contiguous": torch.contiguous_format,
@@ -216,25 +231,6 @@ def torch_forward(network: nn.Module, choices: Choices, device: torch.device) ->
             return run(batch)[:n]
 
     return forward
-
-
-def make_forward(network: nn.Module, choices: Choices, device: torch.device, probe: torch.Tensor) -> Forward:
-    """The forward pass that `choices` describe.
-
-    Args:
-        network: in evaluation mode; its layout may change.
-        choices: how to run it.
-        device: where to compute.
-        probe: one tile (1, channels, *patch), on the device.
-
-    Raises:
-        UserError: OpenVINO is missing, or does not give this network's logits.
-    """
-    if choices.backend == "openvino":
-        from nnunet_robust.eval.inference.openvino_backend import openvino_forward
-
-        return openvino_forward(network, choices, probe)
-    return torch_forward(network, choices, device)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

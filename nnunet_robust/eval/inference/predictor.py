@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nnunet_robust.common.console import quiet
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.eval.conformal.loss_curves import Mask
 from nnunet_robust.eval.inference.members import members_by, predict
-from nnunet_robust.eval.inference.models import Model, quiet
+from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.inference.sliding_window import MEMBERS_BY, SlidingWindow
-from nnunet_robust.eval.uncertainty.label_layout import Heads
+from nnunet_robust.eval.uncertainty.label_layout import LabelLayout, Mask
 from nnunet_robust.eval.uncertainty.uncertainty import StructureScores, Uncertainty, structure_scores
 
 
@@ -25,13 +25,13 @@ class Predicted:
     """What a model says of one image.
 
     Attributes:
-        heads: what its heads stand for.
+        label_layout: what the channels of its output stand for.
         segmentation: labels (*spatial), as `nnUNetv2_predict` writes them.
         maps: probabilities, entropy and mutual information.
         spacing_mm: the voxel's size along each axis.
     """
 
-    heads: Heads
+    label_layout: LabelLayout
     segmentation: NDArray[np.integer]
     maps: Uncertainty
     spacing_mm: tuple[float, ...]
@@ -39,15 +39,17 @@ class Predicted:
     @cached_property
     def scores(self) -> dict[str, StructureScores]:
         """Structure -> its scores."""
-        return structure_scores(self.maps, self.heads, self.spacing_mm)
+        return structure_scores(self.maps, self.label_layout, self.spacing_mm)
 
     def mask(self, structure: str) -> Mask:
         """Where the segmentation has a structure: bool (*spatial)."""
-        return self.heads.mask(self.segmentation, structure)
+        return self.label_layout.mask(self.segmentation, structure)
 
     def probability(self, structure: str) -> NDArray[np.float32]:
         """Of a structure, mean over members: (*spatial), in [0, 1]."""
-        found: NDArray[np.float32] = np.clip(self.maps.mean[self.heads.index[structure]], 0, 1)  # rounding goes beyond
+        found: NDArray[np.float32] = np.clip(
+            self.maps.mean[self.label_layout.index[structure]], 0, 1
+        )  # rounding goes beyond
         return found
 
     def predicted_dice(self, structure: str) -> float:
@@ -102,7 +104,7 @@ class Predictor:
             prediction = predict(self.model, logits, found)
         assert prediction.found is not None
         spacing_mm = tuple(float(s) for s in properties["spacing"])
-        return Predicted(self.model.heads, prediction.labels, prediction.found, spacing_mm)
+        return Predicted(self.model.label_layout, prediction.labels, prediction.found, spacing_mm)
 
 
 def predicted_dice(scores: StructureScores, n_members: int) -> float:

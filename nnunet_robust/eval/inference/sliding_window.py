@@ -21,18 +21,23 @@ from nnunetv2.utilities.helpers import empty_cache
 from torch import nn
 
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.eval.inference.openvino_backend import openvino_forward, supported_types
 from nnunet_robust.eval.inference.precision import (
+    Backend,
     Choices,
     Forward,
     alternatives,
     choose,
     is_out_of_memory,
-    make_forward,
+    torch_forward,
     torch_threads,
 )
 
 MEMBERS_BY = ("folds", "mirroring")
 """What a model's prediction is a mean over: each can be told apart."""
+
+BACKENDS = {"torch": Backend(torch_forward), "openvino": Backend(openvino_forward, supported_types)}
+"""What can compute a network, by name."""
 
 _Slicer = tuple[Any, ...]
 
@@ -99,7 +104,7 @@ class SlidingWindow:
         self._tile_step_size = tile_step_size
         self._exact = precision == "exact"
         self._sum_type = torch.half if self._exact else torch.float32
-        self._offered = alternatives(precision, device, choices)
+        self._offered = alternatives(precision, device, choices, BACKENDS)
         self._batch_size_given = "batch_size" in (choices or {})
         self._choices: Choices | None = None
         self._forwards: list[Forward] = []
@@ -215,13 +220,14 @@ class SlidingWindow:
         tiles = sum(len(self.slicers(tuple(image.shape[1:]))) for image in padded)
         probe = padded[0][self.slicers(tuple(padded[0].shape[1:]))[0]][None].to(self.device)
         choices = choose(
-            lambda tried: make_forward(self._networks[0], tried, self.device, probe),
+            lambda tried: BACKENDS[tried.backend].forward(self._networks[0], tried, probe),
             self._offered,
             probe,
             1 if self._batch_size_given else tiles * len(self.mirrors),
             same_bits=self._exact and self.device.type == "cpu",
         )
-        self._forwards = [make_forward(network, choices, self.device, probe) for network in self._networks]
+        build = BACKENDS[choices.backend].forward
+        self._forwards = [build(network, choices, probe) for network in self._networks]
         self._choices = choices
 
     def padded(self, image: torch.Tensor) -> tuple[torch.Tensor, _Slicer]:

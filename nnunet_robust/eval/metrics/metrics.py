@@ -210,6 +210,18 @@ def segmentation_metrics(
         UserError: masks that are not bool, differ in shape, or are neither 2d nor 3d; a bad spacing or tolerance.
 
     Reference: Nikolov et al. 2021, arXiv 1809.04430 (surface elements, NSD).
+
+    Example:
+        >>> import numpy as np
+        >>> reference = np.zeros((20, 20), bool)
+        >>> reference[5:15, 5:15] = True
+        >>> prediction = np.roll(reference, 2, axis=1)  # two columns too far, that is 1 mm
+        >>> found = segmentation_metrics(reference, prediction, spacing_mm=(1.0, 0.5), tolerance_mm=1.0)
+        >>> found.dice, found.hd95_mm, found.nsd, found.outcome  # 2 * 80 / (100 + 100)
+        (0.8, 1.0, 1.0, 'ok')
+        >>> missed = segmentation_metrics(reference, np.zeros_like(reference), (1.0, 0.5), 1.0)
+        >>> missed.dice, round(missed.hd95_mm, 2), missed.outcome  # the diagonal of 20 x 10 mm
+        (0.0, 22.36, 'missed')
     """
     _check_shapes(reference.shape, prediction.shape)
     if reference.dtype != bool or prediction.dtype != bool:
@@ -241,6 +253,13 @@ def case_metrics(
 
     Raises:
         UserError: as `segmentation_metrics`.
+
+    Example:
+        >>> import numpy as np
+        >>> reference, prediction = np.array([[0, 1, 1, 2]]), np.array([[0, 1, 2, 2]])
+        >>> found = case_metrics(reference, prediction, {"tumour": 2, "organ": (1, 2)}, (1.0, 1.0), 1.0)
+        >>> {name: round(metrics.dice, 3) for name, metrics in found.items()}
+        {'tumour': 0.667, 'organ': 1.0}
     """
     _check_shapes(reference_labels.shape, prediction_labels.shape)
     return Reference(reference_labels, regions, spacing_mm, tolerance_mm, ignore_label).compare(prediction_labels)

@@ -38,7 +38,8 @@ def agreement(rows: pd.DataFrame) -> pd.DataFrame:
         paired by patient) with their BCa intervals over patients (`model_low`, ...), n_cases, n_patients, n_trained.
         Empty where no experts were given.
 
-    Reference: see `expert_variability.model_minus_experts`.
+    Above a difference of 0, the model is nearer to the experts than they are to each other. That it is as good as an
+    expert does not follow: a smooth compromise is near to all of them.
     """
     if EXPERTS not in rows or rows[EXPERTS].isna().all():
         return pd.DataFrame(columns=_AGREEMENT)

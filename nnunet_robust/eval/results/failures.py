@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
+from nnunet_robust.common.errors import one_line
 from nnunet_robust.common.files import atomic_file
 
 MISSING = "missing.txt"
@@ -41,7 +42,7 @@ _COLUMNS = tuple(field.name for field in fields(Failure))
 
 def reason(error: BaseException) -> str:
     """An error in one line."""
-    text = " ".join(str(error).split())[:300]
+    text = one_line(error)
     return text if type(error).__name__ == "UserError" else f"{type(error).__name__}: {text}"
 
 

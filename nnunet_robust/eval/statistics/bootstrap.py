@@ -20,7 +20,7 @@ _EQUAL = 1e-12  # scores that differ by less, relative to the larger of 1 and th
 
 
 def resample_counts(n_patients: int, n_resamples: int = N_RESAMPLES, seed: int = 0) -> NDArray[np.float64]:
-    """How often each patient is drawn in each bootstrap sample.
+    """Draw the bootstrap samples: how often each patient is in each of them.
 
     Args:
         n_patients: size of the sample, and of each resample.
@@ -95,6 +95,11 @@ def bca_intervals(
         one says nothing about others.
 
     Reference: Efron 1987, "Better bootstrap confidence intervals", eqs. 2.3 and 4.4; as `scipy.stats.bootstrap`.
+
+    Example:
+        >>> low, high = bca_intervals([[0.7, 0.5], [0.8, 0.5], [0.9, 0.5]])  # three patients, two columns
+        >>> low.round(2), high.round(2)
+        (array([0.7, 0.5]), array([0.9, 0.5]))
     """
     scores = np.asarray(scores, dtype=float)
     low, high = np.full((2, scores.shape[1]), np.nan)
@@ -131,10 +136,10 @@ def bca_ends(
     confidence: float,
     equal: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The ends of BCa intervals, see `bca_intervals`.
+    """Compute the ends of BCa intervals from resampled values; `bca_intervals` has the formula.
 
     Args:
-        value: (columns,), of the sample.
+        value: (columns,), the statistics of the sample itself.
         resampled: (columns, resamples), sorted along the second axis, finite.
         acceleration: (columns,), a = sum d^3 / (6 (sum d^2)^1.5) of the jackknife's deviations.
         confidence: nominal coverage, in (0, 1).
@@ -179,6 +184,13 @@ def bootstrap_interval(
 
     Raises:
         ValueError: no values, or values that are not finite.
+
+    Example:
+        >>> low, high = bootstrap_interval([0.7, 0.8, 0.9, 0.9, 0.6])  # one score per patient, whose mean is 0.78
+        >>> round(low, 2), round(high, 2)
+        (0.68, 0.88)
+        >>> bootstrap_interval([0.9]) is None  # a single patient says nothing about others
+        True
     """
     by_patient = (
         values_by_patient.groupby(level=0).mean() if isinstance(values_by_patient, pd.Series) else values_by_patient

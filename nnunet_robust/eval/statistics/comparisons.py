@@ -29,7 +29,7 @@ _MCNEMAR = [
 
 
 def friedman(rows: pd.DataFrame, metric: str, by: By = "architecture") -> pd.DataFrame:
-    """Whether any of three or more architectures differs: Friedman's test over patients, with Kendall's W.
+    """Test whether any of three or more architectures differs: Friedman's test over patients, with Kendall's W.
 
     Args:
         rows: what `comparable` returns.
@@ -44,6 +44,17 @@ def friedman(rows: pd.DataFrame, metric: str, by: By = "architecture") -> pd.Dat
         n_models. Where every patient has the same score of everyone the statistic is 0 and p is 1.
 
     References: Friedman 1937; Kendall & Babington Smith 1939; computed by `scipy.stats.friedmanchisquare`.
+
+    Example:
+        >>> import pandas as pd
+        >>> same = {"dataset": "D", "perturbation": "blur", "label": "organ", "outcome": "ok"}
+        >>> def row(name: str, patient: str, level: float, dice: float) -> dict:
+        ...     return {**same, "architecture": name, "line": name, "patient": patient, "case": patient, "level": level,
+        ...             "dice": dice}
+        >>> dice = {"plain": 0.9, "added": 0.8, "no skip": 0.7}  # four patients who rank them alike
+        >>> table = friedman(pd.DataFrame([row(a, p, 0.0, y) for a, y in dice.items() for p in "abcd"]), "dice")
+        >>> table[["statistic", "kendalls_w", "n_patients"]].round(4).values.tolist()  # at most 4 * (3 - 1) and 1
+        [[8.0, 1.0, 4.0]]
     """
     found = []
     for scores in patient_scores(rows, metric, by):
@@ -71,7 +82,7 @@ def friedman(rows: pd.DataFrame, metric: str, by: By = "architecture") -> pd.Dat
 
 
 def pairwise(rows: pd.DataFrame, metric: str, by: By = "architecture") -> pd.DataFrame:
-    """Each pair of architectures at each level: Wilcoxon's signed-rank test and the Hodges-Lehmann shift.
+    """Compare each two architectures at each level: Wilcoxon's signed-rank test and the Hodges-Lehmann shift.
 
     Args:
         rows: what `comparable` returns.
@@ -81,10 +92,21 @@ def pairwise(rows: pd.DataFrame, metric: str, by: By = "architecture") -> pd.Dat
     Returns:
         Columns dataset, perturbation, level, first, second, shift (first minus second, in the metric's unit), low, high
         (95 %; missing below 6 patients, who cannot give it), p, p_holm (adjusted within `FAMILY`; the clean images are
-        level 0 of every perturbation, and so are in every perturbation's family), smallest_p (what so many differences
-        could give at best), rank_biserial (positive: first is higher), n_patients, n_ties (patients without a
-        difference), n_family (comparisons in the family: p_holm cannot be below n_family * smallest_p where that is
+        level 0 of every perturbation, and so are in every perturbation's family), smallest_p (the smallest p that this
+        number of differences can give), rank_biserial (positive: first is higher), n_patients, n_ties (patients without
+        a difference), n_family (comparisons in the family: p_holm cannot be below n_family * smallest_p where that is
         the same for all). See `signed_rank`.
+
+    Example:
+        >>> import pandas as pd
+        >>> same = {"dataset": "D", "perturbation": "blur", "label": "organ", "outcome": "ok"}
+        >>> def row(name: str, patient: str, level: float, dice: float) -> dict:
+        ...     return {**same, "architecture": name, "line": name, "patient": patient, "case": patient, "level": level,
+        ...             "dice": dice}
+        >>> dice = {"plain": 0.9, "no skip": 0.8}
+        >>> table = pairwise(pd.DataFrame([row(a, p, 0.0, y) for a, y in dice.items() for p in "abcdef"]), "dice")
+        >>> table[["first", "second", "shift", "p"]].round(4).values.tolist()  # of six patients, 2 / 2**6 at best
+        [['plain', 'no skip', 0.1, 0.0312]]
     """
     found = []
     for scores in patient_scores(rows, metric, by):
@@ -109,7 +131,7 @@ def pairwise(rows: pd.DataFrame, metric: str, by: By = "architecture") -> pd.Dat
 
 
 def failures(rows: pd.DataFrame, by: By = "architecture") -> pd.DataFrame:
-    """Each pair of architectures at each level: who misses or hallucinates objects that the other does not.
+    """Count, for each two architectures at each level, the objects that only one of them misses or hallucinates.
 
     The unit is an object: a label of a patient. An architecture fails on it where it missed or hallucinated it in more
     than half of its rows (cases, replicates, trained models). Labels of one patient count apart, as if they were
@@ -122,8 +144,8 @@ def failures(rows: pd.DataFrame, by: By = "architecture") -> pd.DataFrame:
     Returns:
         Columns dataset, perturbation, level, first, second, only_first, only_second (objects on which only that one
         fails), p (McNemar's test, exact, two-sided; 1 where both fail on the same objects), p_holm (adjusted within
-        `FAMILY`), smallest_p (what so many differing objects could give at best), n (objects), n_family (comparisons in
-        the family).
+        `FAMILY`), smallest_p (the smallest p that this number of differing objects can give), n (objects), n_family
+        (comparisons in the family).
 
     Reference: McNemar 1947; computed by `statsmodels.stats.contingency_tables.mcnemar(exact=True)`.
     """
@@ -159,7 +181,7 @@ def failures(rows: pd.DataFrame, by: By = "architecture") -> pd.DataFrame:
 
 
 def holm(p: ArrayLike) -> NDArray[np.float64]:
-    """Holm's adjusted p-values of one family: of m, the i-th smallest times m - i + 1, and at least the one before.
+    """Adjust the p-values of one family after Holm: of m, the i-th smallest times m - i + 1, at least the one before.
 
     (As `statsmodels`' multipletests, which collects all garbage in each call: a tenth of a second.)
 
@@ -167,6 +189,10 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
         p: (m,), each in [0, 1].
 
     Reference: Holm 1979, "A simple sequentially rejective multiple test procedure".
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])  # 3 * 0.01, then 2 * 0.03, then at least as much
+        array([0.03, 0.06, 0.06])
     """
     values = np.asarray(p, dtype=float)
     order = np.argsort(values, kind="stable")

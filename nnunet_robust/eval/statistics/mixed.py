@@ -35,7 +35,7 @@ class _Fit(NamedTuple):
         freedom: (parts,), the degrees of freedom of each part; infinite for a normal approximation.
         deviations: standard deviation between patients, between trained models of an architecture, and of the rest.
         converged: whether the fit is one.
-        note: what is to be said about it.
+        note: what a reader has to know about the fit.
     """
 
     estimates: NDArray[np.float64]

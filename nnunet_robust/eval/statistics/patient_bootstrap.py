@@ -44,7 +44,7 @@ def estimate(
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> Estimate:
-    """`estimates` of a single statistic."""
+    """Compute a single statistic of cases with its interval, as `estimates` does several."""
     return estimates(lambda weights: statistic(weights)[None], patients, n_resamples, confidence, seed)[0]
 
 
@@ -55,7 +55,7 @@ def estimates(
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> list[Estimate]:
-    """Statistics of cases with their BCa intervals, clustered by patient, from the same resamples.
+    """Compute statistics of cases with their BCa intervals, clustered by patient, from the same resamples.
 
     The interval is that of `bca_intervals`, with the jackknife's deviations d: the mean of the values without one
     patient, less each.

@@ -1,4 +1,4 @@
-"""The recipe: at each level, which architecture to take, how sure that is, and what it costs on clean images."""
+"""The recipe: at each level the architecture to take, how many bootstraps agree, and its cost on clean images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nnunet_robust.eval.statistics.tables import CLEAN, COMPARABLE, Scores, dire
 
 NO_DIFFERENCE = "no difference that matters"
 MARGIN = 0.01
-SETTLED = 0.8  # a verdict that fewer bootstraps agree with is said to be unsettled
+SETTLED = 0.8  # a verdict that fewer bootstraps agree with is called not settled
 
 _ROUNDING = 1e-12  # a difference of exactly the margin is within it
 _RECIPE = [
@@ -37,7 +37,7 @@ def recipe(
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Which architecture to take at each level of each perturbation.
+    """Name the architecture to take at each level of each perturbation.
 
     Args:
         rows: what `comparable` returns.
@@ -67,6 +67,18 @@ def recipe(
 
     Raises:
         UserError: an unknown metric, or a margin that is negative or not a number.
+
+    Example:
+        >>> import pandas as pd
+        >>> same = {"dataset": "D", "perturbation": "blur", "label": "organ", "outcome": "ok"}
+        >>> def row(name: str, patient: str, level: float, dice: float) -> dict:
+        ...     return {**same, "architecture": name, "line": name, "patient": patient, "case": patient, "level": level,
+        ...             "dice": dice}
+        >>> dice = {"plain": {0.0: 0.9, 0.3: 0.5}, "no skip": {0.0: 0.8, 0.3: 0.7}}  # the same for both patients
+        >>> rows = pd.DataFrame([row(a, p, x, y) for a, curve in dice.items() for p in "ab" for x, y in curve.items()])
+        >>> table = recipe(rows, margin=0.01)
+        >>> table[["level", "verdict", "agreement", "clean_cost"]].round(4).values.tolist()
+        [[0.0, 'plain', 1.0, 0.0], [0.3, 'no skip', 1.0, 0.1]]
     """
     if not margin >= 0:
         raise UserError(f"The margin must be >= 0, in the unit of {metric}, got {margin}.")
@@ -91,10 +103,10 @@ def recipe(
 
 
 class Choice(NamedTuple):
-    """The best of several by their means, and how surely.
+    """The best of several architectures by their means, and the bootstraps that agree.
 
     Attributes:
-        best: its place among the names.
+        best: its index among the names.
         verdict: its name, or `NO_DIFFERENCE` where all means are within the margin of it.
         equivalent: the others whose mean is within the margin of the best (for `NO_DIFFERENCE`, all).
         agreement: the share of bootstrap samples in which the best is within the margin of that sample's best; for
@@ -110,7 +122,7 @@ class Choice(NamedTuple):
 
 
 def choose(values: NDArray[np.float64], names: Sequence[str], margin: float, n_resamples: int, seed: int) -> Choice:
-    """Which has the highest mean over patients, and whether that matters.
+    """Choose the architecture with the highest mean over patients, and tell whether its lead matters.
 
     Args:
         values: (patients, names), higher is better; at least one patient.
@@ -168,7 +180,7 @@ def _difference(values: NDArray[np.float64], n_resamples: int, seed: int) -> tup
 
 
 def recipe_ranges(recipe: pd.DataFrame) -> pd.DataFrame:
-    """Adjacent levels with the same verdict, merged.
+    """Merge adjacent levels that have the same verdict.
 
     Args:
         recipe: what `recipe` returns.
@@ -234,15 +246,15 @@ def _what(row: dict[Any, Any], metric: str) -> str:
     if not np.isnan(row["agreement"]):
         at_least = "" if row["from_level"] == row["to_level"] else "at least "
         agreed = f"{at_least}{np.floor(100 * row['agreement'] + 1e-9):.0f} % of bootstraps agree"
-    said = f"{'not settled: ' * (row['agreement'] < SETTLED)}{row['verdict']} ({agreed})"
+    verdict = f"{'not settled: ' * (row['agreement'] < SETTLED)}{row['verdict']} ({agreed})"
     cost = row["clean_cost"]
     if row["verdict"] == NO_DIFFERENCE or np.isnan(cost) or cost <= 0:
-        return said
+        return verdict
     info = COMPARABLE[metric]
     decimals = 2 if info.unit else 3
     ends = [row["clean_cost_low"], row["clean_cost_high"]]
     interval = "" if np.isnan(ends[0]) else " [" + ", ".join(_number(end, decimals) for end in ends) + "]"
-    return f"{said}, which on clean images costs {_number(cost, decimals)} {info.unit or info.label}{interval}"
+    return f"{verdict}, which on clean images costs {_number(cost, decimals)} {info.unit or info.label}{interval}"
 
 
 def _number(value: float, decimals: int) -> str:

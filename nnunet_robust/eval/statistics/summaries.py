@@ -27,7 +27,7 @@ _CROSSINGS = ["dataset", "perturbation", "first", "second", "level", "low", "hig
 def curves(
     rows: pd.DataFrame, metric: str, n_resamples: int = N_RESAMPLES, seed: int = 0, by: By = "architecture"
 ) -> pd.DataFrame:
-    """The mean over patients with its interval, for each architecture, perturbation and level.
+    """Compute the mean over patients with its interval, for each architecture, perturbation and level.
 
     Level 0 is the clean images, but for a series, which has the levels that it has.
 
@@ -85,7 +85,7 @@ def summary(
     seed: int = 0,
     by: By = "architecture",
 ) -> pd.DataFrame:
-    """A row per dataset, perturbation and architecture (and per label where there are several): what was lost, and how.
+    """Summarise what each architecture loses under each perturbation of each dataset, and for each of several labels.
 
     Args:
         rows: what `comparable` returns.
@@ -109,6 +109,17 @@ def summary(
         - missed, hallucinated: how often, over all levels (0 included), of `n_objects` rows (case x level x replicate x
           label x trained model);
         - n_cases, n_patients; n_trained, the trained models that were averaged.
+
+    Example:
+        >>> import pandas as pd
+        >>> same = {"dataset": "D", "perturbation": "blur", "label": "organ", "outcome": "ok"}
+        >>> def row(name: str, patient: str, level: float, dice: float) -> dict:
+        ...     return {**same, "architecture": name, "line": name, "patient": patient, "case": patient, "level": level,
+        ...             "dice": dice}
+        >>> dice = {"plain": {0.0: 0.9, 0.3: 0.5}, "no skip": {0.0: 0.8, 0.3: 0.7}}  # the same for both patients
+        >>> rows = pd.DataFrame([row(a, p, x, y) for a, curve in dice.items() for p in "ab" for x, y in curve.items()])
+        >>> summary(rows)[["line", "clean", "worst", "drop", "auc"]].round(4).values.tolist()
+        [['plain', 0.9, 0.5, 0.4, 0.7], ['no skip', 0.8, 0.7, 0.1, 0.75]]
     """
     perturbed = rows[rows["perturbation"] != CLEAN]
     labels = list(dict.fromkeys(perturbed["label"]))
@@ -206,7 +217,7 @@ def crossings(
     seed: int = 0,
     by: By = "architecture",
 ) -> pd.DataFrame:
-    """The levels at which the mean curves of two architectures cross, linear between the levels that were measured.
+    """Find the levels at which the mean curves of two architectures cross, linear between measured levels.
 
     Args:
         rows: what `comparable` returns.
@@ -228,6 +239,17 @@ def crossings(
         - share: of bootstrap samples that have a crossing in this direction; without a crossing of the means, of those
           that have any. Missing, as low and high, for a single patient;
         - n_patients: who took part at any level.
+
+    Example:
+        >>> import pandas as pd
+        >>> same = {"dataset": "D", "perturbation": "blur", "label": "organ", "outcome": "ok"}
+        >>> def row(name: str, patient: str, level: float, dice: float) -> dict:
+        ...     return {**same, "architecture": name, "line": name, "patient": patient, "case": patient, "level": level,
+        ...             "dice": dice}
+        >>> dice = {"plain": {0.0: 0.9, 0.3: 0.5}, "no skip": {0.0: 0.8, 0.3: 0.7}}  # the same for both patients
+        >>> rows = pd.DataFrame([row(a, p, x, y) for a, curve in dice.items() for p in "ab" for x, y in curve.items()])
+        >>> crossings(rows)[["first", "second", "level", "share"]].round(4).values.tolist()  # 0.1 apart, then -0.2
+        [['plain', 'no skip', 0.1, 1.0]]
     """
     found = []
     for scores in patient_scores(rows, metric, by):

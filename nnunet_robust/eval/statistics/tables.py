@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.metrics.metrics import METRIC_INFO
 from nnunet_robust.eval.results.display_names import PLAIN, DisplayNames
-from nnunet_robust.eval.results.results import ARM, SCORES
+from nnunet_robust.eval.results.tables import ARM, SCORES
 
 CLEAN = "clean"  # the perturbation's name in the rows of unperturbed images
 
@@ -115,8 +115,8 @@ def _read(path: Path) -> pd.DataFrame:
 def _shortest_names(arms: pd.DataFrame, start: str, fields: Sequence[str]) -> list[str]:
     """For each arm its name: the column `start`, the tile, and the fewest fields that tell apart what they can."""
     names: dict[tuple[str, ...], str] = {}
-    kinds = arms[[start, "tile", *fields]].drop_duplicates()
-    for name, alike in kinds.groupby(kinds[start] + kinds["tile"], sort=False):
+    distinct = arms[[start, "tile", *fields]].drop_duplicates()
+    for name, alike in distinct.groupby(distinct[start] + distinct["tile"], sort=False):
         candidates = [list(c) for n in range(len(fields) + 1) for c in combinations(fields, n)]
         chosen = next(c for c in candidates if not alike.duplicated([start, *c]).any())
         for key, row in zip(alike.itertuples(index=False, name=None), alike.to_dict("records"), strict=True):
@@ -157,22 +157,22 @@ def comparable(
 
 def _pair(rows: pd.DataFrame, lines: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
     """The part of one perturbation's rows that every model shares, and what that leaves out."""
-    said = []
+    left_out = []
     perturbed = (rows["perturbation"] != CLEAN).any()
     levels = {line: set(rows.loc[rows["line"] == line, "level"]) for line in lines}
     for line in lines:
         if 0.0 not in levels[line]:
-            said.append(f"{line} is left out, for it has no clean images to start from.")
+            left_out.append(f"{line} is left out, for it has no clean images to start from.")
         elif perturbed and len(levels[line]) == 1:
-            said.append(f"{line} is left out, for it was not run under this perturbation.")
+            left_out.append(f"{line} is left out, for it was not run under this perturbation.")
     members = [line for line in lines if 0.0 in levels[line] and (len(levels[line]) > 1 or not perturbed)]
     if not members:
-        return rows.iloc[:0], [*said, "Nothing is left to compare."]
+        return rows.iloc[:0], [*left_out, "Nothing is left to compare."]
     rows = rows[rows["line"].isin(members)]
 
     common = set.intersection(*(levels[line] for line in members))
     if extra := sorted(set(rows["level"]) - common):
-        said.append(f"level {_listed([f'{x:g}' for x in extra])} is left out, for not every model has it.")
+        left_out.append(f"level {_listed([f'{x:g}' for x in extra])} is left out, for not every model has it.")
     rows = rows[rows["level"].isin(common)]
 
     all_cases = dict.fromkeys(rows["case"])
@@ -181,31 +181,31 @@ def _pair(rows: pd.DataFrame, lines: Sequence[str]) -> tuple[pd.DataFrame, list[
     complete = shared.groupby("case")["level"].nunique() == len(common)
     cases = set(complete.index[complete])
     if dropped := [case for case in all_cases if case not in cases]:
-        said.append(
+        left_out.append(
             f"{len(dropped)} of {len(all_cases)} cases ({_listed(dropped)}) left out, "
             "for not every model has them at every level."
         )
     unshared = int((rows["case"].isin(cases) & (sharing < len(members))).sum())
     if unshared:
-        said.append(
+        left_out.append(
             f"{unshared} rows (replicates or labels) of the other cases left out, for not every model has them."
         )
-    return shared[shared["case"].isin(cases)], said
+    return shared[shared["case"].isin(cases)], left_out
 
 
 def _pair_series(rows: pd.DataFrame, lines: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
     """The part of a series' rows that every model shares, level by level, and what that leaves out."""
     members = set(rows["line"])
-    said = [f"{line} is left out, for it was not run on this series." for line in lines if line not in members]
+    left_out = [f"{line} is left out, for it was not run on this series." for line in lines if line not in members]
     sharing = rows.groupby(["case", "level", "replicate", "label"])["line"].transform("nunique")
     shared = rows[sharing == len(members)]
     for level, of_level in rows.groupby("level"):
         if dropped := sorted(set(of_level["case"]) - set(shared.loc[shared["level"] == level, "case"])):
-            said.append(
+            left_out.append(
                 f"at level {level:g} {len(dropped)} of {of_level['case'].nunique()} cases ({_listed(dropped)}) "
                 "left out, for not every model has them."
             )
-    return shared, said
+    return shared, left_out
 
 
 def _listed(names: Sequence[str], at_most: int = 8) -> str:
@@ -243,7 +243,7 @@ class Scores:
         in_series: whether the levels are test sets of their own.
         names: what is compared: architectures or trained models, in the order of the rows.
         lines: the trained models.
-        owner: (lines,), each trained model's place in `names`.
+        owner: (lines,), the index of each trained model's name in `names`.
         levels: (levels,), ascending.
         patients: their names, sorted.
         by_line: (lines, levels, patients), each patient's mean over cases; NaN where a series lacks the patient.
@@ -263,15 +263,15 @@ class Scores:
 
     @functools.cached_property
     def values(self) -> NDArray[np.float64]:
-        """(names, levels, patients): the mean over each one's trained models."""
+        """The mean over the trained models of each name, (names, levels, patients)."""
         return np.stack([self.by_line[self.owner == i].mean(axis=0) for i in range(len(self.names))])
 
     def present(self, level: int) -> NDArray[np.bool_]:
-        """(patients,): who has a score of everyone at the level of this place."""
+        """Which patients have a score of every name at the level of this index, (patients,)."""
         return np.isfinite(self.values[:, level]).all(axis=0)
 
     def at(self, level: int) -> NDArray[np.float64]:
-        """(patients, names): the scores at the level of this place, of the patients who have one of everyone."""
+        """The scores at the level of this index, (patients, names), of the patients with a score of every name."""
         return self.values[:, level, self.present(level)].T
 
 
@@ -321,5 +321,5 @@ def patient_scores(rows: pd.DataFrame, metric: str, by: By = "architecture") -> 
 
 
 def direction(metric: str) -> float:
-    """1 where a higher value is better, -1 where a lower one is."""
+    """The sign of a metric: 1 where a higher value is better, -1 where a lower one is."""
     return 1.0 if COMPARABLE[metric].better == "higher" else -1.0

@@ -1,4 +1,4 @@
-"""Which architecture is the best for images like these, and how surely: a bootstrap over patients, paired."""
+"""Which architecture is the best for images like these, by a paired bootstrap over patients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Verdict:
         equivalent: the other architectures whose means are within the margin of the highest.
         expected: architecture -> `mean, low, high` of its Dice at such images (95 % BCa bootstrap interval over
             patients), and `share`, of bootstraps in which it is within the margin of the best.
-        patients: of the sweep, that it rests on.
+        patients: number of the sweep's patients that it rests on.
         resamples: number of bootstraps.
     """
 
@@ -33,7 +33,7 @@ class Verdict:
 
 
 def decide(scores: pd.DataFrame, margin: float, n_resamples: int = N_RESAMPLES, seed: int = 0) -> Verdict:
-    """Which architecture has the highest mean, and how surely.
+    """Choose the architecture with the highest mean, and the share of bootstraps that agree.
 
     Args:
         scores: a row per patient, a column per architecture, no gaps.

@@ -1,1 +1,1 @@
-"""How sure is a segmentation, and is it so with reason? Pure functions of probabilities, label maps and scores."""
+"""Uncertainty of segmentations, and whether it is calibrated: functions of probabilities, label maps and scores."""

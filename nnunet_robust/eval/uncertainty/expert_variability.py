@@ -12,13 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.eval.statistics import bootstrap_interval
-from nnunet_robust.eval.statistics.patient_bootstrap import Estimate
 from nnunet_robust.eval.uncertainty.overlap import dice_matrix, flattened, mean_of_pairs, overlap_counts
 
 _VOXELS_AT_ONCE = 1 << 20
@@ -57,7 +54,7 @@ def expert_agreement(
     structures: Mapping[str, int | Iterable[int]],
     prediction: NDArray[np.integer] | None = None,
 ) -> dict[str, Agreement]:
-    """How much the experts agree on a case, and the model with each of them.
+    """Compute how much the experts agree on a case, and the model with each of them.
 
     Args:
         experts: name -> label map, integers (*spatial), at least two.
@@ -69,6 +66,13 @@ def expert_agreement(
 
     Raises:
         UserError: fewer than two experts, different shapes, or arrays that are not of integers.
+
+    Example:
+        >>> import numpy as np
+        >>> experts = {"a": np.array([1, 1, 0, 0]), "b": np.array([1, 1, 1, 0])}
+        >>> found = expert_agreement(experts, {"organ": 1}, prediction=np.array([1, 1, 0, 0]))["organ"]
+        >>> found.mean_pairwise, found.model  # 2 * 2 / (2 + 3)
+        (0.8, {'a': 1.0, 'b': 0.8})
     """
     _check_several(experts)
     n = len(experts)
@@ -92,32 +96,8 @@ def expert_agreement(
     return found
 
 
-def model_minus_experts(agreements: Sequence[Agreement], patients: Sequence[str], seed: int = 0) -> Estimate:
-    """The model's mean Dice with the experts, less the experts' own with each other: the mean over patients.
-
-    Above 0, the model is nearer to the experts than they are to each other. That it is as good as an expert does not
-    follow: a smooth compromise is near to all of them.
-
-    Args:
-        agreements: of one structure in each case, with a model.
-        patients: of each case.
-        seed: of the bootstrap, which resamples patients.
-
-    Raises:
-        UserError: no cases, a case without a model, or another number of patients' names.
-    """
-    if not agreements or len(agreements) != len(patients):
-        raise UserError(f"There are {len(agreements)} cases and {len(patients)} patients' names: give one for each")
-    if not all(agreement.model for agreement in agreements):
-        raise UserError("A case has no prediction to set against the experts: give one for each case, or leave it out")
-    differences = pd.Series([a.model_mean - a.mean_pairwise for a in agreements], index=list(patients))
-    value = float(differences.groupby(level=0).mean().mean())
-    low, high = bootstrap_interval(differences, seed=seed) or (math.nan, math.nan)
-    return Estimate(value, low, high)
-
-
 def majority(experts: Mapping[str, NDArray[np.integer]]) -> NDArray[np.integer]:
-    """The label that most experts give to each voxel; of equals the lowest, so background where it is among them.
+    """Vote: the label that most experts give to each voxel; of equals the lowest, so background where it is among them.
 
     Args:
         experts: name -> label map, integers (*spatial).
@@ -127,6 +107,11 @@ def majority(experts: Mapping[str, NDArray[np.integer]]) -> NDArray[np.integer]:
 
     Raises:
         UserError: no experts, different shapes, or arrays that are not of integers.
+
+    Example:
+        >>> import numpy as np
+        >>> majority({"a": np.array([0, 1, 2]), "b": np.array([0, 1, 1]), "c": np.array([1, 1, 2])})
+        array([0, 1, 2])
     """
     maps = list(experts.values())
     flat = flattened(maps)
@@ -139,7 +124,7 @@ def majority(experts: Mapping[str, NDArray[np.integer]]) -> NDArray[np.integer]:
 
 
 def staple(experts: Mapping[str, NDArray[np.integer]]) -> NDArray[np.integer]:
-    """A reference that weighs experts by how reliable they turn out to be, label by label.
+    """Make a reference that weighs experts by how reliable they turn out to be, label by label.
 
     SimpleITK's MultiLabelSTAPLE, on the box that all foreground lies in: the estimates depend on how much background
     there is (Asman & Landman 2011). Undecided voxels are background.

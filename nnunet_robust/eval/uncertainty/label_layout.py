@@ -1,4 +1,4 @@
-"""What a network's output channels stand for: labels that exclude one another, or regions that may overlap.
+"""The label layout of a network: its output channels are labels that exclude one another, or regions that may overlap.
 
 Plain labels have a softmax over the heads, head k being label k. Regions have a sigmoid for each head, and nnU-Net
 writes the label map region after region (`regions_class_order`).
@@ -9,11 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_robust.common.errors import UserError
+
+Mask: TypeAlias = NDArray[np.bool_]
+"""Where a structure is, (*spatial)."""
 
 _TOLERANCE = 0.01  # of probabilities and their sum: float16 files are off by a thousandth
 _TINY = np.finfo(np.float32).tiny
@@ -21,8 +25,8 @@ _VOXELS_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True)
-class Heads:
-    """The heads of a network.
+class LabelLayout:
+    """What the heads of a network stand for.
 
     Attributes:
         structures: name -> a label, or the labels whose union it is, without the background: `Model.regions`.
@@ -55,7 +59,7 @@ class Heads:
 
     @property
     def count(self) -> int:
-        """How many heads there are, the background's counted where there is one."""
+        """The number of heads, with the background's where there is one."""
         return len(self.structures) + (self.class_order is None)
 
     @property
@@ -67,11 +71,11 @@ class Heads:
 
     @property
     def max_entropy_bits(self) -> float:
-        """The entropy of a voxel of which nothing is known: log2 of the labels' number, or one bit for each region."""
+        """The largest possible entropy of a voxel: log2 of the number of labels, or one bit for each region."""
         return math.log2(self.count) if self.class_order is None else float(self.count)
 
     def checked(self, probabilities: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Probabilities as float32.
+        """Check probabilities, and return them as float32.
 
         Args:
             probabilities: (heads, *spatial), in [0, 1]; of plain labels, with a sum of 1 in each voxel.
@@ -93,7 +97,7 @@ class Heads:
         return p
 
     def entropy_bits(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-        """How unsure each voxel is: the Shannon entropy of its label.
+        """Compute how uncertain each voxel is: the Shannon entropy of its label.
 
         Labels: -sum_k p_k log2 p_k. Regions: each head is a question of its own, answered by yes or no, and the
         entropies -p log2 p - (1 - p) log2 (1 - p) of all heads are added up.
@@ -112,7 +116,7 @@ class Heads:
         return np.abs(terms.sum(axis=0))
 
     def segment(self, probabilities: NDArray[np.float32]) -> NDArray[np.integer]:
-        """The label map of probabilities, as nnU-Net makes it.
+        """Make the label map of probabilities, as nnU-Net does.
 
         Args:
             probabilities: (heads, *spatial).
@@ -133,10 +137,10 @@ class Heads:
             segmentation[probabilities[head] > 0.5] = label
         return segmentation
 
-    def mask(self, label_map: NDArray[np.integer], name: str) -> NDArray[np.bool_]:
-        """Where a label map has a structure: bool, of its shape. Nothing larger than that is made on the way."""
+    def mask(self, label_map: NDArray[np.integer], name: str) -> Mask:
+        """Make the bool mask of a structure in a label map, without any array that is larger."""
         first, *others = self.labels[name]
-        found: NDArray[np.bool_] = label_map == first
+        found: Mask = label_map == first
         for label in others:
             found |= label_map == label
         return found
@@ -149,7 +153,7 @@ class Heads:
 
 
 def blocks(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Slices of the first axis that cut an image into blocks of about 260,000 voxels.
+    """Yield slices of the first axis that cut an image into blocks of about 260,000 voxels.
 
     Args:
         shape: (*spatial), without heads.

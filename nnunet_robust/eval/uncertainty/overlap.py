@@ -13,7 +13,7 @@ _VOXELS_AT_ONCE = 1 << 20  # below 2**24, up to which float32 counts exactly
 
 
 def overlap_counts(label_maps: Sequence[NDArray[np.integer]], labels: int | Iterable[int]) -> NDArray[np.int64]:
-    """Voxels that each two label maps both give to a structure.
+    """Count the voxels that each two label maps both give to a structure.
 
     Args:
         label_maps: M integer arrays of one shape.
@@ -36,13 +36,20 @@ def overlap_counts(label_maps: Sequence[NDArray[np.integer]], labels: int | Iter
 
 
 def dice_matrix(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Dice of each two label maps: 2 |A and B| / (|A| + |B|); 1 where both are empty.
+    """Compute the Dice of each two label maps: 2 |A and B| / (|A| + |B|); 1 where both are empty.
 
     Args:
         counts: (M, M), from `overlap_counts`.
 
     Returns:
         (M, M) in [0, 1], symmetric, with ones on the diagonal.
+
+    Example:
+        >>> import numpy as np
+        >>> maps = [np.array([1, 1, 0, 0]), np.array([1, 1, 1, 0])]
+        >>> dice_matrix(overlap_counts(maps, 1))  # 2 * 2 / (2 + 3)
+        array([[1. , 0.8],
+               [0.8, 1. ]])
     """
     sizes = np.diag(counts)
     both = sizes[:, None] + sizes
@@ -50,11 +57,11 @@ def dice_matrix(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def mean_of_pairs(matrix: NDArray[np.float64], weights: Sequence[float] | None = None) -> float:
-    """The mean over each two different rows of a symmetric matrix, a pair weighing w_i w_j; NaN where there is no pair.
+    """Average over each two different rows of a symmetric matrix, a pair weighing w_i w_j; NaN where there is no pair.
 
     Args:
         matrix: (M, M).
-        weights: of the rows, >= 0; None: all alike.
+        weights: of the rows, >= 0; None weighs all alike.
     """
     above = np.triu_indices(len(matrix), 1)
     of_row = np.ones(len(matrix)) if weights is None else np.asarray(weights, float)
@@ -63,7 +70,7 @@ def mean_of_pairs(matrix: NDArray[np.float64], weights: Sequence[float] | None =
 
 
 def flattened(label_maps: Sequence[NDArray[np.integer]]) -> list[NDArray[np.integer]]:
-    """The label maps as flat arrays, checked.
+    """Check label maps, and return them as flat arrays.
 
     Raises:
         UserError: no maps, maps of different shapes, or not of integers.

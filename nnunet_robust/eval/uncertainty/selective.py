@@ -1,6 +1,6 @@
-"""How well does a score tell the good cases from the bad ones, before anybody has looked at them?
+"""How well does a score of uncertainty tell good segmentations from bad ones, before anybody has looked at them?
 
-A score of uncertainty ranks cases; their true error is known here. If the surest share of them (the coverage) is
+A score of uncertainty ranks cases; their true error is known here. If the most certain share of them (the coverage) is
 accepted and the rest goes to a reader, the error of what was accepted (the selective risk) should be low. Cases whose
 scores are equal are taken in no order: their error counts as that of their mean.
 """
@@ -28,7 +28,7 @@ class RiskCoverage:
     """The risk-coverage curve of a score.
 
     Attributes:
-        coverage: (n,), shares 1/n, 2/n, ..., 1 of the cases that are accepted, the surest first.
+        coverage: (n,), shares 1/n, 2/n, ..., 1 of the cases that are accepted, the least uncertain first.
         risk: (n,), the mean error of those.
         aurc: the area under the curve: the mean of `risk`.
         optimal_aurc: that of a score that ranks the cases by their error itself, the smallest that there is.
@@ -41,11 +41,6 @@ class RiskCoverage:
     optimal_aurc: float
     chance_aurc: float
 
-    @property
-    def excess(self) -> float:
-        """E-AURC: how far the area is above the smallest, >= 0."""
-        return self.aurc - self.optimal_aurc
-
 
 @dataclass(frozen=True)
 class RankQuality:
@@ -57,10 +52,10 @@ class RankQuality:
         n_cases: ranked.
         n_patients: whose cases they are.
         n_failures: cases below the threshold, of all trained models.
-        spearman: rank correlation of uncertainty and error, in [-1, 1]: 1 where the unsurest are the worst. NaN where
-            all scores or all errors are equal.
-        failure_auroc: the chance that a failure is less sure than a case that is none, in [0, 1], 0.5 for a score that
-            says nothing. NaN without failures, or with nothing else.
+        spearman: rank correlation of uncertainty and error, in [-1, 1]: 1 where the most uncertain are the worst. NaN
+            where all scores or all errors are equal.
+        failure_auroc: the chance that a failure is more uncertain than a case that is none, in [0, 1], 0.5 for a score
+            that says nothing. NaN without failures, or with nothing else.
         aurc: area under the risk-coverage curve, in units of 1 - Dice.
         excess_aurc: what it has above `optimal_aurc`; depends, as all areas do, on how large errors are.
         optimal_aurc: the smallest possible.
@@ -79,10 +74,10 @@ class RankQuality:
 
 
 def risk_coverage(uncertainty: ArrayLike, error: ArrayLike) -> RiskCoverage:
-    """The risk-coverage curve: cases are accepted from the surest to the least sure.
+    """Compute the risk-coverage curve: cases are accepted from the least to the most uncertain.
 
     Args:
-        uncertainty: (n,), higher is less sure; of a predicted Dice, take 1 less it.
+        uncertainty: (n,), higher is more uncertain; of a predicted Dice, take 1 less it.
         error: (n,), higher is worse, e.g. 1 - Dice.
 
     Raises:
@@ -90,6 +85,13 @@ def risk_coverage(uncertainty: ArrayLike, error: ArrayLike) -> RiskCoverage:
 
     Reference: Geifman & El-Yaniv 2017, "Selective classification for deep neural networks"; Geifman et al. 2019,
     "Bias-reduced uncertainty estimation for deep neural classifiers" (AURC, E-AURC).
+
+    Example:
+        >>> found = risk_coverage(uncertainty=[0.3, 0.1, 0.2], error=[0.9, 0.0, 0.3])  # the least uncertain is the best
+        >>> found.risk.round(2)  # 0, then (0 + 0.3) / 2, then (0 + 0.3 + 0.9) / 3
+        array([0.  , 0.15, 0.4 ])
+        >>> found.aurc == found.optimal_aurc
+        True
     """
     scores, errors = _checked(uncertainty, error)
     ranks, once = _Groups(scores), np.ones((len(scores), 1))
@@ -104,20 +106,6 @@ def risk_coverage(uncertainty: ArrayLike, error: ArrayLike) -> RiskCoverage:
     )
 
 
-def rank_quality(
-    uncertainty: ArrayLike,
-    dice: ArrayLike,
-    patients: Sequence[str],
-    failure_below: float = FAILURE_BELOW,
-    n_resamples: int = N_RESAMPLES,
-    confidence: float = CONFIDENCE,
-    seed: int = 0,
-) -> RankQuality:
-    """`rank_qualities` of a single score."""
-    only = {"": uncertainty}
-    return rank_qualities(only, dice, patients, failure_below, n_resamples, confidence, seed)[""]
-
-
 def rank_qualities(
     uncertainties: Mapping[str, ArrayLike],
     dice: ArrayLike,
@@ -127,11 +115,11 @@ def rank_qualities(
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> dict[str, RankQuality]:
-    """How well scores rank the cases of one model, or of several trained alike, under one condition.
+    """Measure how well scores rank the cases of one model, or of several trained alike, under one condition.
 
     Args:
-        uncertainties: name -> (n,), one number a case, higher is less sure; of a predicted Dice, take 1 less it. Of
-            several trained models (trained, n).
+        uncertainties: name -> (n,), one number a case, higher is more uncertain; of a predicted Dice, take 1 less it.
+            Of several trained models (trained, n).
         dice: (n,) or (trained, n), the true one, in [0, 1].
         patients: (n,), whose case it is; intervals are clustered by them.
         failure_below: a Dice below this is a failure.
@@ -185,7 +173,7 @@ def rank_qualities(
 
 
 def risk_curve(uncertainty: ArrayLike, dice: ArrayLike, patients: Sequence[str], n_points: int = 20) -> pd.DataFrame:
-    """The risk-coverage curve at evenly spread coverages, with intervals over patients, each for itself.
+    """Compute the risk-coverage curve at evenly spread coverages, with intervals over patients, each for itself.
 
     Args:
         uncertainty: (n,) or (trained, n), as for `rank_qualities`.
@@ -224,7 +212,7 @@ def risk_curve(uncertainty: ArrayLike, dice: ArrayLike, patients: Sequence[str],
 
 
 def rank_correlation(first: ArrayLike, second: ArrayLike, patients: Sequence[str]) -> Estimate:
-    """Spearman's rank correlation of two numbers of each case, with its bootstrap interval over patients.
+    """Compute Spearman's rank correlation of two numbers of each case, with its bootstrap interval over patients.
 
     Args:
         first: (n,), finite.
@@ -318,7 +306,7 @@ def _aurc(drawn: _Drawn, errors: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _risk_at(coverage: NDArray[np.float64], drawn: _Drawn, errors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(coverages, B): the mean error of the surest of each sample."""
+    """(coverages, B): the mean error of the least uncertain of each sample."""
     total = drawn.groups.sums(drawn.weights * errors[:, None])
     accepted, lost = (np.cumsum(sums, axis=0) for sums in (drawn.inside, total))
     start = np.zeros(1)

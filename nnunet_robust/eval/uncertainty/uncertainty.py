@@ -1,7 +1,7 @@
-"""How sure is a segmentation? Maps and scores from the probabilities of several members: folds, seeds, mirrorings.
+"""Uncertainty of a segmentation: maps and scores from the probabilities of several members: folds, seeds, mirrorings.
 
-    found = uncertainty(members, heads)          # maps: entropy, mutual information, mean probabilities
-    structure_scores(found, heads, spacing_mm)   # numbers, structure by structure
+    maps = uncertainty(members, layout)            # maps: entropy, mutual information, mean probabilities
+    structure_scores(found, layout, spacing_mm)   # numbers, structure by structure
 
 Of a voxel, the entropy of the mean probabilities is all that is unknown; its share on which the members agree, the
 expected entropy, is what each of them finds unclear in the image itself, and the rest, the mutual information between
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.eval.uncertainty.label_layout import Heads, blocks
+from nnunet_robust.eval.uncertainty.label_layout import LabelLayout, blocks
 from nnunet_robust.eval.uncertainty.overlap import dice_matrix, mean_of_pairs, overlap_counts
 
 BAND_MM = 3.0
@@ -37,7 +37,7 @@ class PredictedDice:
     Attributes:
         predicted_dice: **the score**: the mean over members of the Dice between the member's mask and the
             ensemble's, in [0, 1]: the overlap to be expected if the truth were one more draw of such a member. As
-            each member is a part of the ensemble, it is optimistic: it ranks cases rather than promising a Dice. NaN
+            each member is a part of the ensemble, it is optimistic: it ranks cases, and guarantees no Dice. NaN
             with a single member, who agrees with itself and says nothing.
         pairwise_dice: the mean of the Dice over each two members, in [0, 1]; NaN with a single member.
         soft_dice: 2 sum_S p / (|S| + sum p) of the mean probabilities p and the ensemble's mask S, in [0, 1]: the
@@ -56,7 +56,7 @@ class PredictedDice:
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """What the members of an ensemble say of one image. Entropies are in bits, see `Heads.entropy_bits`.
+    """What the members of an ensemble say of one image. Entropies are in bits, see `LabelLayout.entropy_bits`.
 
     Attributes:
         n_members: how many.
@@ -100,11 +100,11 @@ class StructureScores:
 
 def uncertainty(
     members: Iterable[NDArray[np.floating]],
-    heads: Heads,
+    layout: LabelLayout,
     weights: Sequence[float] | None = None,
     segmentation: NDArray[np.integer] | None = None,
 ) -> Uncertainty:
-    """The uncertainty of an ensemble.
+    """Compute the uncertainty of an ensemble.
 
     Members are taken one at a time and worked through in blocks. Beside the member at hand, 4 (heads + 3) bytes a voxel
     are held, and one byte more for each member: its label map, for the overlap of pairs.
@@ -112,13 +112,22 @@ def uncertainty(
     Args:
         members: arrays (heads, *spatial) of probabilities, after softmax or sigmoid, on one grid; arrays that lie in
             files (`np.load(..., mmap_mode="r")`) are read a block at a time.
-        heads: what they stand for.
-        weights: how much each member counts in all means over members, >= 0; None: all alike.
-        segmentation: the label map whose overlap with the members' is asked for; None: that of their mean.
+        layout: what they stand for.
+        weights: how much each member counts in all means over members, >= 0; None weighs all alike.
+        segmentation: the label map to compare with the members' (`overlap`); None takes that of their mean.
 
     Raises:
         UserError: no members, another number of weights, members of different shapes, or numbers that are no
             probabilities.
+
+    Example:
+        >>> import numpy as np
+        >>> layout = LabelLayout({"tumour": 1})
+        >>> first = np.array([[[1.0, 0.5]], [[0.0, 0.5]]])  # two labels, one row of two voxels: sure, and undecided
+        >>> second = np.array([[[0.0, 0.5]], [[1.0, 0.5]]])  # sure of the opposite, and undecided
+        >>> found = uncertainty([first, second], layout)
+        >>> found.entropy.tolist(), found.mutual_information.tolist()  # bits; only the first is a disagreement
+        ([[1.0, 1.0]], [[1.0, 0.0]])
     """
     count, total = 0, 0.0
     shape: tuple[int, ...] = ()
@@ -131,17 +140,17 @@ def uncertainty(
         share = np.float32(weight / total if weight else 0)
         if count == 1:
             shape = member.shape[1:]
-            mean: NDArray[np.float32] = np.zeros((heads.count, *shape), np.float32)
+            mean: NDArray[np.float32] = np.zeros((layout.count, *shape), np.float32)
             expected: NDArray[np.float32] = np.zeros(shape, np.float32)
         if member.shape[1:] != shape:
             raise UserError(f"Members must have one shape, got {shape} and {member.shape[1:]}: resample them first")
-        labels: NDArray[np.integer] = np.empty(shape, heads.label_type)
+        labels: NDArray[np.integer] = np.empty(shape, layout.label_type)
         for block in blocks(shape):
-            p = heads.checked(member[:, block])
+            p = layout.checked(member[:, block])
             # Running means: of equal members they are that member, bit for bit.
             mean[:, block] += (p - mean[:, block]) * share
-            expected[block] += (heads.entropy_bits(p) - expected[block]) * share
-            labels[block] = heads.segment(p)
+            expected[block] += (layout.entropy_bits(p) - expected[block]) * share
+            labels[block] = layout.segment(p)
         segmentations.append(labels)
         del member, p  # before the next one is made
     if count == 0:
@@ -151,13 +160,13 @@ def uncertainty(
 
     entropy: NDArray[np.float32] = np.empty(shape, np.float32)
     information: NDArray[np.float32] = np.empty(shape, np.float32)
-    of_mean: NDArray[np.integer] = np.empty(shape, heads.label_type)
+    of_mean: NDArray[np.integer] = np.empty(shape, layout.label_type)
     for block in blocks(shape):
-        entropy[block] = heads.entropy_bits(mean[:, block])
+        entropy[block] = layout.entropy_bits(mean[:, block])
         information[block] = np.maximum(entropy[block] - expected[block], 0)  # negative by rounding alone
-        of_mean[block] = heads.segment(mean[:, block])
+        of_mean[block] = layout.segment(mean[:, block])
     segmentation = of_mean if segmentation is None else segmentation
-    overlap = _overlap(mean, segmentation, segmentations, weights, heads)
+    overlap = _overlap(mean, segmentation, segmentations, weights, layout)
     return Uncertainty(count, mean, segmentation, entropy, expected, information, overlap)
 
 
@@ -166,16 +175,16 @@ def _overlap(
     segmentation: NDArray[np.integer],
     members: Sequence[NDArray[np.integer]],
     weights: Sequence[float] | None,
-    heads: Heads,
+    layout: LabelLayout,
 ) -> dict[str, PredictedDice]:
     found = {}
-    for name, labels in heads.labels.items():
+    for name, labels in layout.labels.items():
         dice = dice_matrix(overlap_counts([segmentation, *members], labels))
         inside = everywhere = 0.0
         n_foreground = 0
         for block in blocks(segmentation.shape):
-            p = mean[heads.index[name], block]
-            mask = heads.mask(segmentation[block], name)
+            p = mean[layout.index[name], block]
+            mask = layout.mask(segmentation[block], name)
             inside += float(p.sum(where=mask, dtype=np.float64))
             everywhere += float(p.sum(dtype=np.float64))
             n_foreground += int(np.count_nonzero(mask))
@@ -188,15 +197,15 @@ def _overlap(
 
 
 def structure_scores(
-    found: Uncertainty, heads: Heads, spacing_mm: Sequence[float], band_mm: float = BAND_MM
+    maps: Uncertainty, layout: LabelLayout, spacing_mm: Sequence[float], band_mm: float = BAND_MM
 ) -> dict[str, StructureScores]:
-    """The scores of a case: maps averaged over each predicted structure and the band around it.
+    """Compute the scores of a case: maps averaged over each predicted structure and the band around it.
 
-    A mean over the whole image would measure how large the image is: most of it is sure to be background.
+    A mean over the whole image would measure how large the image is: most of it is background without any doubt.
 
     Args:
-        found: what `uncertainty` returns.
-        heads: what its heads stand for.
+        maps: what `uncertainty` returns.
+        layout: what its heads stand for.
         spacing_mm: the voxel's size along each axis, in mm, > 0.
         band_mm: how far the band reaches, in mm, >= 0; 0 for the mask alone.
 
@@ -204,24 +213,24 @@ def structure_scores(
         UserError: a bad spacing or band.
     """
     scores = {}
-    for name in heads.structures:
-        mask = heads.mask(found.segmentation, name)
+    for name in layout.structures:
+        mask = layout.mask(maps.segmentation, name)
         n_foreground = int(np.count_nonzero(mask))
         if n_foreground == 0:
-            mask.flat[int(np.argmax(found.mean[heads.index[name]]))] = True
+            mask.flat[int(np.argmax(maps.mean[layout.index[name]]))] = True
         near = neighbourhood(mask, spacing_mm, band_mm)
         scores[name] = StructureScores(
-            entropy_bits=float(found.entropy.mean(where=near, dtype=np.float64)),
-            mutual_information_bits=float(found.mutual_information.mean(where=near, dtype=np.float64)),
+            entropy_bits=float(maps.entropy.mean(where=near, dtype=np.float64)),
+            mutual_information_bits=float(maps.mutual_information.mean(where=near, dtype=np.float64)),
             n_foreground=n_foreground,
             n_voxels=int(np.count_nonzero(near)),
-            overlap=found.overlap[name],
+            overlap=maps.overlap[name],
         )
     return scores
 
 
 def neighbourhood(mask: NDArray[np.bool_], spacing_mm: Sequence[float], band_mm: float) -> NDArray[np.bool_]:
-    """A mask and every voxel whose centre is within `band_mm` of the centre of one of its own.
+    """Widen a mask by every voxel whose centre is within `band_mm` of the centre of one of its own.
 
     Args:
         mask: bool (*spatial), not modified.
@@ -233,6 +242,12 @@ def neighbourhood(mask: NDArray[np.bool_], spacing_mm: Sequence[float], band_mm:
 
     Raises:
         UserError: a bad spacing or band.
+
+    Example:
+        >>> import numpy as np
+        >>> mask = np.array([[False, False, False, True, False, False]])
+        >>> neighbourhood(mask, spacing_mm=(1.0, 1.0), band_mm=2.0).astype(int)
+        array([[0, 1, 1, 1, 1, 1]])
     """
     if len(spacing_mm) != mask.ndim or not all(0 < s < math.inf for s in spacing_mm):
         raise UserError(f"The spacing must be {mask.ndim} positive numbers in mm, got {list(spacing_mm)}")

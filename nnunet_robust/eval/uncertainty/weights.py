@@ -1,7 +1,7 @@
 """Ensembles of architectures: how much each model's probabilities count in the mean of a case.
 
-Equal weights need nothing. Weights by confidence go by how sure each model is of this case. Weights by complexity go by
-how hard its texture is, and by how each model did on calibration cases that were as hard.
+Equal weights need nothing. Weights by confidence go by the entropy of each model's prediction of this case. Weights by
+complexity go by how hard its texture is, and by how each model did on calibration cases that were as hard.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.eval.uncertainty.label_layout import Heads, blocks
+from nnunet_robust.eval.uncertainty.label_layout import LabelLayout, blocks
 
 LEAST_ERROR = 0.01
 """An expected error, 1 - Dice, below this counts as this: nobody knows it better, and no model gets all the weight."""
@@ -23,7 +23,7 @@ _WIDTHS = (math.inf, 0.4, 0.2, 0.1, 0.05)  # of the kernel, as a share of the ra
 
 
 def uniform_weights(n_members: int) -> NDArray[np.float64]:
-    """(n_members,), 1 / n_members each.
+    """Weigh all members alike: (n_members,), 1 / n_members each.
 
     Raises:
         UserError: no members.
@@ -31,12 +31,12 @@ def uniform_weights(n_members: int) -> NDArray[np.float64]:
     return _normalised([1.0] * n_members)
 
 
-def mean_entropy_bits(probabilities: NDArray[np.floating], heads: Heads, where: NDArray[np.bool_]) -> float:
-    """The mean entropy of one member's voxels, in bits.
+def mean_entropy_bits(probabilities: NDArray[np.floating], layout: LabelLayout, where: NDArray[np.bool_]) -> float:
+    """Compute the mean entropy of one member's voxels, in bits.
 
     Args:
         probabilities: (heads, *spatial); worked through in blocks.
-        heads: what the heads stand for.
+        layout: what the heads stand for.
         where: bool (*spatial), the same voxels for all members that are to be compared: the neighbourhood of what their
             uniform ensemble calls foreground. Where it is empty, the mean is that of the image.
 
@@ -47,27 +47,31 @@ def mean_entropy_bits(probabilities: NDArray[np.floating], heads: Heads, where: 
         raise UserError(f"Probabilities have the shape {probabilities.shape[1:]}, and the voxels' mask {where.shape}")
     total, count, everywhere = 0.0, 0, not where.any()
     for block in blocks(where.shape):
-        entropy = heads.entropy_bits(heads.checked(probabilities[:, block]))
+        entropy = layout.entropy_bits(layout.checked(probabilities[:, block]))
         total += float(entropy.sum(where=where[block] | everywhere, dtype=np.float64))
         count += entropy.size if everywhere else int(np.count_nonzero(where[block]))
     return total / count
 
 
 def confidence_weights(mean_entropies_bits: Sequence[float], max_entropy_bits: float) -> NDArray[np.float64]:
-    """Weights in proportion to the members' confidence, 1 - mean entropy / the largest that there is.
+    """Weigh members in proportion to their confidence, 1 - mean entropy / the largest that there is.
 
     Where no member has any, they are equal. A confident member need not be a good one: under a perturbation that it was
-    not trained for, a network may be sure of what is wrong.
+    not trained for, a network may be confident of a wrong label.
 
     Args:
         mean_entropies_bits: of each member, from `mean_entropy_bits`.
-        max_entropy_bits: `Heads.max_entropy_bits`.
+        max_entropy_bits: `LabelLayout.max_entropy_bits`.
 
     Returns:
         (members,), >= 0, with a sum of 1.
 
     Raises:
         UserError: no members, or entropies that are negative or not finite.
+
+    Example:
+        >>> confidence_weights([0.0, 0.5], max_entropy_bits=1.0).round(3)  # confidences of 1 and 0.5
+        array([0.667, 0.333])
     """
     entropies = np.asarray(mean_entropies_bits, float)
     if not (np.isfinite(entropies).all() and (entropies >= 0).all()):
@@ -106,7 +110,7 @@ class CompetenceCurve:
 
     @classmethod
     def fit(cls, divergences: ArrayLike, dice: ArrayLike, patients: Sequence[str]) -> CompetenceCurve:
-        """A curve from calibration cases.
+        """Fit a curve to calibration cases.
 
         Args:
             divergences: (n,), bits; NaN where it is not defined: such cases count towards `overall` alone.
@@ -131,7 +135,7 @@ class CompetenceCurve:
         return cls(x[known], y[known], shares[known], width, np.average(y, axis=0, weights=shares))
 
     def expected_dice(self, divergence: float) -> NDArray[np.float64]:
-        """(members,), what each is expected to reach.
+        """Predict the Dice of each member, (members,).
 
         Args:
             divergence: of the new case, bits; NaN where it is not defined.
@@ -141,7 +145,7 @@ class CompetenceCurve:
         return _smooth(np.array([divergence]), self.divergences, self.dice, self.shares, self.width)[0]
 
     def weights(self, divergence: float) -> NDArray[np.float64]:
-        """Weights in inverse proportion to the members' expected errors, 1 - Dice.
+        """Weigh members in inverse proportion to their expected errors, 1 - Dice.
 
         As inverse variances would be for members that err independently; members of one data set do not quite.
 

@@ -12,8 +12,9 @@ from mapie.exchangeability_testing.martingales import OnlineMartingaleTest
 from scipy import stats
 from scipy.integrate import quad
 
+from benchmarks.drift_simulation import fewest_images
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.deployment.drift.martingale import BETS, JUMP, DriftTest, fewest_images, jump, payoffs, places
+from nnunet_robust.deployment.drift.martingale import BETS, JUMP, DriftTest, jump, payoffs, places
 
 
 def evidence(reference: np.ndarray, stream: np.ndarray, **options: Any) -> np.ndarray:

@@ -25,6 +25,7 @@ from nnunet_robust.deployment.drift import measuring
 from nnunet_robust.deployment.drift.features import image_features
 from nnunet_robust.deployment.drift.measuring import new_images
 from nnunet_robust.deployment.drift.reference import read_reference
+from nnunet_robust.eval.images.image_files import ImageFiles
 from nnunet_robust.eval.inference.models import load_model
 from tests.conftest import train
 
@@ -148,10 +149,10 @@ def dying(monkeypatch: pytest.MonkeyPatch, after: int) -> list[str]:
     measured: list[str] = []
     real = measuring.Meter.measure
 
-    def measure(self: measuring.Meter, image: measuring.NewImage, digest: str) -> object:
+    def measure(self: measuring.Meter, image: ImageFiles, digest: str) -> object:
         if len(measured) == after:
             raise KeyboardInterrupt
-        measured.append(image.case)
+        measured.append(image.name)
         return real(self, image, digest)
 
     monkeypatch.setattr(measuring.Meter, "measure", measure)
@@ -160,7 +161,7 @@ def dying(monkeypatch: pytest.MonkeyPatch, after: int) -> list[str]:
 
 def counting(monkeypatch: pytest.MonkeyPatch, measured: list[str]) -> None:
     real = measuring.Meter.measure
-    monkeypatch.setattr(measuring.Meter, "measure", lambda s, i, d: (measured.append(i.case), real(s, i, d))[1])
+    monkeypatch.setattr(measuring.Meter, "measure", lambda s, i, d: (measured.append(i.name), real(s, i, d))[1])
 
 
 def test_what_fit_refuses(
@@ -328,9 +329,9 @@ def test_what_check_refuses(
 
 def test_the_order_of_new_images(clean: Path) -> None:
     by_name = new_images(clean / "images", ".png")
-    assert [image.case for image in by_name] == sorted(image.case for image in by_name)
+    assert [image.name for image in by_name] == sorted(image.name for image in by_name)
     for age, image in enumerate(by_name):
-        os.utime(image.files[0], (1e9 - age, 1e9 - age))
+        os.utime(image.images[0], (1e9 - age, 1e9 - age))
     assert new_images(clean / "images", ".png", order="time") == by_name[::-1]
     with pytest.raises(UserError, match="take name or time"):
         new_images(clean / "images", ".png", order="date")

@@ -26,6 +26,7 @@ from nnunet_robust.deployment.qa.input_checks import (
     read_training,
     worst,
 )
+from nnunet_robust.eval.images.image_files import ImageFiles
 from nnunet_robust.eval.images.image_statistics import ImageStatistics
 from nnunet_robust.perturbations import perturb
 
@@ -287,7 +288,7 @@ def test_a_mixed_folder(model_folder: Path, nnunet: Path, volumes: str, tmp_path
 
     def checked(name: str) -> dict[str, str]:
         images = tuple(tmp_path / f"{name}_000{channel}.nii.gz" for channel in (0, 1))
-        found = check_file(images, reader, known)
+        found = check_file(ImageFiles(name, name, images), reader, known)
         fatal = {"readable", "channels", "finite", "not empty", "dimensions"}
         assert found.predictable == (not fatal & set(verdicts(found.checks)))
         assert (found.statistics is not None) == found.predictable

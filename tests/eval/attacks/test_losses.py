@@ -21,16 +21,16 @@ from nnunet_robust.eval.attacks.losses import (
     segpgd,
     target,
 )
-from nnunet_robust.eval.uncertainty.label_layout import Heads
+from nnunet_robust.eval.uncertainty.label_layout import LabelLayout
 
 CPU = torch.device("cpu")
-PLAIN = Heads({"a": 1, "b": 2})
-REGIONS = Heads({"whole": (1, 2), "core": 2}, (1, 2))
+PLAIN = LabelLayout({"a": 1, "b": 2})
+REGIONS = LabelLayout({"whole": (1, 2), "core": 2}, (1, 2))
 HEADS = {"plain": PLAIN, "regions": REGIONS}
 IGNORE = 3
 
 
-def case(heads: Heads, seed: int = 0) -> tuple[torch.Tensor, Target]:
+def case(heads: LabelLayout, seed: int = 0) -> tuple[torch.Tensor, Target]:
     rng = np.random.default_rng(seed)
     logits = torch.from_numpy(rng.normal(0, 2, (heads.count, 2, 5, 6))).float()
     return logits, target(rng.integers(0, 4, (2, 5, 6)), heads, IGNORE, CPU)

@@ -27,10 +27,9 @@ from nnunet_robust.eval.report.promises import (
 from nnunet_robust.eval.report.ranking import main_scores
 from nnunet_robust.eval.report.read import read_sweeps
 from nnunet_robust.eval.results.display_names import PLAIN
-from nnunet_robust.eval.results.results import ARM
-from nnunet_robust.eval.statistics import bca_intervals
-from nnunet_robust.eval.uncertainty.expert_variability import Agreement, model_minus_experts
-from nnunet_robust.eval.uncertainty.reliability import CONFIDENCE_ROW, ReliabilityBins
+from nnunet_robust.eval.results.tables import ARM
+from nnunet_robust.eval.statistics import bca_intervals, bootstrap_interval
+from nnunet_robust.eval.uncertainty.reliability import CONFIDENCE_ROW
 from tests.eval.sweep_output import write_sweep_output
 
 A, B = "nnUNetTrainer_seed1", "nnUNetTrainerNoSkip_seed1"
@@ -157,10 +156,9 @@ def test_calibration_errors_are_those_of_the_summed_bins(analysis: Analysis, swe
         rows = _rows(sweep, "reliability", B, stored, level)
         for label in (CONFIDENCE_ROW, "foreground"):
             own = rows[rows["label"] == label]
-            n, p, hits = (own.filter(regex=f"^{name}_").sum().to_numpy()[None] for name in ("n", "p", "hits"))
-            bins = ReliabilityBins((label,), n, p, hits)
+            n, p, hits = (own.filter(regex=f"^{name}_").sum().to_numpy() for name in ("n", "p", "hits"))
             found = _at(analysis.calibration, "nnUNetTrainerNoSkip", perturbation, level, label=label)
-            assert found["mean"] == pytest.approx(bins.errors[label])
+            assert found["mean"] == pytest.approx(np.abs(hits - p).sum() / n.sum())
             assert found["gap"] == pytest.approx((p.sum() - hits.sum()) / n.sum())
             assert found["low"] < found["mean"] < found["high"]
             assert (found["n_voxels"], found["n_cases"]) == (n.sum(), N)
@@ -282,14 +280,10 @@ def test_trained_models_of_different_promises_are_not_averaged(tmp_path: Path) -
 def test_the_model_beside_the_experts(analysis: Analysis, sweep: Path) -> None:
     rows = _rows(sweep, "results", A, "speckle_noise", 0.1)
     found = _at(analysis.experts, "nnUNetTrainer", "speckle_noise", 0.1)
-    none = np.zeros((2, 2))
-    agreements = [
-        Agreement(("a", "b"), none, row["expert_agreement"], 0.0, {}, dict.fromkeys("ab", row["model_expert_dice"]))
-        for row in rows.to_dict("records")
-    ]
-    expected = model_minus_experts(agreements, list(rows["patient"]))
+    difference = (rows["model_expert_dice"] - rows["expert_agreement"]).set_axis(rows["patient"])
+    mean = difference.groupby(level=0).mean().mean()
     ends = found[["difference", "difference_low", "difference_high"]]
-    assert list(ends) == pytest.approx([expected.value, expected.low, expected.high])
+    assert list(ends) == pytest.approx([mean, *bootstrap_interval(difference)])
     assert found["experts"] == pytest.approx(rows["expert_agreement"].mean())
     assert found["model"] == pytest.approx(rows["model_expert_dice"].mean())
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 import SimpleITK as sitk
 from sklearn.metrics import f1_score
 
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.eval.statistics import bootstrap_interval
 from nnunet_robust.eval.uncertainty import expert_variability
 from nnunet_robust.eval.uncertainty.expert_variability import (
     expert_agreement,
     majority,
-    model_minus_experts,
     staple,
 )
 
@@ -67,21 +64,6 @@ def test_agreement_on_nothing_is_agreement() -> None:
     assert (nobody.mean_pairwise, nobody.generalised, nobody.model_mean) == (1, 1, 1)
     one = expert_agreement({"a": empty, "b": empty + 2}, {"core": 2})["core"]
     assert (one.mean_pairwise, one.generalised) == (0, 0)
-
-
-def test_the_difference_to_the_experts_is_over_patients() -> None:
-    cases = [expert_agreement(_maps(3, seed), STRUCTURES, _maps(1, seed + 50)["expert 0"])["core"] for seed in range(6)]
-    patients = ["a", "a", "b", "c", "d", "e"]
-    found = model_minus_experts(cases, patients)
-    each = pd.Series([case.model_mean - case.mean_pairwise for case in cases], index=patients)
-    assert found.value == pytest.approx(each.groupby(level=0).mean().mean())
-    assert (found.low, found.high) == bootstrap_interval(each)
-    assert found.low < found.value < found.high < 0  # this model has seen another truth
-    assert math.isnan(model_minus_experts(cases[:1], ["a"]).low)
-    with pytest.raises(UserError, match="6 cases and 1"):
-        model_minus_experts(cases, ["a"])
-    with pytest.raises(UserError, match="no prediction"):
-        model_minus_experts([expert_agreement(_maps(2), STRUCTURES)["core"]], ["a"])
 
 
 def test_majority_by_hand_and_with_an_odd_number_of_experts_by_simpleitk(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,13 +8,13 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from scipy.stats import entropy
 
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.eval.uncertainty.label_layout import Heads, blocks
+from nnunet_robust.eval.uncertainty.label_layout import LabelLayout, blocks
 
-LABELS = Heads({"liver": 1, "tumour": 2})
-REGIONS = Heads({"whole": (1, 2), "core": 2}, class_order=(1, 2))
+LABELS = LabelLayout({"liver": 1, "tumour": 2})
+REGIONS = LabelLayout({"whole": (1, 2), "core": 2}, class_order=(1, 2))
 
 
-def probabilities(heads: Heads, shape: tuple[int, ...], seed: int = 0, sharpness: float = 2.0) -> np.ndarray:
+def probabilities(heads: LabelLayout, shape: tuple[int, ...], seed: int = 0, sharpness: float = 2.0) -> np.ndarray:
     """Made-up ones, (heads, *shape)."""
     logits = sharpness * np.random.default_rng(seed).normal(size=(heads.count, *shape))
     odds = np.exp(logits)
@@ -28,7 +28,7 @@ def probabilities(heads: Heads, shape: tuple[int, ...], seed: int = 0, sharpness
         (REGIONS, {"background": 0, "whole": [1, 2], "core": 2}, [1, 2]),
     ],
 )
-def test_the_label_map_is_nnunets(heads: Heads, labels: dict, order: list[int] | None) -> None:
+def test_the_label_map_is_nnunets(heads: LabelLayout, labels: dict, order: list[int] | None) -> None:
     manager = LabelManager(labels, order)
     p = probabilities(heads, (9, 10, 11))
     assert heads.count == manager.num_segmentation_heads
@@ -89,4 +89,4 @@ def test_numbers_that_are_no_probabilities_are_refused(p: np.ndarray, message: s
 )
 def test_heads_that_cannot_be_are_refused(structures: dict, order: tuple | None, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Heads(structures, order)
+        LabelLayout(structures, order)

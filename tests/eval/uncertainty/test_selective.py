@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import ArrayLike
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
@@ -15,6 +17,7 @@ from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.seeding import numpy_generator
 from nnunet_robust.eval.statistics import bootstrap_interval
 from nnunet_robust.eval.uncertainty.selective import (
+    RankQuality,
     _aurc,
     _auroc,
     _Drawn,
@@ -22,10 +25,14 @@ from nnunet_robust.eval.uncertainty.selective import (
     _spearman,
     rank_correlation,
     rank_qualities,
-    rank_quality,
     risk_coverage,
     risk_curve,
 )
+
+
+def rank_quality(uncertainty: ArrayLike, dice: ArrayLike, patients: list[str], **keywords: Any) -> RankQuality:
+    """`rank_qualities` of a single score."""
+    return rank_qualities({"": uncertainty}, dice, patients, **keywords)[""]
 
 
 def _brute_force(uncertainty: np.ndarray, error: np.ndarray) -> float:
@@ -44,7 +51,6 @@ def test_a_curve_by_hand() -> None:
     assert found.risk == pytest.approx([0, 0.15, 0.4])
     assert found.aurc == pytest.approx(0.55 / 3)
     assert found.optimal_aurc == pytest.approx(0.55 / 3)
-    assert found.excess == pytest.approx(0)
     assert found.chance_aurc == pytest.approx(0.4)
     worst = risk_coverage([1, 3, 2], [0.9, 0.0, 0.3])
     assert worst.aurc == pytest.approx((0.9 + 0.6 + 0.4) / 3)
@@ -95,7 +101,7 @@ def test_rank_quality_is_scipys_and_sklearns() -> None:
     assert found.spearman.value == pytest.approx(stats.spearmanr(uncertainty, 1 - dice).statistic)
     assert found.failure_auroc.value == pytest.approx(roc_auc_score(dice < 0.6, uncertainty))
     curve = risk_coverage(uncertainty, 1 - dice)
-    assert (found.aurc.value, found.excess_aurc.value) == pytest.approx((curve.aurc, curve.excess))
+    assert (found.aurc.value, found.excess_aurc.value) == pytest.approx((curve.aurc, curve.aurc - curve.optimal_aurc))
     assert (found.optimal_aurc, found.chance_aurc) == (curve.optimal_aurc, curve.chance_aurc)
     for each in (found.spearman, found.failure_auroc, found.aurc, found.excess_aurc):
         assert each.low < each.value < each.high

@@ -17,15 +17,15 @@ from sklearn.metrics import f1_score
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.uncertainty import label_layout as heads_module
 from nnunet_robust.eval.uncertainty import overlap as overlap_module
-from nnunet_robust.eval.uncertainty.label_layout import Heads
+from nnunet_robust.eval.uncertainty.label_layout import LabelLayout
 from nnunet_robust.eval.uncertainty.uncertainty import neighbourhood, structure_scores, uncertainty
 from tests.eval.uncertainty.test_label_layout import LABELS, REGIONS, probabilities
 
 SHAPE = (6, 9, 8)
-BINARY = Heads({"foreground": 1})
+BINARY = LabelLayout({"foreground": 1})
 
 
-def _entropy(p: np.ndarray, heads: Heads) -> np.ndarray:
+def _entropy(p: np.ndarray, heads: LabelLayout) -> np.ndarray:
     if heads.class_order is None:
         return entropy(p, base=2, axis=0)
     return entropy(np.stack([p, 1 - p]), base=2, axis=0).sum(axis=0)
@@ -37,7 +37,9 @@ def _binary(foreground: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("heads", [LABELS, REGIONS], ids=["softmax", "sigmoid"])
 @pytest.mark.parametrize("n_members", [2, 5])
-def test_maps_are_those_of_a_direct_computation(heads: Heads, n_members: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maps_are_those_of_a_direct_computation(
+    heads: LabelLayout, n_members: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(heads_module, "_VOXELS_AT_ONCE", 150)  # two slices a block
     members = [probabilities(heads, SHAPE, seed=i) for i in range(n_members)]
     found = uncertainty(iter(members), heads)
@@ -59,7 +61,7 @@ def test_maps_are_those_of_a_direct_computation(heads: Heads, n_members: int, mo
 
 @pytest.mark.parametrize("heads", [LABELS, REGIONS], ids=["softmax", "sigmoid"])
 @pytest.mark.parametrize("weights", [[0.3, 0.7], [2.0, 5.0, 0.0], [0.1, 0.2, 0.3, 0.4]])
-def test_weights_weigh_every_mean(heads: Heads, weights: list[float]) -> None:
+def test_weights_weigh_every_mean(heads: LabelLayout, weights: list[float]) -> None:
     members = [probabilities(heads, SHAPE, seed=i) for i in range(len(weights))]
     found = uncertainty(iter(members), heads, weights)
     exact = np.stack(members).astype(float)
@@ -108,7 +110,7 @@ def test_weights_that_do_not_fit_are_refused(n_members: int, weights: list[float
 
 
 @pytest.mark.parametrize("heads", [LABELS, REGIONS], ids=["softmax", "sigmoid"])
-def test_predicted_dice_is_that_of_a_direct_computation(heads: Heads) -> None:
+def test_predicted_dice_is_that_of_a_direct_computation(heads: LabelLayout) -> None:
     members = [probabilities(heads, SHAPE, seed=i) for i in range(3)]
     found = uncertainty(members, heads)
     for name, labels in heads.labels.items():
@@ -156,7 +158,7 @@ def test_rounding_makes_no_negative_information() -> None:
 
 
 @pytest.mark.parametrize("heads", [LABELS, REGIONS], ids=["softmax", "sigmoid"])
-def test_one_member_and_the_same_one_thrice(heads: Heads) -> None:
+def test_one_member_and_the_same_one_thrice(heads: LabelLayout) -> None:
     member = probabilities(heads, SHAPE)
     one, three = uncertainty([member], heads), uncertainty([member] * 3, heads)
     for found in (one, three):
@@ -174,7 +176,7 @@ def test_one_member_and_the_same_one_thrice(heads: Heads) -> None:
 
 
 @pytest.mark.parametrize(("heads", "p"), [(LABELS, 1 / 3), (REGIONS, 0.5)], ids=["softmax", "sigmoid"])
-def test_constant_logits_are_as_unsure_as_can_be(heads: Heads, p: float) -> None:
+def test_constant_logits_are_as_unsure_as_can_be(heads: LabelLayout, p: float) -> None:
     found = uncertainty([np.full((heads.count, *SHAPE), p, np.float32)] * 2, heads)
     assert (found.segmentation == 0).all()
     assert (found.mutual_information == 0).all()
