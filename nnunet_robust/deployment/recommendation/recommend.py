@@ -29,7 +29,7 @@ from nnunet_robust.deployment.recommendation.placement import (
 )
 from nnunet_robust.eval.images.image_files import ImageFiles, OtherChannelsError, find_images
 from nnunet_robust.eval.inference.models import Model, load_model
-from nnunet_robust.eval.report.read import Sweep, read_sweep
+from nnunet_robust.eval.report.shared.read import Sweep, read_sweep
 from nnunet_robust.eval.results.display_names import DisplayNames
 from nnunet_robust.eval.results.tables import CONDITION
 from nnunet_robust.eval.statistics import CLEAN, MARGIN, N_RESAMPLES

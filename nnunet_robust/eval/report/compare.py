@@ -12,7 +12,7 @@ from scipy import stats
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.seeding import numpy_generator
-from nnunet_robust.eval.report.read import Sweep
+from nnunet_robust.eval.report.shared.read import Sweep
 from nnunet_robust.eval.results.display_names import display_names
 from nnunet_robust.eval.statistics import CLEAN, CONFIDENCE, N_RESAMPLES, bca_intervals, curves
 from nnunet_robust.eval.statistics.comparisons import holm

@@ -13,14 +13,14 @@ from markupsafe import Markup
 from nnunet_robust import __version__
 from nnunet_robust.common.files import write_atomically
 from nnunet_robust.eval.report.compare import FIRST, SECOND, Comparison, compare, listed
-from nnunet_robust.eval.report.panels import curve_panel, told, y_limits
-from nnunet_robust.eval.report.read import Attack, Sweep, read_sweep
+from nnunet_robust.eval.report.shared.panels import curve_panel, told, y_limits
+from nnunet_robust.eval.report.shared.read import Attack, Sweep, read_sweep
 from nnunet_robust.eval.results.display_names import DisplayNames, display_names
 from nnunet_robust.eval.results.manifest import Manifest
 from nnunet_robust.eval.statistics import CLEAN, CONFIDENCE, N_RESAMPLES
 from nnunet_robust.pages import plots
-from nnunet_robust.pages.rendering import csv_link, environment, table_data
-from nnunet_robust.pages.tables import Column, ReportTable
+from nnunet_robust.pages.rendering import environment
+from nnunet_robust.pages.tables import Column, ReportTable, csv_link, table_data
 from nnunet_robust.pages.wording import counted_cases, few_patients, number, with_interval
 
 _METRIC = "dice"

@@ -28,7 +28,7 @@ from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.inference.selection import models_of
 from nnunet_robust.eval.inference.sliding_window import SlidingWindow
 from nnunet_robust.eval.report import analyse, write_report
-from nnunet_robust.eval.report.attacks import NOISE
+from nnunet_robust.eval.report.sections.attacks import NOISE
 from nnunet_robust.eval.results.manifest import Manifest, PerturbationEntry
 from nnunet_robust.eval.results.tables import ARM, Condition, arm_key
 from nnunet_robust.eval.sweep.attack_settings import attack_settings, refuse_other_attacks
@@ -110,7 +110,8 @@ def test_what_is_stored_of_attacked_images(parameters: SweepParameters, texture_
     assert attacks["psnr_db"].to_numpy() == pytest.approx(-20 * np.log10(attacks["l2"]), abs=0.05)
     assert attacks.groupby(["case", "perturbation"])["psnr_db"].nunique().gt(1).any()  # images differ
     manifest = json.loads((parameters.output / "manifest.json").read_text())
-    assert manifest["perturbations"]["pgd_linf"]["attack"] == {"steps": STEPS, "source": None}
+    name = {"name": "pgd_linf", "display_name": "PGD, l∞"}
+    assert manifest["perturbations"]["pgd_linf"]["attack"] == {**name, "steps": STEPS, "source": None}
     assert "attack" not in manifest["perturbations"]["random_linf"]
     assert any(sentence.startswith("Attacks know the reference") for sentence in manifest["assumptions"])
     for case in manifest["pictures"]["cases"].values():
@@ -295,9 +296,8 @@ def test_an_attack_of_the_recipe_has_its_noise_and_its_name_in_the_report(
     """A function with a row, as "A new attack" in CONTRIBUTING.md says, and nothing else."""
 
     def halfway(victim: Victim, ball: Ball, steps: int, generator: torch.Generator) -> torch.Tensor:
-        return ball.project(
-            ball.radius / 2 * ball.direction(victim.gradient(ball.image(ball.nothing()), plain, 0.0).gradient)
-        )
+        gradient = victim.gradient(ball.image(ball.nothing()), plain, 0.0).gradient
+        return ball.project(ball.radius / 2 * ball.direction(gradient))
 
     monkeypatch.setitem(ATTACKS, "halfway", Attack(halfway, "Halfway", "nobody", single_step=True))
     monkeypatch.setitem(PERTURBATIONS, "halfway_linf", attack_row("halfway", "linf"))
