@@ -10,6 +10,7 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup, escape
 
+from nnunet_robust import __version__
 from nnunet_robust.pages.tables import ReportTable, csv_text
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -27,6 +28,11 @@ def environment() -> jinja2.Environment:
     made.filters["breakable"] = breakable
     made.filters["capital"] = capital
     return made
+
+
+def render(template: str, **values: Any) -> str:
+    """Render a page of a template, with the version of this package; the same values give the same bytes."""
+    return environment().get_template(template).render(version=__version__, **values)
 
 
 def breakable(text: str) -> Markup:

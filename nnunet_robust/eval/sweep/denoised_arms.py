@@ -60,7 +60,7 @@ def denoised_models(
 def notes(models: Sequence[Model]) -> tuple[str, ...]:
     """What each model with a threshold was measured to bear, in sentences."""
     return tuple(
-        model.denoiser.borne.sentence(model.trainer.replace(model.denoiser.label, ""))
+        model.denoiser.tolerance.sentence(model.trainer.replace(model.denoiser.label, ""))
         for model in models
-        if model.denoiser is not None and model.denoiser.borne is not None
+        if model.denoiser is not None and model.denoiser.tolerance is not None
     )

@@ -311,7 +311,7 @@ class Engine:
         else:
             prediction = predict(arm, outputs[0].logits, outputs[0].properties)
         metrics = scene.reference.compare(prediction.labels)
-        found = prediction.found
+        found = prediction.uncertainty
         sure = {} if found is None else structure_scores(found, scene.heads, scene.spacing_mm)
         scores = scores_of(prediction, sure, scene)
         self._claims.check(unit)

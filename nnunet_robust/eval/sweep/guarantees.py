@@ -45,7 +45,7 @@ class Promises:
             sure: structure -> its scores.
             scene: the case.
         """
-        found = prediction.found
+        found = prediction.uncertainty
         assert found is not None
         heads = scene.heads
         valid = None if scene.ignore_label is None else scene.label != scene.ignore_label

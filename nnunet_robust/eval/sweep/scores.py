@@ -37,9 +37,9 @@ def scores_of(prediction: Prediction, sure: Mapping[str, StructureScores], scene
     """
     heads = scene.heads
     rows: dict[str, dict[str, Any]] = {name: dict.fromkeys(SCORES, "") for name in heads.structures}
-    if prediction.found is not None:
+    if prediction.uncertainty is not None:
         for name, scores in sure.items():
-            rows[name] |= score_columns(scores, prediction.found.n_members)
+            rows[name] |= score_columns(scores, prediction.uncertainty.n_members)
     if prediction.weights:
         weights = " ".join(f"{weight:.6g}" for weight in prediction.weights)
         for row in rows.values():
@@ -62,9 +62,9 @@ def reliability_rows(prediction: Prediction, scene: Scene) -> list[dict[str, Any
         prediction: with its members.
         scene: the case.
     """
-    assert prediction.found is not None
+    assert prediction.uncertainty is not None
     near = neighbourhood(scene.foreground | (prediction.labels > 0), scene.spacing_mm, BAND_MM)
-    bins = reliability_bins(prediction.found.mean, scene.label, scene.heads, near, scene.ignore_label)
+    bins = reliability_bins(prediction.uncertainty.mean, scene.label, scene.heads, near, scene.ignore_label)
     counted = {"n": bins.counts, "p": bins.probabilities, "hits": bins.hits}
     columns = [f"{what}_{number}" for what, of_row in counted.items() for number in range(of_row.shape[1])]
     values = np.concatenate([of_row.astype(object) for of_row in counted.values()], axis=1)

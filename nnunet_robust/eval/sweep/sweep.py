@@ -318,7 +318,7 @@ def _refuse_retrained(output: Path, manifest: Mapping[str, Any], arms: Sequence[
 def _refuse_relearned(output: Path, manifest: Mapping[str, Any], denoised: Sequence[Model]) -> None:
     for model in denoised:
         before = manifest.get("models", {}).get(model.key)
-        if before is not None and model.denoiser is not None and not model.denoiser.does_as(before["denoise"]):
+        if before is not None and model.denoiser is not None and not model.denoiser.matches(before["denoise"]):
             raise UserError(
                 f"{output} holds results of {model.key} by another threshold (--denoise-from has changed): take a new "
                 f"folder for -o, or delete {output / 'parts' / model.key} and its entry in manifest.json"
