@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from nnunet_robust.pages.wording import number, p_value, percent, spoken
+from nnunet_robust.eval.results.display_names import DisplayNames
+from nnunet_robust.pages.wording import number, p_value, percent
 
 
 class Column(NamedTuple):
@@ -20,7 +21,7 @@ class Column(NamedTuple):
     Attributes:
         key: of the data frame; the column is left out where the frame lacks it.
         heading: in plain words.
-        form: a key of `_FORMS`.
+        form: a key of `_FORMS`, or "words" for perturbations by their display names.
         low: key of the lower end of the interval that stands beside the value; empty where there is none.
         high: of its upper end.
         of: key of the total that a count is of; empty where there is none.
@@ -54,6 +55,7 @@ class ReportTable:
         note: what its numbers are, and what they are conditioned on.
         columns: those that the data have.
         data: a row per row, as computed.
+        names: of perturbations, for columns of the form "words".
         section: of the page that it stands in, by its id.
     """
 
@@ -62,12 +64,13 @@ class ReportTable:
     note: str
     columns: tuple[Column, ...]
     data: pd.DataFrame
+    names: DisplayNames
     section: str = "statistics"
 
     def cells(self) -> Iterator[list[Cell]]:
         """The rows as they are written."""
         for row in self.data.to_dict("records"):
-            yield [_cell(row, column) for column in self.columns]
+            yield [_cell(row, column, self.names) for column in self.columns]
 
     def is_number(self, column: Column) -> bool:
         """Whether a column is of numbers: aligned to the right, and sorted as such."""
@@ -80,7 +83,6 @@ def _listed(value: Any) -> str:
 
 _FORMS: dict[str, Callable[[Any], str]] = {
     "text": str,
-    "words": lambda value: spoken(str(value)),
     "list": _listed,
     "count": lambda value: "–" if pd.isna(value) else f"{int(value)}",
     "level": lambda value: "–" if pd.isna(value) else f"{value:g}",
@@ -94,9 +96,9 @@ _FORMS: dict[str, Callable[[Any], str]] = {
 }
 
 
-def _cell(row: dict[Any, Any], column: Column) -> Cell:
+def _cell(row: dict[Any, Any], column: Column, names: DisplayNames) -> Cell:
     value = row[column.key]
-    text = _FORMS[column.form](value)
+    text = names[str(value)] if column.form == "words" else _FORMS[column.form](value)
     if column.form in ("text", "words", "list"):
         return Cell(text, "", text)
     beside = ""
@@ -124,12 +126,18 @@ class Kind(NamedTuple):
 
 
 def report_table(
-    name: str, title: str, note: str, columns: tuple[Column, ...], data: pd.DataFrame, section: str = "statistics"
+    name: str,
+    title: str,
+    note: str,
+    columns: tuple[Column, ...],
+    data: pd.DataFrame,
+    names: DisplayNames,
+    section: str = "statistics",
 ) -> ReportTable:
     """A table without the columns that the data lack, and without that of the dataset where there is one."""
     one = data["dataset"].nunique() == 1
     shown = tuple(column for column in columns if column.key in data and not (one and column.key == "dataset"))
-    return ReportTable(name, title, note, shown, data, section)
+    return ReportTable(name, title, note, shown, data, names, section)
 
 
 def csv_text(data: pd.DataFrame) -> str:

@@ -2,43 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from nnunet_robust.eval.results.display_names import spoken as spoken
+from nnunet_robust.eval.results.display_names import PLAIN, DisplayNames
 from nnunet_robust.eval.statistics import CLEAN, COMPARABLE
 
 
-def spoken_list(perturbations: Iterable[str]) -> str:
+def listed_perturbations(perturbations: Iterable[str], names: DisplayNames) -> str:
     """Names of perturbations, one after the other; apart by semicolons where a name has a comma."""
-    names = [spoken(name) for name in perturbations]
-    return ("; " if any("," in name for name in names) else ", ").join(names)
-
-
-_ENSEMBLE = re.compile(r"ensemble([^()]*)\(([^()]*)\)(.*)")  # the sweep's name: weighting, members, and what is added
-
-
-def ensemble_names(names: Iterable[str]) -> dict[str, str]:
-    """Short names of ensembles: "ensemble of 2, uniform" for "ensemble_uniform(nnUNetTrainer+nnUNetTrainerNoSkip)".
-
-    Args:
-        names: of models, as in tables and plots.
-
-    Returns:
-        Name -> short name, of the ensembles alone, and of those alone whose short name no other has.
-    """
-    short = {}
-    for name in dict.fromkeys(names):
-        if found := _ENSEMBLE.fullmatch(name):
-            weighting, members, more = found.groups()
-            n = members.count("+") + 1
-            short[name] = f"ensemble of {n}, {weighting.strip('_') or 'uniform'}{more}"
-    given = list(short.values())
-    return {name: text for name, text in short.items() if given.count(text) == 1}
+    shown = [names[name] for name in perturbations]
+    return ("; " if any("," in name for name in shown) else ", ").join(shown)
 
 
 def counted_cases(n_cases: int, n_patients: int) -> str:
@@ -81,12 +58,13 @@ def few_patients(n_patients: int, few: int = 20) -> list[str]:
     return []
 
 
-def sentences(points: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+def sentences(points: pd.DataFrame, table: pd.DataFrame, names: DisplayNames = PLAIN) -> list[str]:
     """One dataset in three sentences: the clean images, the largest drop, the average over levels.
 
     Args:
         points: its rows of `statistics.curves`, of Dice.
         table: its rows of `statistics.summary`, of Dice, over all labels.
+        names: of perturbations.
 
     Returns:
         The sentences; fewer where there is nothing to say.
@@ -105,10 +83,10 @@ def sentences(points: pd.DataFrame, table: pd.DataFrame) -> list[str]:
     if table.empty:
         return [*said, "No perturbation can be compared yet."]
     order = [point["line"] for point in clean if len(clean) > 1 and clean[0]["mean"] > clean[-1]["mean"]]
-    return [*said, _largest_drop(points, table, order), _averages(table, order)]
+    return [*said, _largest_drop(points, table, order, names), _averages(table, order, names)]
 
 
-def _largest_drop(points: pd.DataFrame, table: pd.DataFrame, order: Sequence[str]) -> str:
+def _largest_drop(points: pd.DataFrame, table: pd.DataFrame, order: Sequence[str], names: DisplayNames) -> str:
     """`order`: the architectures by their mean on clean images, best first; empty where these do not differ."""
     row = _ranked(table, "drop")[0]
     if row["drop"] <= 0:
@@ -118,7 +96,7 @@ def _largest_drop(points: pd.DataFrame, table: pd.DataFrame, order: Sequence[str
     )
     worst = next(point for point in there if point["line"] == row["line"])
     said = (
-        f"The largest drop was that of {row['line']}{_place(row['line'], order)} under {spoken(row['perturbation'])} "
+        f"The largest drop was that of {row['line']}{_place(row['line'], order)} under {names[row['perturbation']]} "
         f"(n = {row['n_cases']}): from {number(row['clean'])} on clean images to {_score(worst)} at level "
         f"{row['worst_level']:g}, which is {percent(row['relative_drop'], 0)} less"
     )
@@ -143,10 +121,10 @@ def _place(line: str, order: Sequence[str]) -> str:
     return ""
 
 
-def _averages(table: pd.DataFrame, order: Sequence[str]) -> str:
+def _averages(table: pd.DataFrame, order: Sequence[str], names: DisplayNames) -> str:
     start = "Averaged over levels (area under the curve),"
     if table["line"].nunique() == 1:
-        parts = [f"{number(row['auc'])} under {spoken(row['perturbation'])}" for row in table.to_dict("records")]
+        parts = [f"{number(row['auc'])} under {names[row['perturbation']]}" for row in table.to_dict("records")]
         return f"{start} its mean Dice was {_joined(parts)}."
     won: dict[str, list[tuple[str, float, bool | None]]] = {}
     lost: list[str] = []
@@ -157,10 +135,10 @@ def _averages(table: pd.DataFrame, order: Sequence[str]) -> str:
         first, second = ranked[:2]
         lead = first["auc"] - second["auc"]
         apart = None if np.isnan(first["auc_low"]) else _are_apart(first, second, "auc_low", "auc_high")
-        won.setdefault(first["line"] if lead >= _SAME else _NOBODY, []).append((spoken(str(name)), lead, apart))
+        won.setdefault(first["line"] if lead >= _SAME else _NOBODY, []).append((names[str(name)], lead, apart))
         lines = [row["line"] for row in ranked]
         if order and order[0] in lines[1:] and lead >= _SAME:
-            lost.append(f"{_ordinal(lines.index(order[0]) + 1)} of {len(lines)} under {spoken(str(name))}")
+            lost.append(f"{_ordinal(lines.index(order[0]) + 1)} of {len(lines)} under {names[str(name)]}")
     if not won:
         return "No perturbation was run on more than one architecture, so that no averages over levels can be compared."
     parts = [f"{winner} under {_wins(of_winner, winner)}" for winner, of_winner in won.items()]

@@ -68,7 +68,9 @@ def write_attacked_output(
     for name, source in attacks.items():
         key = f"{source}__nnUNetPlans__2d__fold0"
         of_source = {key: checkpoints.get(source, {"0": "not swept"})} if source else None
-        manifest["perturbations"][name]["attack"] = {"steps": STEPS, "source": of_source}
+        manifest["perturbations"][name]["attack"] = {
+            "name": "pgd_linf", "display_name": "PGD, l∞", "steps": STEPS, "source": of_source
+        }  # fmt: skip
         manifest["perturbations"][name]["unit"] = "largest change of a value, share of the robust range"
     (out / "manifest.json").write_text(json.dumps(manifest, indent=2))
     if pictures and own:

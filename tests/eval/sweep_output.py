@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
+from nnunet_robust.eval.attacks.rows import PERTURBATIONS, perturbation
 from tests.eval.confidence_output import add_scores, write_bounds, write_reliability
 
 LEVELS = {"speckle_noise": [0.1, 0.2, 0.3, 0.45], "gaussian_blur": [1.0, 2.0, 3.0, 4.0]}
@@ -120,6 +122,24 @@ def _row(
     }
 
 
+def _made_of(model: str) -> dict:
+    if ensemble := re.fullmatch(r"ensemble_(\w+)\((.*)\)", model):
+        return {"kind": "ensemble", "members": ensemble[2].split("+"), "weights": ensemble[1]}
+    plain, denoised, _ = model.partition("+denoise")
+    if denoised:
+        return {"kind": "denoised", "denoise": {}, "without_denoising": f"{plain}__nnUNetPlans__2d__fold0"}
+    return {"kind": "model"}
+
+
+def _facts(name: str) -> dict:
+    """What the table knows; the tests have perturbations of their own, too."""
+    if name.partition("_from_")[0] not in PERTURBATIONS:
+        return {}
+    row = perturbation(name)
+    facts = {"display_name": row.display_name, "control": row.control, "source": row.source}
+    return {fact: value for fact, value in facts.items() if value}
+
+
 def _manifest(dataset: str, models: tuple[str, ...], levels: dict[str, list[float]], chosen: dict[str, str]) -> dict:
     units = {
         "speckle_noise": "standard deviation, relative to the voxel's value",
@@ -137,12 +157,13 @@ def _manifest(dataset: str, models: tuple[str, ...], levels: dict[str, list[floa
                 "plans": "nnUNetPlans",
                 "configuration": "2d",
                 "fold": "0",
+                **_made_of(model),
                 "checkpoints": {"0": hashlib.sha256(model.encode()).hexdigest()},
             }
             for model in models
         },
         "perturbations": {
-            name: {"levels": of_name, "unit": units.get(name, ""), "reference": "Kamath et al. 2023"}
+            name: {"levels": of_name, "unit": units.get(name, ""), "reference": "Kamath et al. 2023", **_facts(name)}
             for name, of_name in levels.items()
         },
         "parameters": {"replicates": 1, "nsd_tolerance_mm": 2.0, "mirroring": True},

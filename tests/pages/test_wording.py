@@ -9,7 +9,7 @@ import pytest
 
 from nnunet_robust.eval.report import analyse
 from nnunet_robust.eval.statistics import recipe_sentence
-from nnunet_robust.pages.wording import ensemble_names, failure_sentences, few_patients, p_value, sentences
+from nnunet_robust.pages.wording import failure_sentences, few_patients, p_value, sentences
 from tests.eval.statistics.papers import ATTENTION, NO_SKIP, U_NET, write_papers
 
 
@@ -137,14 +137,6 @@ def test_failures_in_words() -> None:
         "There is not an object in any image: none could be missed.",
         "There is not an image without an object: none could be hallucinated.",
     ]
-
-
-def test_ensembles_have_short_names_that_no_other_has() -> None:
-    assert ensemble_names(["A", "ensemble_uniform(A+B)", "ensemble_confidence(A+B+C) (tile 64x64)"]) == {
-        "ensemble_uniform(A+B)": "ensemble of 2, uniform",
-        "ensemble_confidence(A+B+C) (tile 64x64)": "ensemble of 3, confidence (tile 64x64)",
-    }
-    assert ensemble_names(["ensemble_uniform(A+B)", "ensemble_uniform(A+C)"]) == {}  # which of them would it be?
 
 
 def test_small_samples_and_small_p_values_are_named() -> None:

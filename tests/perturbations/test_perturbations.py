@@ -141,6 +141,33 @@ def test_every_row_of_every_module_is_in_the_table() -> None:
     assert all(row.name == row.function.__name__ for row in rows)
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("speckle_noise", "speckle noise"),
+        ("rician_noise", "Rician noise"),
+        ("kspace_spikes", "k-space spikes"),
+        ("pgd_linf", "PGD, l∞"),
+        ("worst_case_l2_from_nnUNetTrainer_seed1", "worst case, l2, from nnUNetTrainer_seed1"),
+        ("random_l2", "random noise, l2"),
+        ("cospgd_l2", "CosPGD, l2"),
+        ("gaussian_noise+gaussian_blur@2", "Gaussian noise + Gaussian blur 2"),
+    ],
+)
+def test_display_names(name: str, words: str) -> None:
+    assert perturbation(name).display_name == words
+
+
+PROPER = ["Gaussian", "Rician", "Poisson", "Gibbs", "Rayleigh", "Fourier", "PSF", "JPEG", "MRI", "CT", "PGD", "FGSM"]
+
+
+def test_proper_names_and_abbreviations_are_written_as_such() -> None:
+    for row in PERTURBATIONS.values():
+        words = row.display_name.replace(",", "").split()
+        assert not {word.lower() for word in PROPER} & set(words), row.name
+        assert "kspace" not in words and "_" not in row.display_name, row.name
+
+
 def test_which_rows_take_what() -> None:
     assert {row.name for row in PERTURBATIONS.values() if row.uses_mask} == {"background_blur", "foreground_blur"}
     attacks = {row.name for row in PERTURBATIONS.values() if row.uses_victim}

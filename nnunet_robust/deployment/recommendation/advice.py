@@ -11,7 +11,7 @@ import pandas as pd
 
 from nnunet_robust.deployment.recommendation.placement import MASK_FEATURES, Place
 from nnunet_robust.deployment.recommendation.recommend import TRUSTED_DICE, ImageAnswer, Recommendation
-from nnunet_robust.eval.results.display_names import spoken
+from nnunet_robust.eval.results.display_names import DisplayNames
 from nnunet_robust.eval.statistics import CONFIDENCE, NO_DIFFERENCE
 from nnunet_robust.eval.statistics.verdict import Verdict
 
@@ -26,15 +26,15 @@ _CONDITIONS = 3  # that an image is likened to, at most
 
 def image_table(recommendation: Recommendation) -> pd.DataFrame:
     """Make a table with a row per image: what was measured, what it is most like, how far off, and its own answer."""
-    return pd.DataFrame([_image_row(answer) for answer in recommendation.images])
+    return pd.DataFrame([_image_row(answer, recommendation.names) for answer in recommendation.images])
 
 
-def _image_row(answer: ImageAnswer) -> dict[str, Any]:
+def _image_row(answer: ImageAnswer, names: DisplayNames) -> dict[str, Any]:
     place = answer.place
     return {
         "image": answer.image,
         **{name.removesuffix("_bits").replace("_", " "): value for name, value in answer.measured.items()},
-        "most like": _alike(place)[0] if place else "",
+        "most like": _alike(place, names)[0] if place else "",
         "distance / limit": round(place.distance / place.limit, 3) if place and place.limit else math.nan,
         "answer": answer.verdict.answer if answer.verdict else "declined",
         "confidence": _percent(answer.verdict.confidence) if answer.verdict else "",
@@ -103,7 +103,7 @@ def _reasons(recommendation: Recommendation, inside: list[ImageAnswer]) -> str:
     table["images"] = together.groupby("perturbation")["inside"].sum()
     table = table[table["images"] > 0].sort_values(["images", "distance"], ascending=[False, True], kind="stable")
     found = [
-        f"{spoken(str(name))} at {row['level']:.3g} ({row['low']:.3g} to {row['high']:.3g}; "
+        f"{recommendation.names[str(name)]} at {row['level']:.3g} ({row['low']:.3g} to {row['high']:.3g}; "
         f"{recommendation.units.get(name, '')})".replace("; )", ")")
         for name, row in table.head(_CONDITIONS).iterrows()
     ]
@@ -111,10 +111,10 @@ def _reasons(recommendation: Recommendation, inside: list[ImageAnswer]) -> str:
     return f"In noise and blur {count} are like the sweep's images under {' or '.join(found)}."
 
 
-def _alike(place: Place) -> list[str]:
+def _alike(place: Place, names: DisplayNames) -> list[str]:
     """The conditions that an image is most like, nearest first."""
     rows = place.levels.head(_CONDITIONS).to_dict("records")
-    return [f"{spoken(row['perturbation'])} {row['level']:.2g}" for row in rows] or ["clean"]
+    return [f"{names[row['perturbation']]} {row['level']:.2g}" for row in rows] or ["clean"]
 
 
 def _masks(answers: tuple[ImageAnswer, ...]) -> str:

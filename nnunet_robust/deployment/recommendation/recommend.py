@@ -31,6 +31,7 @@ from nnunet_robust.deployment.recommendation.placement import (
 from nnunet_robust.eval.images.image_files import ImageFiles, OtherChannelsError, find_images
 from nnunet_robust.eval.inference.models import Model, load_model
 from nnunet_robust.eval.report.read import Sweep, read_sweep
+from nnunet_robust.eval.results.display_names import DisplayNames
 from nnunet_robust.eval.results.results import ARM, CONDITION
 from nnunet_robust.eval.statistics import CLEAN, MARGIN, N_RESAMPLES
 from nnunet_robust.eval.statistics.verdict import Verdict, decide
@@ -78,6 +79,7 @@ class Recommendation:
     Attributes:
         sweep: folder that it rests on.
         dataset: of the sweep.
+        names: perturbation -> its display name.
         units: perturbation -> what its level is counted in.
         clean: architecture -> mean Dice on the sweep's clean images.
         margin: difference in Dice that matters.
@@ -88,6 +90,7 @@ class Recommendation:
 
     sweep: Path
     dataset: str
+    names: DisplayNames
     units: dict[str, str]
     clean: dict[str, float]
     margin: float
@@ -146,6 +149,7 @@ def recommend(
     return Recommendation(
         sweep=output,
         dataset=sweep.datasets[0],
+        names=sweep.names,
         units={name: sweep.unit(name) for name in sweep.manifest["perturbations"]},
         clean=advisor.clean,
         margin=margin,

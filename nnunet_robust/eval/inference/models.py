@@ -58,6 +58,7 @@ class Model:
         patch_size: voxels per axis that it was trained on.
         predictor: nnU-Net's predictor, initialised; its configuration's patch size is that of the tiles.
         denoiser: what the raw images go through first; None leaves them as they are.
+        plain: of a model with a denoiser, the same without.
     """
 
     trainer: str
@@ -69,6 +70,7 @@ class Model:
     patch_size: tuple[int, ...]
     predictor: nnUNetPredictor
     denoiser: Denoiser | None = None
+    plain: Model | None = None
 
     @property
     def tile_size(self) -> tuple[int, ...]:
@@ -125,7 +127,7 @@ class Model:
     def with_denoising(self, denoiser: Denoiser) -> Model:
         """Feed the same weights with denoised images; nothing is loaded again."""
         name, at, dataset = self.trainer.partition("@")
-        return replace(self, trainer=f"{name}{denoiser.label}{at}{dataset}", denoiser=denoiser)
+        return replace(self, trainer=f"{name}{denoiser.label}{at}{dataset}", denoiser=denoiser, plain=self)
 
     def _check_tile_size(self, tile_size: tuple[int, ...]) -> None:
         configuration = self.predictor.configuration_manager

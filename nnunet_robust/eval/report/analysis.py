@@ -14,6 +14,7 @@ from nnunet_robust.eval import statistics
 from nnunet_robust.eval.report import attacks, calibration, denoising, experts, promises, ranking
 from nnunet_robust.eval.report.measured import Divergence, Relation, over_divergence, over_ratio
 from nnunet_robust.eval.report.read import Sweep, read_sweeps
+from nnunet_robust.eval.results.display_names import DisplayNames, display_names
 from nnunet_robust.eval.statistics import CLEAN, MARGIN, MEAN_OF_LABELS
 
 CURVES = ("dice", "hd95_mm", "assd_mm", "nsd")  # IoU says what Dice says
@@ -44,6 +45,11 @@ class Analysis:
     def sweep_of(self) -> dict[str, Sweep]:
         """dataset -> its sweep, in the order of the sweeps."""
         return {name: sweep for sweep in self.sweeps for name in sweep.datasets}
+
+    @cached_property
+    def names(self) -> DisplayNames:
+        """The perturbations' display names."""
+        return display_names(*(sweep.manifest for sweep in self.sweeps))
 
     @property
     def datasets(self) -> list[str]:
@@ -203,7 +209,7 @@ class Analysis:
     @cached_property
     def denoising(self) -> pd.DataFrame:
         """`denoising.differences`."""
-        return denoising.differences(self.rows, METRIC)
+        return denoising.differences(self.sweeps, METRIC)
 
     @cached_property
     def experts(self) -> pd.DataFrame:

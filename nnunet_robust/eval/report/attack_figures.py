@@ -15,7 +15,7 @@ from nnunet_robust.eval.report.over_level import over_level
 from nnunet_robust.eval.report.report_figure import ReportFigure, by_panel, sample_of
 from nnunet_robust.eval.statistics import CLEAN
 from nnunet_robust.pages.plots import LineStyle, rule_styles
-from nnunet_robust.pages.wording import number, spoken
+from nnunet_robust.pages.wording import number
 
 ATTACKS, TRANSFER, DENOISING = "attacks", "transfer", "denoising"
 _MOST_COLUMNS = 16  # of a heat map: as wide as the page
@@ -53,10 +53,10 @@ def _own(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Report
             group=ATTACKS,
             name=f"{dataset}_{name}",
             dataset=dataset,
-            title=f"{spoken(name)}, each model attacked itself",
+            title=f"{analysis.names[name]}, each model attacked itself",
             sample=sample_of(part),
             data=both,
-            alt=f"Mean Dice over the budget of {spoken(name)}. {panels.told(both.assign(x=both['level']))}.",
+            alt=f"Mean Dice over the budget of {analysis.names[name]}. {panels.told(both.assign(x=both['level']))}.",
             draw=partial(
                 panels.level_panel, both, "mean Dice", _unit(analysis, dataset, name), {**attacked, **noisy}, limits,
                 unbanded=set(noise["line"]),
@@ -66,9 +66,9 @@ def _own(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Report
 
 
 def _unit(analysis: Analysis, dataset: str, attack: str) -> str:
-    """What the budget is counted in: said of the attack itself, or of one from a source."""
-    names = [name for name in analysis.sweep_of[dataset].attacks if name.startswith(attack)]
-    return analysis.unit(dataset, min(names, key=len))
+    """What the budget is counted in, whatever the source."""
+    attacks = analysis.sweep_of[dataset].attacks
+    return analysis.unit(dataset, next(name for name, row in attacks.items() if row["name"] == attack))
 
 
 def _transfer(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[ReportFigure]:
@@ -87,10 +87,10 @@ def _transfer(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[R
                 group=TRANSFER,
                 name=f"{dataset}_{name}_{number_of}",
                 dataset=dataset,
-                title=spoken(name),
+                title=analysis.names[name],
                 sample=sample_of(part),
                 data=part,
-                alt=f"Mean Dice by attacked and predicting model under {spoken(name)}. {'; '.join(told)}.",
+                alt=f"Mean Dice by attacked and predicting model under {analysis.names[name]}. {'; '.join(told)}.",
                 draw=partial(attack_panels.transfer_map, part, models),
                 styles={},
             )

@@ -14,9 +14,10 @@ from nnunet_robust.eval.report.attacks import NOISE, Doubt, doubts
 from nnunet_robust.eval.report.denoising import HARMS, HELPS
 from nnunet_robust.eval.report.report_figure import by_panel, sample_of
 from nnunet_robust.eval.report.sections import Section, filled
+from nnunet_robust.eval.results.display_names import DisplayNames
 from nnunet_robust.eval.statistics import CLEAN, CONFIDENCE
 from nnunet_robust.pages.tables import ReportTable
-from nnunet_robust.pages.wording import interval, number, spoken, with_interval
+from nnunet_robust.pages.wording import interval, number, with_interval
 
 GROUPS = {
     ATTACKS: "attacks on each model itself, and random noise",
@@ -85,14 +86,13 @@ def _attacks(analysis: Analysis) -> list[dict[str, Any]]:
 
 def harms(analysis: Analysis) -> Iterator[str]:
     """What an attack did to each model that it was on, budget by budget, beside random noise; a sentence per model."""
-    several = len(analysis.datasets) > 1
     for (dataset, name), part in by_panel(analysis.attack_effects):
         for line, rows in part.groupby("line", sort=False):
             clean = rows[rows["level"] == 0]["attacked"]
             start = f"; on clean images it was {number(clean.iloc[0])}" if len(clean) else ""
             at = [_harm(row) for row in rows[rows["level"] > 0].to_dict("records")]
             yield (
-                f"{_head(dataset, name, several)} on {line} ({sample_of(rows)}, {_steps(name, rows)}) left it a mean "
+                f"{_head(analysis, dataset, name)} on {line} ({sample_of(rows)}, {_steps(rows)}) left it a mean "
                 f"Dice of at most {'; '.join(at)}{start}."
             )
 
@@ -104,7 +104,6 @@ def _harm(row: Mapping[Any, Any]) -> str:
 
 def keepers(analysis: Analysis) -> Iterator[str]:
     """Which architecture had the highest mean Dice under attacks on itself, at each budget."""
-    several = len(analysis.datasets) > 1
     for (dataset, name), part in by_panel(analysis.attack_effects[analysis.attack_effects["level"] > 0]):
         if part["line"].nunique() < 2:
             continue
@@ -119,15 +118,14 @@ def keepers(analysis: Analysis) -> Iterator[str]:
                 f"{first['line']} at budget {level:g} ({number(first['attacked'])}, "
                 f"{number(first['attacked'] - second['attacked'])} more than {second['line']}{words})"
             )
-        yield f"{_head(dataset, name, several)}, each model attacked itself ({sample_of(part)}): {'; '.join(at)}."
+        yield f"{_head(analysis, dataset, name)}, each model attacked itself ({sample_of(part)}): {'; '.join(at)}."
 
 
 def warnings(analysis: Analysis) -> Iterator[str]:
     """Which attacks are doubtful, as noise or an attack on another model does more; that none is, where none is."""
-    several = len(analysis.datasets) > 1
     of_lines, transferred = analysis.attack_effects_of_lines, analysis.transfer
     found = list(doubts(of_lines, transferred))
-    yield from (_warning(doubt, several) for doubt in found)
+    yield from (_warning(analysis, doubt) for doubt in found)
     if found:
         return
     n_own = int((of_lines["level"] > 0).sum() and of_lines[of_lines["level"] > 0]["difference"].notna().sum())
@@ -144,7 +142,7 @@ def warnings(analysis: Analysis) -> Iterator[str]:
         yield "Whether attacks made against another model would do more was not swept (`--attack-source`)."
 
 
-def _warning(doubt: Doubt, several: bool) -> str:
+def _warning(analysis: Analysis, doubt: Doubt) -> str:
     means = ("attacked", "noise") if doubt.than == NOISE else ("own", "score")
     at = "; ".join(
         f"{number(row[means[0]])} against {number(row[means[1]])} at {row['level']:g}"
@@ -152,18 +150,18 @@ def _warning(doubt: Doubt, several: bool) -> str:
     )
     who = NOISE if doubt.than == NOISE else f"images made against {doubt.than}"
     return (
-        f"Warning: {_head(doubt.dataset, doubt.perturbation, several)} on {doubt.line} did less to it than {who} "
+        f"Warning: {_head(analysis, doubt.dataset, doubt.perturbation)} on {doubt.line} did less to it than {who} "
         f"(mean Dice {at}; {sample_of(doubt.rows)}): the gradients of {doubt.line} may be masked, or the attack needs "
         "more steps. Do not take what it kept for robustness."
     )
 
 
-def _head(dataset: str, name: str, several: bool) -> str:
-    return f"{dataset}: " * several + spoken(name)
+def _head(analysis: Analysis, dataset: str, name: str) -> str:
+    return f"{dataset}: " * (len(analysis.datasets) > 1) + analysis.names[name]
 
 
-def _steps(name: str, rows: pd.DataFrame) -> str:
-    n = 1 if name.startswith("fgsm") else int(rows["steps"].max())
+def _steps(rows: pd.DataFrame) -> str:
+    n = int(rows["steps"].max())
     return f"{n} step{'s' * (n != 1)}"
 
 
@@ -186,7 +184,9 @@ def gains(analysis: Analysis) -> Iterator[str]:
         for verdict, said in ((HELPS, "It helped under"), (HARMS, "It harmed under")):
             of_verdict = others[others["verdict"] == verdict]
             parts.append(
-                f"{said} {_places(of_verdict)}" if len(of_verdict) else f"{said} none of {len(others)} conditions"
+                f"{said} {_places(of_verdict, analysis.names)}"
+                if len(of_verdict)
+                else f"{said} none of {len(others)} conditions"
             )
         yield (
             f"{dataset}: " * several + f"{line} less {rows['plain_line'].iloc[0]} ({sample_of(rows)}): "
@@ -194,13 +194,13 @@ def gains(analysis: Analysis) -> Iterator[str]:
         )
 
 
-def _places(rows: pd.DataFrame) -> str:
+def _places(rows: pd.DataFrame, names: DisplayNames) -> str:
     """Conditions, with the differences there: "speckle noise at 0.2, 0.3 (+0.050 to +0.120); ..."."""
     said = []
     for name, part in rows.groupby("perturbation", sort=False):
         levels = ", ".join(f"{level:g}" for level in part["level"])
         ends = dict.fromkeys(_signed(value) for value in (part["difference"].min(), part["difference"].max()))
-        said.append(f"{spoken(str(name))} at {levels} ({' to '.join(ends)})")
+        said.append(f"{names[str(name)]} at {levels} ({' to '.join(ends)})")
     return "; ".join(said)
 
 

@@ -5,20 +5,19 @@ An attack is only one way to harm a model: what it finds, the worst change of th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from nnunet_robust.eval.report.pairs import CASE, columns, paired_means
 from nnunet_robust.eval.report.read import Sweep
-from nnunet_robust.eval.results.display_names import attacked_by, control_of
 from nnunet_robust.eval.results.results import ARM, arm_key
 from nnunet_robust.eval.statistics import case_scores
 
 NOISE = "random noise of the same budget"
 _SAME = 0.0005  # of a mean Dice: what three decimals cannot tell
-_SCORES = [*CASE, "attack", "attacked", "steps"]
+_SCORES = [*CASE, "attack", "attacked", "steps", "control"]
 
 
 def attacked_scores(sweeps: Sequence[Sweep], metric: str) -> pd.DataFrame:
@@ -31,31 +30,31 @@ def attacked_scores(sweeps: Sequence[Sweep], metric: str) -> pd.DataFrame:
     Returns:
         Columns dataset, architecture and line (who predicted), level (the budget; 0 is the clean image), patient, case,
         the metric, attack (its name without a source), attacked (the line of the model that the images were made
-        against; where that was not swept, its name and that) and steps. What a model does under an attack on itself is
-        there once, whether each model was attacked or this one for all.
+        against; where that was not swept, its name and that), steps and control (the random noise of the same budget).
+        What a model does under an attack on itself is there once, whether each model was attacked or this one for all.
     """
     found = []
     for sweep in sweeps:
         scores = case_scores(sweep.rows, metric)
         for name, described in sweep.attacks.items():
-            attack, source = attacked_by(name)
             of_attack = scores[scores["perturbation"] == name].drop(columns="perturbation")
-            attacked = _line_of(sweep, source, described["source"]) if source else of_attack["line"]
-            found.append(of_attack.assign(attack=attack, attacked=attacked, steps=described["steps"]))
+            attacked = _line_of(sweep, described) if described["source"] else of_attack["line"]
+            facts = {"attack": described["name"], "steps": described["steps"], "control": described["control"]}
+            found.append(of_attack.assign(attacked=attacked, **facts))
     if not found:
         return pd.DataFrame(columns=[*_SCORES, metric])
     table = pd.concat(found, ignore_index=True)
     return table[~table.duplicated([*CASE, "attack", "attacked"])].reset_index(drop=True)
 
 
-def _line_of(sweep: Sweep, source: str, checkpoints: dict[str, dict[str, str]]) -> str:
+def _line_of(sweep: Sweep, attack: Mapping[str, Any]) -> str:
     """The line of the trained model that an attack was made against; a name of its own where it was not swept."""
     described = sweep.manifest.get("models", {})
     for arm in sweep.results.drop_duplicates("line").to_dict("records"):
         key = arm_key(**{name: arm[name] for name in ARM})
-        if key in checkpoints and described.get(key, {}).get("checkpoints") == checkpoints[key]:
+        if key in attack["source"] and described.get(key, {}).get("checkpoints") == attack["source"][key]:
             return str(arm["line"])
-    return f"{source} (not swept)"
+    return f"{attack['source_name']} (not swept)"
 
 
 def own(attacked: pd.DataFrame) -> pd.DataFrame:
@@ -79,8 +78,8 @@ def effects(sweeps: Sequence[Sweep], attacked: pd.DataFrame, metric: str, name: 
     found = []
     scores = pd.concat([case_scores(sweep.rows, metric) for sweep in sweeps], ignore_index=True)
     by, names = ["dataset", "attack", "level", name, "steps"], ("attacked", "noise", "difference")
-    for (_, attack), part in own(attacked).groupby(["dataset", "attack"], sort=False):
-        noise = scores[scores["perturbation"] == control_of(str(attack))]
+    for _, part in own(attacked).groupby(["dataset", "attack"], sort=False):
+        noise = scores[scores["perturbation"] == part["control"].iloc[0]]
         found.append(paired_means(part, noise, metric, by, names))
     return _together(found, columns(by, names)).rename(columns={"attack": "perturbation", name: "line"})
 
@@ -106,7 +105,7 @@ def transfer(sweeps: Sequence[Sweep], attacked: pd.DataFrame, metric: str) -> pd
         sources = part.loc[part["attacked"] != part["line"], "attacked"].unique()
         shown = part[part["attacked"].isin(sources)]
         noise = scores[
-            (scores["perturbation"] == control_of(str(attack)))
+            (scores["perturbation"] == part["control"].iloc[0])
             & (scores["dataset"] == dataset)
             & scores["level"].isin(shown["level"])
         ]

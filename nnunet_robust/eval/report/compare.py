@@ -13,11 +13,11 @@ from scipy import stats
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.seeding import numpy_generator
 from nnunet_robust.eval.report.read import Sweep
+from nnunet_robust.eval.results.display_names import display_names
 from nnunet_robust.eval.statistics import CLEAN, CONFIDENCE, N_RESAMPLES, bca_intervals, curves
 from nnunet_robust.eval.statistics.comparisons import holm
 from nnunet_robust.eval.statistics.signed_rank import signed_rank
 from nnunet_robust.eval.statistics.tables import Scores, patient_scores
-from nnunet_robust.pages.wording import spoken
 
 FIRST, SECOND = "first", "second"
 _EQUAL = 1e-12  # scores that differ by less are the same
@@ -67,6 +67,7 @@ def compare(
         UserError: several datasets and none in common, or no architecture, perturbation and level that both have.
     """
     tables, points, left_out = [], [], []
+    names = display_names(first.manifest, second.manifest)
     matched: dict[str, dict[str, str]] = {}
     for ours, theirs in _datasets(first, second):
         name = ours if ours == theirs else f"{ours} and {theirs}"
@@ -82,7 +83,7 @@ def compare(
             here, there = (rows[rows["perturbation"] == perturbation].assign(dataset=name) for rows in (a, b))
             part, sentences = _common(here, there, ours == theirs)
             for sentence in sentences:
-                said.setdefault(sentence, []).append(spoken(str(perturbation)))
+                said.setdefault(sentence, []).append(names[str(perturbation)])
             if part is not None:
                 parts.append(part)
         left_out += [f"{name}, {listed(where)}: {sentence}" for sentence, where in said.items()]

@@ -15,11 +15,12 @@ from nnunet_robust.common.files import write_atomically
 from nnunet_robust.eval.report.compare import FIRST, SECOND, Comparison, compare, listed
 from nnunet_robust.eval.report.panels import curve_panel, told, y_limits
 from nnunet_robust.eval.report.read import Sweep, read_sweep
+from nnunet_robust.eval.results.display_names import DisplayNames, display_names
 from nnunet_robust.eval.statistics import CLEAN, CONFIDENCE, N_RESAMPLES
 from nnunet_robust.pages import plots
 from nnunet_robust.pages.rendering import csv_link, environment, table_data
 from nnunet_robust.pages.tables import Column, ReportTable
-from nnunet_robust.pages.wording import counted_cases, few_patients, number, spoken, with_interval
+from nnunet_robust.pages.wording import counted_cases, few_patients, number, with_interval
 
 _METRIC = "dice"
 _STYLES = {FIRST: plots.LineStyle("#0072B2", "o", "-"), SECOND: plots.LineStyle("#D55E00", "s", "--")}
@@ -65,6 +66,7 @@ def _page(first: Sweep, second: Sweep) -> dict[str, Any]:
     comparison = compare(first, second, _METRIC)
     table = comparison.table
     differs, same = manifest_differences(first.manifest, second.manifest)
+    names = display_names(first.manifest, second.manifest)
     fewest = int(table[["n_first", "n_second"]].min(axis=None))
     return {
         "version": __version__,
@@ -75,13 +77,13 @@ def _page(first: Sweep, second: Sweep) -> dict[str, Any]:
         "facts": _facts(first, second),
         "checkpoints": _checkpoints(first.manifest, second.manifest),
         "summaries": [
-            (name, comparison_sentences(part, {**first.attacks, **second.attacks}))
+            (name, comparison_sentences(part, {**first.attacks, **second.attacks}, names))
             for name, part in table.groupby("dataset", sort=False)
         ],
         "differs": differs,
         "same": same,
-        "curves": _curves(comparison, first, second),
-        "table": table_data(_table(table)),
+        "curves": _curves(comparison, first, second, names),
+        "table": table_data(_table(table, names)),
         "left_out": [
             *comparison.left_out,
             *(
@@ -129,7 +131,9 @@ _ATTACKS = (
 # ---- sentences ----
 
 
-def comparison_sentences(table: pd.DataFrame, attacks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def comparison_sentences(
+    table: pd.DataFrame, attacks: Mapping[str, Mapping[str, Any]], names: DisplayNames
+) -> list[str]:
     """One dataset in three sentences: the clean images, how many changes are clear, the largest one.
 
     Attacks on each model itself have the last two of their own. Those that were made against one model are in none: its
@@ -138,6 +142,7 @@ def comparison_sentences(table: pd.DataFrame, attacks: Mapping[str, Mapping[str,
     Args:
         table: its rows of `Comparison.table`, of Dice.
         attacks: see `Sweep.attacks`, of both sweeps.
+        names: of perturbations.
     """
     clean, perturbed = (table[rows] for rows in (table["perturbation"] == CLEAN, table["perturbation"] != CLEAN))
     said = [_clean_images(clean)] if len(clean) else []
@@ -147,7 +152,7 @@ def comparison_sentences(table: pd.DataFrame, attacks: Mapping[str, Mapping[str,
         ("Under attacks on each model itself, ", perturbed[perturbed["perturbation"].isin(own)]),
     ):
         if len(part):
-            said += [_after(start, sentence) for sentence in (_how_many(part), _largest(part))]
+            said += [_after(start, sentence) for sentence in (_how_many(part), _largest(part, names))]
     if perturbed["perturbation"].isin([name for name in attacks if name not in own]).any():
         said.append("Attacks whose images were made against one model are in none of these sentences.")
     return said
@@ -193,10 +198,10 @@ def _how_many(perturbed: pd.DataFrame) -> str:
     )
 
 
-def _largest(perturbed: pd.DataFrame) -> str:
+def _largest(perturbed: pd.DataFrame, names: DisplayNames) -> str:
     row = perturbed.to_dict("records")[int(perturbed["change"].abs().argmax())]
     return (
-        f"The largest change was that of {row['architecture']} under {spoken(row['perturbation'])} at level "
+        f"The largest change was that of {row['architecture']} under {names[row['perturbation']]} at level "
         f"{row['level']:g}: {_change(row)}, on {_sample(row)}."
     )
 
@@ -241,11 +246,12 @@ def _settings(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"checkpoint of {key}, fold {fold}", digest[:16]
         for choice, value in model.get("choices", {}).items():
             yield f"{choice} of {key}", str(value)
+    names = display_names(manifest)
     for name, row in manifest.get("perturbations", {}).items():
         if "attack" in row:
-            yield f"steps of {spoken(name)}", str(row["attack"]["steps"])
+            yield f"steps of {names[name]}", str(row["attack"]["steps"])
             for source, digests in (row["attack"]["source"] or {}).items():
-                yield f"checkpoints of {source} in {spoken(name)}", ", ".join(d[:16] for d in digests.values())
+                yield f"checkpoints of {source} in {names[name]}", ", ".join(d[:16] for d in digests.values())
 
 
 def _checkpoints(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
@@ -265,7 +271,7 @@ def _checkpoints(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
 # ---- curves and tables ----
 
 
-def _curves(comparison: Comparison, first: Sweep, second: Sweep) -> list[dict[str, Any]]:
+def _curves(comparison: Comparison, first: Sweep, second: Sweep, names: DisplayNames) -> list[dict[str, Any]]:
     """For each dataset and perturbation, a panel for each architecture."""
     points = comparison.points[comparison.points["perturbation"] != CLEAN]
     if points.empty:
@@ -276,7 +282,7 @@ def _curves(comparison: Comparison, first: Sweep, second: Sweep) -> list[dict[st
     with plots.plain_style():
         for (dataset, name), part in points.groupby(["dataset", "perturbation"], sort=False):
             unit = first.unit(str(name)) or second.unit(str(name))
-            title = f"{dataset}, {spoken(str(name))}" if len(comparison.matched) > 1 else spoken(str(name))
+            title = f"{dataset}, {names[str(name)]}" if len(comparison.matched) > 1 else names[str(name)]
             figures = [
                 _panel(of_line.assign(line=of_line["sweep"]), str(line), unit, limits, f"c{len(groups)}-{i}")
                 for i, (line, of_line) in enumerate(part.groupby("line", sort=False))
@@ -328,11 +334,11 @@ _COLUMNS = (
 )
 
 
-def _table(table: pd.DataFrame) -> ReportTable:
+def _table(table: pd.DataFrame, names: DisplayNames) -> ReportTable:
     data = table.assign(how=np.where(table["paired"], "paired by patient", "unpaired"))
     columns = tuple(c for c in _COLUMNS if not (c.key == "dataset" and table["dataset"].nunique() == 1))
     note = (
         "Mean Dice over patients, and the change from the first sweep to the second. p: Wilcoxon's signed-rank test of "
         "the patients' differences, where they are paired."
     )
-    return ReportTable("changes", "Every change", note, columns, data)
+    return ReportTable("changes", "Every change", note, columns, data, names)

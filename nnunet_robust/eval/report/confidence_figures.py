@@ -19,7 +19,7 @@ from nnunet_robust.eval.report.report_figure import ReportFigure, sample_of
 from nnunet_robust.eval.statistics import CLEAN
 from nnunet_robust.eval.uncertainty.reliability import CONFIDENCE_ROW
 from nnunet_robust.pages.plots import LineStyle, rule_styles
-from nnunet_robust.pages.wording import number, percent, spoken
+from nnunet_robust.pages.wording import number, percent
 
 RANKING, RISK, ERROR, DIAGRAM, PROMISE, EXPERTS = (
     "ranking", "risk", "calibration", "reliability", "bounds", "experts",
@@ -57,7 +57,7 @@ def _risk(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Repor
     for dataset, of_dataset in curves.groupby("dataset", sort=False):
         score = SCORES[of_dataset["score"].iloc[0]]
         for (name, at), part in of_dataset.groupby(["perturbation", "level"], sort=False):
-            where = _condition(str(name), at)
+            where = _condition(analysis, str(name), at)
             highest = 1.08 * float(part[["mean", "high"]].max().max()) or 1.0
             ends = part[part["x"] > 1 - 1e-9].set_index("line")
             half = part[np.isclose(part["x"], 0.5)].set_index("line")
@@ -94,7 +94,7 @@ def _calibration(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterato
 def _diagrams(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[ReportFigure]:
     bins = analysis.diagrams
     for (dataset, name, at), part in bins.groupby(["dataset", "perturbation", "level"], sort=False):
-        where = _condition(str(name), at)
+        where = _condition(analysis, str(name), at)
         parts = []
         for line, of_line in part.groupby("line", sort=False):
             sure = of_line.iloc[-1]
@@ -160,5 +160,5 @@ def _experts(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Re
     yield from over_level(analysis, points, EXPERTS, what, "mean Dice with the experts", with_experts, limits)
 
 
-def _condition(name: str, level: Any) -> str:
-    return "clean images" if name == CLEAN else f"{spoken(name)} at {level:g}"
+def _condition(analysis: Analysis, name: str, level: Any) -> str:
+    return "clean images" if name == CLEAN else f"{analysis.names[name]} at {level:g}"

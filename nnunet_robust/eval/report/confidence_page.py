@@ -112,7 +112,10 @@ def _promised(analysis: Analysis) -> list[dict[str, Any]]:
     ]
     lists = [
         {"title": "What was promised", "lines": promised},
-        {"title": "Where promises are first broken", "lines": list(sentences(analysis.breaks, several))},
+        {
+            "title": "Where promises are first broken",
+            "lines": list(sentences(analysis.breaks, several, analysis.names)),
+        },
     ]
     return [of_kind for of_kind in lists if of_kind["lines"]]
 

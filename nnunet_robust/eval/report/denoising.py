@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
 from nnunet_robust.eval.report.pairs import CASE, columns, paired_means
-from nnunet_robust.eval.results.results import ARM
+from nnunet_robust.eval.report.read import Sweep
+from nnunet_robust.eval.results.results import ARM, arm_key
 from nnunet_robust.eval.statistics import case_scores
 
-_DENOISED = re.compile(r"(.+)\+denoise(?:_always)?")
 HELPS, HARMS, NEITHER = "helps", "harms", "not settled"
 _NAMES = ("denoised", "plain", "difference")
 
 
-def differences(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+def differences(sweeps: Sequence[Sweep], metric: str) -> pd.DataFrame:
     """Denoised less plain, for each architecture that was run both ways.
 
     Args:
-        rows: what `comparable` returns; models called `<trainer>+denoise` or `<trainer>+denoise_always` are the models
-            `<trainer>` of the same plans, configuration, fold and sizes, with denoising before.
+        sweeps: of a report; their manifests say which arm is which one with denoising before.
         metric: a key of `COMPARABLE`.
 
     Returns:
@@ -28,21 +27,7 @@ def differences(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
         denoised, plain, difference, as of `paired_means`; verdict: `HELPS` where the whole interval of the difference
         is above 0, `HARMS` where it is below, else `NEITHER`. A perturbation is compared where both were run.
     """
-    arms = rows.drop_duplicates(["dataset", *ARM]).to_dict("records")
-    plain = {(arm["dataset"], *(arm[name] for name in ARM)): arm for arm in arms}
-    scores = case_scores(rows, metric)
-    found = []
-    for arm in arms:
-        with_it = _DENOISED.fullmatch(arm["model"])
-        other = with_it and plain.get((arm["dataset"], with_it[1], *(arm[name] for name in ARM[1:])))
-        if not other:
-            continue
-        here, there = (
-            scores[(scores["dataset"] == each["dataset"]) & (scores["line"] == each["line"])] for each in (arm, other)
-        )
-        named = there.assign(architecture=arm["architecture"], line=arm["line"])
-        both = here.merge(named, on=[*CASE, "perturbation"], suffixes=("", "_plain"))
-        found.append(both.assign(plain_line=other["architecture"]))
+    found = [both for sweep in sweeps for both in _both_ways(sweep, metric)]
     by = ["dataset", "perturbation", "level", "architecture", "plain_line"]
     if not found:
         empty = pd.DataFrame(columns=[*columns(by, _NAMES), "verdict"])
@@ -58,3 +43,22 @@ def differences(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
         for low, high in zip(table["difference_low"], table["difference_high"], strict=True)
     ]
     return table.assign(verdict=verdicts)
+
+
+def _both_ways(sweep: Sweep, metric: str) -> Iterator[pd.DataFrame]:
+    """The scores of each model that was run both ways, denoised and plain side by side."""
+    scores = case_scores(sweep.rows, metric)
+    arms = {
+        (arm["dataset"], arm_key(**{name: arm[name] for name in ARM})): arm
+        for arm in sweep.rows.drop_duplicates(["dataset", *ARM]).to_dict("records")
+    }
+    for (dataset, key), arm in arms.items():
+        other = arms.get((dataset, sweep.without_denoising.get(key, "")))
+        if other is None:
+            continue
+        here, there = (
+            scores[(scores["dataset"] == dataset) & (scores["line"] == each["line"])] for each in (arm, other)
+        )
+        named = there.assign(architecture=arm["architecture"], line=arm["line"])
+        both = here.merge(named, on=[*CASE, "perturbation"], suffixes=("", "_plain"))
+        yield both.assign(plain_line=other["architecture"])

@@ -16,7 +16,7 @@ from nnunet_robust.eval.report.measured import Relation
 from nnunet_robust.eval.report.report_figure import ReportFigure, by_panel, sample_of
 from nnunet_robust.eval.statistics import CLEAN, COMPARABLE
 from nnunet_robust.pages.plots import LineStyle, line_styles
-from nnunet_robust.pages.wording import percent, spoken, spoken_list
+from nnunet_robust.pages.wording import listed_perturbations, percent
 
 _MOST_COLUMNS = 16  # of a heat map: as wide as the page
 
@@ -51,10 +51,10 @@ def _curves(analysis: Analysis, styles: Mapping[str, LineStyle], metric: str) ->
             group=metric,
             name=f"{dataset}_{name}",
             dataset=dataset,
-            title=spoken(name),
+            title=analysis.names[name],
             sample=sample_of(part),
             data=part,
-            alt=f"Mean {label} over the level of {spoken(name)}. {told}.",
+            alt=f"Mean {label} over the level of {analysis.names[name]}. {told}.",
             draw=partial(
                 panels.curve_panel, part, metric, analysis.unit(dataset, name), styles, panels.y_limits(beside, metric)
             ),
@@ -137,20 +137,20 @@ def _ranks(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Repo
             part = of_dataset[of_dataset["perturbation"].isin(names)]
             first = part[part["rank"] == part.groupby(["perturbation", "level"])["rank"].transform("min")]
             parts = (
-                f"{spoken(row.perturbation)} {row.level:g}: {row.line} ({percent(row.share_first, 0)})"
+                f"{analysis.names[row.perturbation]} {row.level:g}: {row.line} ({percent(row.share_first, 0)})"
                 for row in first.itertuples(index=False)
             )
             yield ReportFigure(
                 group="ranks",
                 name=f"{dataset}_{number}",
                 dataset=str(dataset),
-                title=spoken_list(names),
+                title=listed_perturbations(names, analysis.names),
                 sample=_patients(analysis, str(dataset)),
                 data=part,
                 alt=f"Ranks of {len(lines)} architectures. First, with the share of bootstraps: {'; '.join(parts)}.",
                 draw=partial(
                     panels.rank_map,
-                    part.assign(condition=[spoken(name) for name in part["perturbation"]]),
+                    part.assign(condition=[analysis.names[name] for name in part["perturbation"]]),
                     lines,
                     len(lines),
                 ),
@@ -187,10 +187,10 @@ def _failures(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[R
                 group="failures",
                 name=f"{what}_{dataset}_{name}",
                 dataset=dataset,
-                title=f"{what} under {spoken(name)}",
+                title=f"{what} under {analysis.names[name]}",
                 sample=f"at most {part['count'].max()} of {part['of'].max()} objects",
                 data=part,
-                alt=f"Objects {what} over the level of {spoken(name)}. {told}.",
+                alt=f"Objects {what} over the level of {analysis.names[name]}. {told}.",
                 draw=partial(panels.failure_panel, part, analysis.unit(dataset, name), styles),
                 styles={line: styles[line] for line in dict.fromkeys(part["line"])},
                 series=analysis.in_series(dataset, name),

@@ -165,8 +165,8 @@ def recipe_tables(analysis: Analysis) -> tuple[ReportTable, ReportTable]:
         Column("advantage", "advantage", "score", "advantage_low", "advantage_high"), cost, patients,
     )  # fmt: skip
     return (
-        report_table("recipe_levels", "Recipe, level by level", note, by_level, levels),
-        report_table("recipe", "Recipe", note, by_range, merged),
+        report_table("recipe_levels", "Recipe, level by level", note, by_level, levels, analysis.names),
+        report_table("recipe", "Recipe", note, by_range, merged, analysis.names),
     )
 
 
@@ -203,16 +203,15 @@ def inputs_table(analysis: Analysis) -> ReportTable | None:
         "a series of test sets does not have. Texture divergence and boundary contrast tell foreground from "
         "background: the smaller, the harder."
     )
-    return report_table(
-        "inputs", "Noise, likeness of foreground and background, size of the foreground", note, columns, data
-    )
+    title = "Noise, likeness of foreground and background, size of the foreground"
+    return report_table("inputs", title, note, columns, data, analysis.names)
 
 
 def report_tables(analysis: Analysis) -> list[ReportTable]:
     """The tables of statistics that have any rows, in the report's order."""
     found = [(kind, kind.data(analysis)) for kind in (*_KINDS, *ATTACK_KINDS, *CONFIDENCE_KINDS)]
     return [
-        report_table(kind.name, kind.title, kind.note, kind.columns, data, kind.section)
+        report_table(kind.name, kind.title, kind.note, kind.columns, data, analysis.names, kind.section)
         for kind, data in found
         if len(data)
     ]

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 
 from nnunet_robust.eval.report.read import Sweep
-from nnunet_robust.eval.results.display_names import spoken
 from nnunet_robust.eval.statistics import CLEAN, bootstrap_interval, case_scores
 
 DIVERGENCE = "texture_divergence_bits"
@@ -132,7 +131,7 @@ def over_ratio(sweeps: Sequence[Sweep], metric: str) -> list[Relation]:
             if not in_series and not (binned and part["patient"].nunique() >= 2 * _PATIENTS_OF_A_BIN):
                 continue
             panels = part.groupby("without_size", sort=False) if several else [("all architectures", part)]
-            where = f"{dataset}, {'clean images' if name == CLEAN else spoken(str(name))}"
+            where = f"{dataset}, {'clean images' if name == CLEAN else sweep.names[str(name)]}"
             for title, of_panel in panels:
                 line = of_panel["size"] if several else of_panel["architecture"]
                 relations.append(_ratio_relation(f"{where}: {title}", of_panel.assign(line=line), metric, in_series))

@@ -12,7 +12,7 @@ from nnunet_robust.eval.report.analysis import Analysis
 from nnunet_robust.eval.report.report_figure import ReportFigure, by_panel, sample_of
 from nnunet_robust.eval.statistics import CLEAN
 from nnunet_robust.pages.plots import LineStyle, rule_styles
-from nnunet_robust.pages.wording import number, spoken
+from nnunet_robust.pages.wording import number
 
 
 def over_level(
@@ -52,10 +52,10 @@ def over_level(
             group=group,
             name="_".join(filter(None, (dataset, name, structure))),
             dataset=dataset,
-            title=", ".join(filter(None, (spoken(name), structure))),
+            title=", ".join(filter(None, (analysis.names[name], structure))),
             sample=sample_of(part),
             data=part,
-            alt=f"{what} over the level of {spoken(name)}. {told}.{read_by}",
+            alt=f"{what} over the level of {analysis.names[name]}. {told}.{read_by}",
             draw=partial(panels.level_panel, part, label, analysis.unit(dataset, name), styles, limits, at),
             styles={**{line: styles[line] for line in dict.fromkeys(part["line"])}, **of_rules},
             series=analysis.in_series(dataset, name),

@@ -29,9 +29,9 @@ from nnunet_robust.pages.wording import (
     counted_cases,
     failure_sentences,
     few_patients,
+    listed_perturbations,
     number,
     sentences,
-    spoken_list,
     with_interval,
 )
 
@@ -101,7 +101,8 @@ def _page(analysis: Analysis) -> dict[str, Any]:
         "summaries": [
             (
                 name,
-                sentences(*(part[part["dataset"] == name] for part in (dice, lost))) + _attacks_apart(analysis, name),
+                sentences(dice[dice["dataset"] == name], lost[lost["dataset"] == name], analysis.names)
+                + _attacks_apart(analysis, name),
             )
             for name in analysis.datasets
         ],
@@ -161,7 +162,7 @@ def _facts(analysis: Analysis) -> list[tuple[str, str]]:
         ("Datasets" if several else "Dataset", ", ".join(analysis.datasets)),
         ("Architectures", f"{len(analysis.architectures)}{trained}"),
         ("Cases", "; ".join(cases)),
-        ("Perturbations", spoken_list(perturbations) or "none"),
+        ("Perturbations", listed_perturbations(perturbations, analysis.names) or "none"),
     ]
     ensembles = {short: name for sweep in analysis.sweeps for short, name in sweep.ensembles.items()}
     if ensembles:
@@ -180,7 +181,7 @@ def _recipe(analysis: Analysis) -> dict[str, Any] | None:
     several = len(analysis.datasets) > 1
     said = []
     for (dataset, _), part in analysis.ranges.groupby(["dataset", "perturbation"], sort=False):
-        said.append((f"{dataset}, " * several) + recipe_sentence(part))
+        said.append((f"{dataset}, " * several) + recipe_sentence(part, names=analysis.names))
     return {"sentences": said, "ranges": table_data(ranges), "levels": table_data(levels)}
 
 

@@ -14,9 +14,10 @@ import pandas as pd
 from scipy import stats
 
 from nnunet_robust.eval.report.read import Sweep
+from nnunet_robust.eval.results.display_names import DisplayNames
 from nnunet_robust.eval.results.results import ARM, arm_key
 from nnunet_robust.eval.statistics import bca_intervals
-from nnunet_robust.pages.wording import percent, spoken, with_interval
+from nnunet_robust.pages.wording import percent, with_interval
 
 KINDS = {
     "outer_threshold": "object outside of the outer mask (threshold)",
@@ -203,16 +204,17 @@ def first_breaks(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=_BREAKS)
 
 
-def sentences(breaks: pd.DataFrame, several_datasets: bool) -> Iterator[str]:
+def sentences(breaks: pd.DataFrame, several_datasets: bool, names: DisplayNames) -> Iterator[str]:
     """Where promises are first broken, a sentence for each perturbation, architecture and structure.
 
     Args:
         breaks: what `first_breaks` returns, without the clean images by themselves.
         several_datasets: whether a sentence has to begin with the dataset.
+        names: of perturbations.
     """
     several_labels = breaks["label"].nunique() > 1
     for (dataset, name, line, label), part in breaks.groupby(["dataset", "perturbation", "line", "label"], sort=False):
-        who = f"{dataset}, " * several_datasets + f"{spoken(str(name))}, {line}" + f", {label}" * several_labels
+        who = f"{dataset}, " * several_datasets + f"{names[str(name)]}, {line}" + f", {label}" * several_labels
         broken = part[part["level"].notna()].sort_values("level", kind="stable")
         rest = [_SHORT[promise] for promise in part.loc[part["level"].isna(), "promise"]]
         said = []

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.eval.results.display_names import DisplayNames, display_names
 from nnunet_robust.eval.results.failures import MISSING, read_failures
 from nnunet_robust.eval.results.results import ARM
 from nnunet_robust.eval.statistics import CLEAN, comparable, load_results
-from nnunet_robust.pages.wording import ensemble_names
+from nnunet_robust.eval.statistics.tables import without_seed
 
 _FAILURES_SHOWN = 20
 
@@ -55,9 +56,32 @@ class Sweep(NamedTuple):
 
     @property
     def attacks(self) -> dict[str, dict[str, Any]]:
-        """Perturbations that are attacks -> `steps` and `source` of each, as in the manifest."""
-        described = self.manifest.get("perturbations", {})
-        return {name: row["attack"] for name, row in described.items() if "attack" in row}
+        """Perturbations that are attacks -> what the manifest has of each.
+
+        That is `steps` and `source`; `name` and `source_name`, of the attack without its source and of that; and
+        `control`, the random noise of the same budget. What an older manifest lacks is empty, and the name as it is.
+        """
+        return {
+            name: {
+                "name": name,
+                "control": row.get("control", ""),
+                "source_name": row.get("source", name),
+                **row["attack"],
+            }
+            for name, row in self.manifest.get("perturbations", {}).items()
+            if "attack" in row
+        }
+
+    @property
+    def without_denoising(self) -> dict[str, str]:
+        """Arms that denoise -> the same model without."""
+        described = self.manifest.get("models", {})
+        return {key: arm["without_denoising"] for key, arm in described.items() if "without_denoising" in arm}
+
+    @property
+    def names(self) -> DisplayNames:
+        """The perturbations' display names."""
+        return display_names(self.manifest)
 
     def unit(self, perturbation: str) -> str:
         """What a perturbation's level is counted in; empty where the manifest does not say."""
@@ -74,18 +98,21 @@ def read_sweep(folder: Path) -> Sweep:
     Raises:
         UserError: the folder lacks a file, a file is broken, or nothing in it can be compared.
     """
-    return _sweep(folder, load_results(folder / "results.csv"))
+    return _sweep(folder, load_results(folder / "results.csv"), _manifest(folder))
 
 
-def _sweep(folder: Path, results: pd.DataFrame) -> Sweep:
+def _manifest(folder: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        return dict(json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError(f"No manifest.json in {folder}: give the output folder of `nnunet-robust sweep`.") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{folder / 'manifest.json'} is not JSON ({error}): run the sweep again.") from error
+
+
+def _sweep(folder: Path, results: pd.DataFrame, manifest: dict[str, Any]) -> Sweep:
     sweep = Sweep(folder, manifest, results, results, [], None)
-    rows, left_out = comparable(results, sweep.series)
+    rows, left_out = comparable(results, sweep.series, sweep.names)
     if rows.empty:
         raise UserError(
             f"Nothing in {folder} can be compared yet: no case is complete for every model; go on with the sweep."
@@ -163,13 +190,16 @@ def read_sweeps(folders: Sequence[Path]) -> list[Sweep]:
                 )
             holder[dataset] = folder
     results = load_results(*tables)
-    lines, architectures = (ensemble_names(results[column].unique()) for column in ("line", "architecture"))
+    manifests = [_manifest(folder) for folder in folders]
+    models = [arm for manifest in manifests for arm in manifest.get("models", {}).values()]
+    lines = _ensemble_names(results, models, "line", str)
+    architectures = _ensemble_names(results, models, "architecture", without_seed)
     results = results.assign(
         line=results["line"].replace(lines), architecture=results["architecture"].replace(architectures)
     )
     sweeps = [
-        _sweep(folder, results[results["dataset"].isin(of_folder)].reset_index(drop=True))
-        for folder, of_folder in zip(folders, datasets, strict=True)
+        _sweep(folder, results[results["dataset"].isin(of_folder)].reset_index(drop=True), manifest)
+        for folder, of_folder, manifest in zip(folders, datasets, manifests, strict=True)
     ]
     return [
         sweep._replace(
@@ -181,3 +211,26 @@ def read_sweeps(folders: Sequence[Path]) -> list[Sweep]:
         )
         for sweep in sweeps
     ]
+
+
+def _ensemble_names(
+    results: pd.DataFrame, models: Iterable[Mapping[str, Any]], column: str, start: Callable[[str], str]
+) -> dict[str, str]:
+    """Short names of ensembles: "ensemble of 2, uniform" for "ensemble_uniform(nnUNetTrainer+nnUNetTrainerNoSkip)".
+
+    Args:
+        results: what `load_results` returns.
+        models: the manifests' arms.
+        column: "line" or "architecture".
+        start: from a model's name to that which the column's begins with.
+
+    Returns:
+        Name -> short name, of the ensembles alone, and of those alone whose short name no other has.
+    """
+    of_model = {
+        arm["model"]: f"ensemble of {len(arm['members'])}, {arm['weights']}" for arm in models if "members" in arm
+    }
+    arms = results[results["model"].isin(of_model)].drop_duplicates(column).to_dict("records")
+    short = {arm[column]: of_model[arm["model"]] + arm[column].removeprefix(start(arm["model"])) for arm in arms}
+    given = list(short.values())
+    return {name: text for name, text in short.items() if given.count(text) == 1}

@@ -23,7 +23,6 @@ from PIL import Image
 
 from nnunet_robust.eval.results.results import ARM, arm_key
 from nnunet_robust.eval.statistics import CLEAN
-from nnunet_robust.pages.wording import spoken
 
 if TYPE_CHECKING:
     from nnunet_robust.eval.report.read import Sweep
@@ -108,10 +107,9 @@ def _show(sweep: Sweep) -> dict[str, Any]:
         for name in dict.fromkeys(of_case["perturbation"]):
             levels = sorted(set(of_case.loc[of_case["perturbation"] == name, "level"]))
             conditions = [*([] if name in sweep.series else clean), *((name, level) for level in levels)]
-            folder = sweep.folder / "pictures" / case
-            steps = [_step(folder, *c, case, keys, notes, _is_white_box(sweep, c[0])) for c in conditions]
+            steps = [_step(sweep, *c, case, keys, notes) for c in conditions]
             if name != CLEAN and any(path for step in steps for path in step.files):
-                perturbations.append({"name": spoken(str(name)), "unit": sweep.unit(name), "steps": steps})
+                perturbations.append({"name": sweep.names[str(name)], "unit": sweep.unit(name), "steps": steps})
         if perturbations:
             cases.append({"name": case, "rank": rank, "perturbations": perturbations})
     return {"name": dataset, "lines": list(keys), "cases": cases}
@@ -122,14 +120,10 @@ def _is_white_box(sweep: Sweep, name: str) -> bool:
 
 
 def _step(
-    folder: Path,
-    name: str,
-    level: float,
-    case: str,
-    keys: Mapping[str, str],
-    notes: Mapping[tuple, str],
-    white_box: bool,
+    sweep: Sweep, name: str, level: float, case: str, keys: Mapping[str, str], notes: Mapping[tuple, str]
 ) -> _Step:
+    folder = sweep.folder / "pictures" / case
+
     def stored(*parts: str) -> Path | None:
         path = folder.joinpath(*parts)
         return path if path.is_file() else None
@@ -138,8 +132,8 @@ def _step(
     reference = stored(f"{condition}_reference.png") or stored("reference.png")  # a series has labels of its own
     predictions = tuple(stored(key, f"{condition}.png") for key in keys.values())
     below = tuple(notes.get((line, case, name, level), "not run") for line in keys)
-    words = ("0 (clean)", "clean image") if name == CLEAN else (f"{level:g}", f"{spoken(name)} {level:g}")
-    if white_box:
+    words = ("0 (clean)", "clean image") if name == CLEAN else (f"{level:g}", f"{sweep.names[name]} {level:g}")
+    if _is_white_box(sweep, name):
         own = tuple(stored(key, f"{condition}_image.png") for key in keys.values())
         return _Step(*words, stored(f"{CLEAN}.png"), reference, predictions, below, own)
     return _Step(*words, stored(f"{condition}.png"), reference, predictions, below)

@@ -1,36 +1,32 @@
-"""A perturbation's name in words."""
+"""Perturbations as people write them."""
 
 from __future__ import annotations
 
-import re
-
-_NAMES = {
-    "random": "random noise",
-    "fgsm": "FGSM",
-    "pgd": "PGD",
-    "segpgd": "SegPGD",
-    "cospgd": "CosPGD",
-    "worst_case": "worst case",
-}
-_NORMS = {"linf": "l∞", "l2": "l2"}
-_ATTACK = re.compile(rf"({'|'.join(_NAMES)})_({'|'.join(_NORMS)})(?:_from_(.+))?")
+from collections.abc import Mapping
+from typing import Any
 
 
-def spoken(perturbation: str) -> str:
-    """A perturbation's name in a sentence: "speckle noise", "PGD, l∞", "PGD, l∞, from nnUNetTrainer"."""
-    if found := _ATTACK.fullmatch(perturbation):
-        name, norm, source = found.groups()
-        return f"{_NAMES[name]}, {_NORMS[norm]}" + (f", from {source}" if source else "")
-    return perturbation.replace("_", " ")
+class DisplayNames(dict[str, str]):
+    """Perturbation -> its name in sentences and titles; one that is not known has blanks for its underscores."""
+
+    def __missing__(self, perturbation: str) -> str:
+        return perturbation.replace("_", " ")
 
 
-def control_of(attack: str) -> str:
-    """The random noise of an attack's budgets: "random_linf" for "pgd_linf" and "pgd_linf_from_nnUNetTrainer"."""
-    found = _ATTACK.fullmatch(attack)
-    return f"random_{found[2]}" if found else ""
+PLAIN = DisplayNames()
+"""Where nothing is known but the names themselves."""
 
 
-def attacked_by(attack: str) -> tuple[str, str]:
-    """An attack without its source, and the source: "pgd_linf", "nnUNetTrainer"; the source is "" where it has none."""
-    name, _, source = attack.partition("_from_")
-    return name, source
+def display_names(*manifests: Mapping[str, Any]) -> DisplayNames:
+    """The display names that sweeps' manifests have: of their perturbations, and of attacks whatever their source.
+
+    Args:
+        manifests: of sweeps; those of earlier versions have none.
+    """
+    names = DisplayNames()
+    for manifest in manifests:
+        for name, row in manifest.get("perturbations", {}).items():
+            for known, described in ((row.get("attack", {}).get("name"), row.get("attack", {})), (name, row)):
+                if known and "display_name" in described:
+                    names[known] = described["display_name"]
+    return names

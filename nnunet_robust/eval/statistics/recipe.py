@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.eval.results.display_names import spoken
+from nnunet_robust.eval.results.display_names import PLAIN, DisplayNames
 from nnunet_robust.eval.statistics.bootstrap import CONFIDENCE, N_RESAMPLES, bca_intervals, resampled_means
 from nnunet_robust.eval.statistics.tables import CLEAN, COMPARABLE, Scores, direction, patient_scores
 
@@ -210,12 +210,13 @@ def recipe_ranges(recipe: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=_RANGES)
 
 
-def recipe_sentence(ranges: pd.DataFrame, metric: str = "dice") -> str:
-    """Put the recipe of one perturbation into words.
+def recipe_sentence(ranges: pd.DataFrame, metric: str = "dice", names: DisplayNames = PLAIN) -> str:
+    """One perturbation's recipe in words.
 
     Args:
         ranges: the rows of `recipe_ranges` of one dataset and perturbation.
         metric: the recipe's.
+        names: of perturbations.
 
     Returns:
         E.g. "speckle noise, 40 patients: up to level 0.1 nnUNetTrainer (at least 97 % of bootstraps agree); from level
@@ -225,7 +226,7 @@ def recipe_sentence(ranges: pd.DataFrame, metric: str = "dice") -> str:
     rows = ranges.to_dict("records")
     n = min(row["n_patients"] for row in rows)
     said = [f"{_where(row, i, len(rows))} {_what(row, metric)}" for i, row in enumerate(rows)]
-    name = spoken(str(rows[0]["perturbation"]))
+    name = names[str(rows[0]["perturbation"])]
     return f"{name}, {n} patient{'s' * (n != 1)}: {'; '.join(said)}."
 
 

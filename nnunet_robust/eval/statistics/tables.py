@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.metrics.metrics import METRIC_INFO
-from nnunet_robust.eval.results.display_names import spoken
+from nnunet_robust.eval.results.display_names import PLAIN, DisplayNames
 from nnunet_robust.eval.results.results import ARM, SCORES
 
 CLEAN = "clean"  # the perturbation's name in the rows of unperturbed images
@@ -33,6 +33,11 @@ _NUMBERS = ["level", "replicate", *COMPARABLE, "volume_ratio", "n_ref", "n_pred"
 _OUTCOMES = {"ok", "both_empty", "missed", "hallucinated"}
 # At the end of a trainer's name: before `@<dataset>`, and before the next member of an ensemble.
 _SEED = re.compile(r"_seed(?:0|[1-9][0-9]*)(?=$|[@+),])")
+
+
+def without_seed(model: str) -> str:
+    """A model's name without the option `_seed<N>` of its trainer, or of an ensemble's members."""
+    return _SEED.sub("", model)
 
 
 def load_results(path: Path, *more: Path) -> pd.DataFrame:
@@ -56,7 +61,7 @@ def load_results(path: Path, *more: Path) -> pd.DataFrame:
     results = pd.concat([_read(p) for p in (path, *more)], ignore_index=True)
     arms = results[_MODEL].drop_duplicates()
     arms["tile"] = (" (tile " + arms["tile_size"] + ")").where(arms["tile_size"] != arms["patch_size"], "")
-    arms["untrained"] = [_SEED.sub("", name) for name in arms["model"]]
+    arms["untrained"] = [without_seed(name) for name in arms["model"]]
     arms["fold_name"] = "fold " + arms["fold"]
     n_folds = [fold.count("+") + 1 for fold in arms["fold"]]
     arms["folds"] = [f"{n} folds averaged" if n > 1 else "single folds" for n in n_folds]
@@ -119,13 +124,16 @@ def _shortest_names(arms: pd.DataFrame, start: str, fields: Sequence[str]) -> li
     return [names[key] for key in arms[[start, "tile", *fields]].itertuples(index=False, name=None)]
 
 
-def comparable(results: pd.DataFrame, series: Collection[str] = ()) -> tuple[pd.DataFrame, list[str]]:
+def comparable(
+    results: pd.DataFrame, series: Collection[str] = (), names: DisplayNames = PLAIN
+) -> tuple[pd.DataFrame, list[str]]:
     """Pair the models: per dataset and perturbation, the cases, levels and replicates that every model has.
 
     Args:
         results: what `load_results` returns.
         series: the perturbations whose levels are test sets of their own: the clean images are not their level 0, and
             their cases need not be the same at every level.
+        names: of perturbations, for the sentences.
 
     Returns:
         The rows to compare, with the clean images repeated as level 0 of each perturbation that is no series (and once
@@ -143,7 +151,7 @@ def comparable(results: pd.DataFrame, series: Collection[str] = ()) -> tuple[pd.
                 under = rows[is_clean | (rows["perturbation"] == name)].assign(perturbation=name)
                 paired, said = _pair(under, lines)
             kept.append(paired.assign(series=name in series))
-            left_out += [f"{dataset}, {spoken(name)}: {sentence}" for sentence in said]
+            left_out += [f"{dataset}, {names[name]}: {sentence}" for sentence in said]
     return pd.concat(kept, ignore_index=True), left_out
 
 

@@ -43,6 +43,8 @@ def described_attacks(names: Iterable[str], steps: int, sources: Mapping[str, Mo
         if row.uses_victim:
             source = sources[row.source] if row.source else None
             described[row.name] = {
+                "name": row.attack,
+                "display_name": perturbation(row.attack).display_name,
                 "steps": 1 if row.single_step else steps,
                 # by its key, which names its plans, configuration, folds and tiles, too
                 "source": {source.key: source.checkpoints} if source else None,

@@ -60,7 +60,7 @@ def denoised_models(
 def notes(models: Sequence[Model]) -> tuple[str, ...]:
     """What each model with a threshold was measured to bear, in sentences."""
     return tuple(
-        model.denoiser.tolerance.sentence(model.trainer.replace(model.denoiser.label, ""))
+        model.denoiser.tolerance.sentence(model.plain.trainer)
         for model in models
-        if model.denoiser is not None and model.denoiser.tolerance is not None
+        if model.plain is not None and model.denoiser is not None and model.denoiser.tolerance is not None
     )

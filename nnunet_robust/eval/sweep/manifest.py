@@ -106,6 +106,8 @@ def describe(
             "levels": all_levels,
             "unit": row.unit,
             "reference": row.reference,
+            "display_name": row.display_name,
+            **{fact: value for fact, value in (("control", row.control), ("source", row.source)) if value},
             **({"attack": dict(attacks[name])} if name in attacks else {}),
         }
     for test_set, digests in series:
@@ -139,8 +141,11 @@ def describe(
 
 def _made_of(arm: Model | Ensemble) -> dict[str, Any]:
     if isinstance(arm, Ensemble):
-        return {"members": [model.key for model in arm.models], "weights": arm.weighting}
-    return {"folder": str(arm.folder), **({"denoise": arm.denoiser.described()} if arm.denoiser else {})}
+        return {"kind": "ensemble", "members": [model.key for model in arm.models], "weights": arm.weighting}
+    if arm.denoiser is None or arm.plain is None:
+        return {"kind": "model", "folder": str(arm.folder)}
+    described = {"denoise": arm.denoiser.described(), "without_denoising": arm.plain.key}
+    return {"kind": "denoised", "folder": str(arm.folder), **described}
 
 
 def _git_commit() -> str | None:

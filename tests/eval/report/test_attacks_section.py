@@ -20,7 +20,6 @@ from nnunet_robust.eval.report.export import write_files
 from nnunet_robust.eval.report.figures import report_figures
 from nnunet_robust.eval.report.read import read_sweep
 from nnunet_robust.eval.statistics import bootstrap_interval
-from nnunet_robust.pages.wording import spoken
 from tests.eval.attacked_output import BUDGETS, STEPS, write_attacked_output
 from tests.eval.report.pages import Page, foreign, section, tables
 from tests.eval.sweep_output import MODELS, write_sweep_output
@@ -250,30 +249,15 @@ def test_a_comparison_tells_attacks_apart(folder: Path, tmp_path: Path) -> None:
         "change"
     ]
     assert change[0.05] == pytest.approx(-0.05, abs=1e-9)
-    said = comparison_sentences(table, again.attacks)
+    said = comparison_sentences(table, again.attacks, again.names)
     assert said[1].startswith(f"Of {2 * (2 + 3)} changes")  # two models; speckle noise, random noise
     assert said[3].startswith(f"Under attacks on each model itself, of {2 * 3} changes")
     assert NAMES[A] in said[4]
     assert "under PGD, l∞ at level 0.05" in said[4]
     assert said[5] == "Attacks whose images were made against one model are in none of these sentences."
-    later = {**again.manifest["perturbations"]["pgd_linf"], "attack": {"steps": 40, "source": None}}
+    later = {**again.manifest["perturbations"]["pgd_linf"], "attack": {**again.attacks["pgd_linf"], "steps": 40}}
     more = {**again.manifest, "perturbations": {**again.manifest["perturbations"], "pgd_linf": later}}
     differs, _ = manifest_differences(read_sweep(folder).manifest, more)
     assert differs == [("steps of PGD, l∞", str(STEPS), "40")]
     page = write_comparison(folder, again.folder, tmp_path).read_text()
     assert "made anew for each sweep" in page
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("pgd_linf", "PGD, l∞"),
-        ("worst_case_l2_from_nnUNetTrainer_seed1", "worst case, l2, from nnUNetTrainer_seed1"),
-        ("random_l2", "random noise, l2"),
-        ("cospgd_l2", "CosPGD, l2"),
-        ("speckle_noise", "speckle noise"),
-        ("gaussian_noise+random_linf", "gaussian noise+random linf"),
-    ],
-)
-def test_names_in_words(name: str, words: str) -> None:
-    assert spoken(name) == words

@@ -176,14 +176,14 @@ def test_menus_choose_dataset_case_and_perturbation(shown: Callable[..., webdriv
         return _state(browser)
 
     before = _state(browser)
-    blurred = choose("perturbation", "gaussian blur")
-    assert blurred[0].endswith("|gaussian blur|0 (clean)")
+    blurred = choose("perturbation", "Gaussian blur")
+    assert blurred[0].endswith("|Gaussian blur|0 (clean)")
     _slider(browser).send_keys(Keys.ARROW_RIGHT)
-    _wait(browser, lambda: _state(browser)[0].endswith("|gaussian blur|1"))
+    _wait(browser, lambda: _state(browser)[0].endswith("|Gaussian blur|1"))
     cases = [o.text for o in Select(browser.find_element(By.CSS_SELECTOR, "[data-menu=case] select")).options]
     assert [re.sub(r".*\((.*)\)", r"\1", case) for case in cases] == ["good", "median", "bad"]
     bad = choose("case", cases[2])
-    assert bad[0] == "tex_011|gaussian blur|1"  # the perturbation and the level stay
+    assert bad[0] == "tex_011|Gaussian blur|1"  # the perturbation and the level stay
     assert bad[1] != before[1]
     other = choose("dataset", "Dataset502_Others")
     _wait(browser, lambda: "|salt noise|" in _state(browser)[0])

@@ -19,6 +19,7 @@ from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.report.compare import Comparison, compare
 from nnunet_robust.eval.report.compare_page import comparison_sentences, manifest_differences, write_comparison
 from nnunet_robust.eval.report.read import read_sweep
+from nnunet_robust.eval.results.display_names import DisplayNames
 from tests.eval.sweep_output import MODELS, write_sweep_output
 
 PLAIN, NOSKIP = (name.removesuffix("_seed1") for name in MODELS)
@@ -110,7 +111,7 @@ def test_a_case_that_one_sweep_lacks_is_left_out_of_both_and_named(before: Path,
     comparison = _compare(before, fewer)
     assert set(comparison.table["n_first"]) == set(comparison.table["n_second"]) == {10}
     (said,) = comparison.left_out
-    assert "clean, speckle noise, gaussian blur" in said
+    assert "clean, speckle noise, Gaussian blur" in said
     assert "2 of 12 cases (tex_003, tex_007) of the first sweep are left out." in said
     kept = pd.read_csv(before / "results.csv").query("case not in ['tex_003', 'tex_007'] and perturbation == 'clean'")
     clean = comparison.table.set_index(["architecture", "perturbation"]).loc[(PLAIN, "clean")]
@@ -192,7 +193,7 @@ def test_levels_and_perturbations_of_one_sweep_only_are_said(before: Path, after
     assert 0.3 not in set(comparison.table["level"])
     said = "\n".join(comparison.left_out)
     assert "speckle noise: level 0.3 is in the first sweep only." in said
-    assert "gaussian blur: this is in the first sweep only" in said
+    assert "Gaussian blur: this is in the first sweep only" in said
 
 
 def test_nothing_in_common_is_refused_in_one_line(before: Path, after: Path, tmp_path: Path) -> None:
@@ -283,7 +284,7 @@ def test_sentences_tell_the_direction() -> None:
     table = pd.DataFrame(rows, columns=columns).assign(
         paired=False, n_first=9, n_second=8, n_cases_first=10, n_cases_second=8
     )
-    clean, many, largest = comparison_sentences(table, {})
+    clean, many, largest = comparison_sentences(table, {}, DisplayNames())
     assert "10 cases (9 patients) in the first sweep and 8 cases (8 patients), others, in the second" in clean
     assert "0.900 in the first and 0.800 in the second (a change of −0.100 [−0.150, −0.050]) for A" in clean
     assert many.startswith("Of 1 change (")

@@ -25,6 +25,8 @@ from nnunet_robust.eval.report.promises import (
     verdict,
 )
 from nnunet_robust.eval.report.ranking import main_scores
+from nnunet_robust.eval.report.read import read_sweeps
+from nnunet_robust.eval.results.display_names import PLAIN
 from nnunet_robust.eval.results.results import ARM
 from nnunet_robust.eval.statistics import bca_intervals, bootstrap_interval
 from nnunet_robust.eval.uncertainty.reliability import CONFIDENCE_ROW
@@ -252,7 +254,7 @@ def test_the_sentences_name_the_first_level_and_claim_no_more() -> None:
          ("D", "blur", "A", "liver", "interval", np.nan, np.nan, np.nan, np.nan, 2.0)],
         columns=columns,
     )  # fmt: skip
-    assert list(sentences(breaks, several_datasets=True)) == [
+    assert list(sentences(breaks, True, PLAIN)) == [
         "D, some noise, A: first broken at level 0: the inner threshold (0.500 [0.400, 0.600]); at "
         "level 0.3: the outer threshold (0.200 [0.150, 0.250]); not shown to be broken up to level 0.4: the interval "
         "of the Dice.",
@@ -326,3 +328,16 @@ def test_without_any_of_it_there_is_nothing(tmp_path: Path) -> None:
     for table in (plain.ranking, plain.risk_curves, plain.calibration, plain.diagrams, plain.promises, plain.breaks,
                   plain.experts, plain.difficulty):  # fmt: skip
         assert table.empty
+
+
+def test_ensembles_have_short_names_that_no_other_has(tmp_path: Path) -> None:
+    third = "nnUNetTrainerDenseSkip_seed1"
+    three = f"ensemble_confidence({A}+{B}+{third})"
+    write_sweep_output(tmp_path / "two", (A, B, third, ENSEMBLE, three), n_cases=3, pictures=False)
+    (sweep,) = read_sweeps([tmp_path / "two"])
+    assert set(sweep.results["line"]) >= {"ensemble of 2, uniform", "ensemble of 3, confidence"}
+    assert sweep.ensembles["ensemble of 2, uniform"] == ENSEMBLE.replace("_seed1", "")
+    other = f"ensemble_uniform({A}+{third})"
+    write_sweep_output(tmp_path / "alike", (A, B, third, ENSEMBLE, other), n_cases=3, pictures=False)
+    (sweep,) = read_sweeps([tmp_path / "alike"])
+    assert not sweep.ensembles and {ENSEMBLE, other} <= set(sweep.results["line"])  # which of them would it be?

@@ -15,6 +15,7 @@ from nnunet_robust.eval.report import analyse
 from nnunet_robust.eval.report.export import write_files
 from nnunet_robust.eval.report.figures import report_figures
 from nnunet_robust.eval.report.kinds import report_tables
+from nnunet_robust.eval.results.display_names import DisplayNames
 from nnunet_robust.pages.tables import Column, latex, report_table
 from tests.eval.sweep_output import write_sweep_output
 
@@ -68,7 +69,7 @@ def test_latex_is_balanced_and_escaped(sweep: Path) -> None:
 def test_latex_keeps_the_numbers_and_the_odd_names() -> None:
     data = pd.DataFrame({"dataset": ["a", "b"], "line": ["50%_&_more", "x~y^z"], "shift": [-0.1234, float("nan")]})
     columns = (Column("dataset", "dataset"), Column("line", "architecture"), Column("shift", "shift", "score"))
-    text = latex(report_table("t", "Title", "A note of 95 %.", columns, data))
+    text = latex(report_table("t", "Title", "A note of 95 %.", columns, data, DisplayNames()))
     assert r"50\%\_\&\_more & $-$0.123 \\" in text
     assert r"& -- \\" in text and r"A note of 95 \%." in text
 

@@ -192,7 +192,7 @@ def test_failures_are_counted_of_how_many(tmp_path: Path) -> None:
         in (failures.words)
     )
     assert "There is not an image without an object: none could be hallucinated." in failures.words
-    assert _table(html, "missed under gaussian blur")["nnUNetTrainer"].tolist() == [
+    assert _table(html, "missed under Gaussian blur")["nnUNetTrainer"].tolist() == [
         "0 of 12",
         "0 of 12",
         "2 of 12",

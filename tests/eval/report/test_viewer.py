@@ -86,7 +86,7 @@ def test_every_case_level_and_model_is_there_with_its_own_numbers(folder: Path, 
     ]["cases"]
     results = pd.read_csv(folder / "results.csv")
     for case in show["cases"]:
-        assert [p["name"] for p in case["perturbations"]] == ["speckle noise", "gaussian blur"]
+        assert [p["name"] for p in case["perturbations"]] == ["speckle noise", "Gaussian blur"]
         for perturbation, name in zip(case["perturbations"], LEVELS, strict=True):
             assert [step["level"] for step in perturbation["steps"]] == ["0 (clean)", *(f"{x:g}" for x in LEVELS[name])]
             for step, level in zip(perturbation["steps"], [0.0, *LEVELS[name]], strict=True):

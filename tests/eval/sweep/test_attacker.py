@@ -15,14 +15,20 @@ import torch
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.seeding import torch_generator
+from nnunet_robust.eval.attacks.attack import ATTACKS, Attack
+from nnunet_robust.eval.attacks.budget import Ball
 from nnunet_robust.eval.attacks.gradient import WindowGradient
+from nnunet_robust.eval.attacks.losses import plain
 from nnunet_robust.eval.attacks.model_victim import ModelVictim
-from nnunet_robust.eval.attacks.rows import PERTURBATIONS, against, perturbation
+from nnunet_robust.eval.attacks.rows import PERTURBATIONS, against, attack_row, perturbation
+from nnunet_robust.eval.attacks.victim import Victim
 from nnunet_robust.eval.images.cases import cases_of_dataset
 from nnunet_robust.eval.inference import precision
 from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.inference.selection import models_of
 from nnunet_robust.eval.inference.sliding_window import SlidingWindow
+from nnunet_robust.eval.report import analyse, write_report
+from nnunet_robust.eval.report.attacks import NOISE
 from nnunet_robust.eval.results.results import ARM, Condition, arm_key
 from nnunet_robust.eval.sweep.attack_settings import described_attacks, refuse_other_attacks
 from nnunet_robust.eval.sweep.attacker import Attacker
@@ -32,6 +38,7 @@ from nnunet_robust.eval.sweep.scene import Scene
 from nnunet_robust.eval.sweep.sweep import SweepParameters, run_sweep
 from nnunet_robust.perturbations import perturb
 from tests.eval.attacks.test_chain import CPU, load
+from tests.eval.report.pages import section
 from tests.eval.sweep.test_sweep import Silent, read, rows
 
 STEPS = 3
@@ -279,6 +286,41 @@ def test_a_failure_is_that_of_the_model(parameters: SweepParameters, monkeypatch
     assert not run_sweep(replace(asked, trainers=[second]), Silent()).failures
     monkeypatch.undo()
     assert not run_sweep(asked, Silent()).failures
+
+
+def test_an_attack_of_the_recipe_has_its_noise_and_its_name_in_the_report(
+    parameters: SweepParameters, texture_models: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A function with a row, as "A new attack" in CONTRIBUTING.md says, and nothing else."""
+
+    def halfway(victim: Victim, ball: Ball, steps: int, generator: torch.Generator) -> torch.Tensor:
+        return ball.project(
+            ball.radius / 2 * ball.direction(victim.gradient(ball.image(ball.nothing()), plain, 0.0).gradient)
+        )
+
+    monkeypatch.setitem(ATTACKS, "halfway", Attack(halfway, "Halfway", "nobody", single_step=True))
+    monkeypatch.setitem(PERTURBATIONS, "halfway_linf", attack_row("halfway", "linf"))
+    asked = replace(parameters, conditions={"halfway_linf": (0.05,)}, attack_sources=["self", texture_models[0]])
+    assert not run_sweep(asked, Silent()).failures
+
+    described = json.loads((asked.output / "manifest.json").read_text())["perturbations"]
+    on_one = f"halfway_linf_from_{texture_models[0]}"
+    assert {*described} == {"halfway_linf", on_one, "random_linf"}
+    assert described["halfway_linf"]["display_name"] == described[on_one]["attack"]["display_name"] == "Halfway, l∞"
+    assert described[on_one]["display_name"] == f"Halfway, l∞, from {texture_models[0]}"
+    assert (described[on_one]["control"], described[on_one]["source"]) == ("random_linf", texture_models[0])
+    assert "source" not in described["halfway_linf"] and "control" not in described["random_linf"]
+    assert [described[name]["attack"]["steps"] for name in ("halfway_linf", on_one)] == [1, 1]
+
+    analysis = analyse([asked.output])
+    for table in (analysis.attack_effects, analysis.transfer):
+        assert set(table["perturbation"]) == {"halfway_linf"}
+    effects = analysis.attack_effects[analysis.attack_effects["level"] == 0.05]
+    assert len(effects) == 2 and effects["noise"].notna().all()
+    assert NOISE in set(analysis.transfer["attacked"])
+    words = section(write_report(asked.output).read_text(), "attacks").words
+    assert "Halfway, l∞ on nnUNetTrainer" in words and "1 step)" in words
+    assert words.count("(random noise: 0.") == 2
 
 
 def test_an_attack_is_stored_before_the_next_begins(

@@ -47,7 +47,8 @@ def by_model(output: Path) -> dict[str, pd.DataFrame]:
 def test_every_image_is_left_alone_or_denoised_by_its_noise_and_the_rows_are_those_to_the_bit(
     parameters: SweepParameters, texture_models: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def learned(earlier: EarlierSweep, key: str) -> NoiseTolerance:  # these networks are so bad that they bear anything
+    def learned(earlier: EarlierSweep, key: str) -> NoiseTolerance:
+        # these networks are so bad that they tolerate anything
         return replace(learn(earlier, key), threshold=0.125 if "NoSkip" in key else 0.06)
 
     monkeypatch.setattr(arms, "learn", learned)
