@@ -67,7 +67,7 @@ def with_denoising(model: Model, denoiser: Denoiser) -> Model:
 def notes(models: Sequence[Model]) -> tuple[str, ...]:
     """What each model with a threshold was measured to bear, in sentences."""
     return tuple(
-        model.denoiser.borne.sentence(model.plain.trainer)
+        model.denoiser.tolerance.sentence(model.plain.trainer)
         for model in models
-        if model.plain is not None and isinstance(model.denoiser, Denoiser) and model.denoiser.borne is not None
+        if model.plain is not None and isinstance(model.denoiser, Denoiser) and model.denoiser.tolerance is not None
     )

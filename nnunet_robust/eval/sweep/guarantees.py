@@ -46,7 +46,7 @@ class Guarantees:
             scores: structure -> its scores of uncertainty.
             scene: the case.
         """
-        uncertainty = prediction.found
+        uncertainty = prediction.uncertainty
         assert uncertainty is not None
         layout = scene.label_layout
         valid = None if scene.ignore_label is None else scene.label != scene.ignore_label
