@@ -23,7 +23,7 @@ def read_known(
     guarantees: Mapping[str, Guarantees],
     attacks: AttackSettings,
 ) -> Manifest:
-    """The manifest of an output folder, empty for a new one.
+    """Read the manifest of an output folder, empty for a new one.
 
     Args:
         output: the folder.

@@ -38,7 +38,7 @@ class Outcome:
 
 
 def scores_of(outcome: Outcome) -> dict[str, dict[str, Any]]:
-    """Structure -> the columns `tables.SCORES`, empty where there is nothing to say."""
+    """Map each structure to the columns `tables.SCORES`, empty where there is nothing to say."""
     prediction, scene = outcome.prediction, outcome.scene
     layout = scene.label_layout
     rows: dict[str, dict[str, Any]] = {name: dict.fromkeys(SCORES, "") for name in layout.structures}
@@ -60,13 +60,13 @@ def scores_of(outcome: Outcome) -> dict[str, dict[str, Any]]:
 
 
 def result_rows(outcome: Outcome) -> list[dict[str, Any]]:
-    """The rows of `results.csv`, one a structure."""
+    """Make the rows of `results.csv`, one a structure."""
     scores = scores_of(outcome)
     return [{"label": label, **asdict(values), **scores[label]} for label, values in outcome.metrics.items()]
 
 
 def reliability_rows(outcome: Outcome) -> list[dict[str, Any]]:
-    """The rows of `reliability.csv`: voxels within `BAND_MM` of the reference or of the prediction, in bins."""
+    """Make the rows of `reliability.csv`: voxels within `BAND_MM` of the reference or of the prediction, in bins."""
     prediction, scene = outcome.prediction, outcome.scene
     assert prediction.uncertainty is not None
     near = neighbourhood(scene.foreground | (prediction.labels > 0), scene.spacing_mm, BAND_MM)
@@ -80,7 +80,7 @@ def reliability_rows(outcome: Outcome) -> list[dict[str, Any]]:
 
 
 def bound_rows(outcome: Outcome) -> list[dict[str, Any]]:
-    """The rows of `bounds.csv`, one a structure that has guarantees."""
+    """Make the rows of `bounds.csv`, one a structure that has guarantees."""
     assert outcome.guarantees is not None
     rows = outcome.guarantees.rows(outcome.prediction, outcome.scores, outcome.scene)
     return [{**row, "dice": outcome.metrics[row["label"]].dice} for row in rows]
