@@ -30,7 +30,7 @@ BELOW: dict[str, tuple[str, ...]] = {
     "eval/images": ("eval/uncertainty",),
     "eval/uncertainty": ("eval/statistics",),
     "eval/report": ("eval/report/sections",),
-    "eval/report/sections": ("eval/report/shared",),
+    "eval/report/sections": ("eval/report/shared", "eval/uncertainty"),
     "eval/report/shared": ("pages",),
     "pages": ("eval/statistics",),
     "eval/statistics": ("eval/results",),

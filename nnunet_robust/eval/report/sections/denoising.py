@@ -149,7 +149,7 @@ SECTION = Section(
     title="With and without denoising",
     text=(
         "A model whose name ends in +denoise had images denoised before it predicted them, where their noise was "
-        "above what the model was measured to bear; +denoise_always, all images. Shown is its mean Dice less that "
+        "above the model's measured noise tolerance; +denoise_always, all images. Shown is its mean Dice less that "
         "of the same model without, on the same cases: above 0, denoising helped. Bands are paired "
         f"{INTERVALS}.",
     ),
