@@ -237,16 +237,11 @@ _TABLE = TableSpecification(
     "right: above 0, the model is overconfident. For a structure, its own probability and how often it "
     f"is there. Of several trained models the mean of what each of them has. {INTERVALS}.",
     (
-        *CONDITION,
-        ARCHITECTURE,
-        Column("label", "of"),
-        Column("mean", "calibration error", "score", "low", "high"),
-        mean_column("gap", "gap"),
-        Column("n_voxels", "voxels", "count"),
-        *IMAGES,
+        *CONDITION, ARCHITECTURE, Column("label", "of"), Column("mean", "calibration error", "score", "low", "high"),
+        mean_column("gap", "gap"), Column("n_voxels", "voxels", "count"), *IMAGES,
     ),
     _table,
-)
+)  # fmt: skip
 
 SECTION = Section(
     name="calibration",

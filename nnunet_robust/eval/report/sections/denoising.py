@@ -132,16 +132,11 @@ _TABLE = TableSpecification(
     f"is paired by patient. {INTERVALS}. It helps where the whole interval is above 0, it harms where it is below, "
     "else that is not settled; conditions are not adjusted for one another.",
     (
-        *CONDITION,
-        ARCHITECTURE,
-        mean_column("denoised", "denoised"),
-        mean_column("plain", "without"),
-        mean_column("difference", "difference"),
-        Column("verdict", "denoising"),
-        *SAMPLE,
+        *CONDITION, ARCHITECTURE, mean_column("denoised", "denoised"), mean_column("plain", "without"),
+        mean_column("difference", "difference"), Column("verdict", "denoising"), *SAMPLE,
     ),
     lambda analysis: analysis.clean_once(denoising(analysis)),
-)
+)  # fmt: skip
 
 SECTION = Section(
     name="denoising",

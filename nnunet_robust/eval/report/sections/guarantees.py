@@ -13,18 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from nnunet_robust.eval.report.shared import columns
 from nnunet_robust.eval.report.shared.analysis import Analysis, shared
-from nnunet_robust.eval.report.shared.columns import (
-    ARCHITECTURE,
-    BANDS,
-    CONDITION,
-    DATASET,
-    INTERVALS,
-    PATIENTS,
-    PERTURBATION,
-    SAMPLE,
-    mean_column,
-)
 from nnunet_robust.eval.report.shared.figures import ReportFigure, over_level
 from nnunet_robust.eval.report.shared.read import Sweep
 from nnunet_robust.eval.report.shared.section import Section, TableSpecification
@@ -361,18 +351,12 @@ _TABLES = (
         "Where guarantees are first broken",
         "The lowest level at which the whole interval of what was observed is on the wrong side of what was "
         "guaranteed, and what was observed there; a dash where that is so at no level measured, which does not show "
-        f"that the guarantee holds. {INTERVALS}; levels are not adjusted for one another.",
+        f"that the guarantee holds. {columns.INTERVALS}; levels are not adjusted for one another.",
         (
-            DATASET,
-            PERTURBATION,
-            ARCHITECTURE,
-            Column("label", "structure"),
-            Column("guarantee", "share of"),
-            Column("guaranteed", "guaranteed", "score"),
-            Column("level", "first broken at level", "level"),
-            Column("mean", "observed there", "score", "low", "high"),
-            Column("highest", "highest level", "level"),
-            PATIENTS,
+            columns.DATASET, columns.PERTURBATION, columns.ARCHITECTURE, Column("label", "structure"),
+            Column("guarantee", "share of"), Column("guaranteed", "guaranteed", "score"),
+            Column("level", "first broken at level", "level"), Column("mean", "observed there", "score", "low", "high"),
+            Column("highest", "highest level", "level"), columns.PATIENTS,
         ),
         _first_breaks,
     ),
@@ -381,29 +365,29 @@ _TABLES = (
         "What bounds and intervals came to, under each condition",
         "Mean losses: the share of the object that lies outside of the outer mask (of images that have the object), "
         "and of the inner mask that is not object; the share of images whose Dice lies in its interval. Averaged over "
-        f"a patient's images, then trained models, then patients. {INTERVALS}. Beside each what it says of the "
+        f"a patient's images, then trained models, then patients. {columns.INTERVALS}. Beside each what it says of the "
         "guarantee: broken where the whole interval is on the wrong side of it, holds where none of it is, not settled "
         "else.",
         (
-            *CONDITION,
+            *columns.CONDITION,
             Column("label", "structure"),
-            ARCHITECTURE,
+            columns.ARCHITECTURE,
             *(
                 column
                 for name, guarantee in GUARANTEES.items()
                 for column in (
-                    mean_column(name, guarantee.heading),
+                    columns.mean_column(name, guarantee.heading),
                     Column(f"{name}_verdict", f"{guarantee.name}: guarantee"),
                 )
             ),
             Column("alpha", "guaranteed: at most", "score"),
             Column("share", "guaranteed: Dice in its interval, at least", "score"),
-            *SAMPLE,
+            *columns.SAMPLE,
             Column("n_with_object", "with the object", "count"),
         ),
         _coverage,
     ),
-)
+)  # fmt: skip
 
 SECTION = Section(
     name="guarantees",
@@ -415,7 +399,7 @@ SECTION = Section(
         "here whether it still holds, not guaranteed. It is called broken where the whole interval of the observed "
         "mean over patients is on the wrong side; that it is not shown to be broken does not show that it holds. A "
         "guarantee without a confidence is one on average over calibration sets, too: of a single one, the mean may "
-        "lie a little on the wrong side by chance. " + BANDS + ".",
+        "lie a little on the wrong side by chance. " + columns.BANDS + ".",
     ),
     figures=_figures,
     groups={f"{_GROUP}-{name}": f"share of {guarantee.share}" for name, guarantee in GUARANTEES.items()},

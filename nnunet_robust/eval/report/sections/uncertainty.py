@@ -312,21 +312,14 @@ _RANKS = TableSpecification(
     f"several trained models the mean of what each of them has. {INTERVALS}; none where all resamples agree. A "
     "dash is a number that is not defined, for the reason beside it: it is not 0.",
     (
-        *CONDITION,
-        ARCHITECTURE,
-        Column("score", "score"),
-        mean_column("spearman", "Spearman"),
-        mean_column("failure_auroc", "failure AUROC"),
-        mean_column("aurc", "AURC"),
-        mean_column("excess_aurc", "excess"),
-        Column("optimal_aurc", "least possible", "score"),
-        Column("chance_aurc", "by chance", "score"),
-        Column("n_failures", "failures", "count"),
-        *IMAGES,
+        *CONDITION, ARCHITECTURE, Column("score", "score"), mean_column("spearman", "Spearman"),
+        mean_column("failure_auroc", "failure AUROC"), mean_column("aurc", "AURC"),
+        mean_column("excess_aurc", "excess"), Column("optimal_aurc", "least possible", "score"),
+        Column("chance_aurc", "by chance", "score"), Column("n_failures", "failures", "count"), *IMAGES,
         Column("note", "why not"),
     ),
     _table,
-)
+)  # fmt: skip
 
 SECTION = Section(
     name="uncertainty",

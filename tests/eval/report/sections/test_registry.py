@@ -32,8 +32,8 @@ def analyses(tmp_path_factory: pytest.TempPathFactory) -> list[Analysis]:
     with_denoising = (MODELS[0], f"{MODELS[0]}+denoise")
     folders = [
         write_sweep_output(
-            root / "confidence", MODELS, 4, ("disc", "ring"), LEVELS, pictures=False, uncertainty=True, calibrated=MODELS,
-            experts=True,
+            root / "confidence", MODELS, 4, ("disc", "ring"), LEVELS, pictures=False, uncertainty=True,
+            calibrated=MODELS, experts=True,
         ),
         write_attacked_output(root / "attacked", n_cases=3),
         write_sweep_output(root / "denoised", with_denoising, 3, levels=LEVELS, pictures=False),
