@@ -83,7 +83,8 @@ def _facts(analysis: Analysis) -> list[tuple[str, str]]:
     if ensembles:
         facts.append(("Ensembles", "; ".join(f"{short}: {name}" for short, name in ensembles.items())))
     for key, title in (("device", "Device"), ("seed", "Seed")):
-        found = dict.fromkeys(str(sweep.manifest[key]) for sweep in analysis.sweeps if key in sweep.manifest)
+        told = [getattr(sweep.manifest, key) for sweep in analysis.sweeps]
+        found = dict.fromkeys(str(value) for value in told if value is not None)
         if found:
             facts.append((title, ", ".join(found)))
     return facts

@@ -18,9 +18,9 @@ from nnunet_robust.eval.report.shared.columns import ARCHITECTURE, DATASET, INTE
 from nnunet_robust.eval.report.shared.figures import ReportFigure, by_panel, sample_of
 from nnunet_robust.eval.report.shared.heat_maps import MOST_COLUMNS, transfer_map
 from nnunet_robust.eval.report.shared.pairs import CASE, columns, mean_points, paired_means
-from nnunet_robust.eval.report.shared.read import Sweep
+from nnunet_robust.eval.report.shared.read import Attack, Sweep
 from nnunet_robust.eval.report.shared.section import Section, TableSpecification
-from nnunet_robust.eval.results.results import ARM, arm_key
+from nnunet_robust.eval.results.tables import ARM, arm_key
 from nnunet_robust.eval.statistics import case_scores
 from nnunet_robust.pages.plots import LineStyle, rule_styles
 from nnunet_robust.pages.tables import Column
@@ -47,8 +47,8 @@ def attacked(analysis: Analysis) -> pd.DataFrame:
         scores = case_scores(sweep.rows, METRIC)
         for name, described in sweep.attacks.items():
             of_attack = scores[scores["perturbation"] == name].drop(columns="perturbation")
-            whom = _line_of(sweep, described) if described["source"] else of_attack["line"]
-            facts = {"attack": described["name"], "steps": described["steps"], "control": described["control"]}
+            whom = _line_of(sweep, described) if described.source else of_attack["line"]
+            facts = {"attack": described.name, "steps": described.steps, "control": described.control}
             found.append(of_attack.assign(attacked=whom, **facts))
     if not found:
         return pd.DataFrame(columns=[*_SCORES, METRIC])
@@ -56,14 +56,14 @@ def attacked(analysis: Analysis) -> pd.DataFrame:
     return table[~table.duplicated([*CASE, "attack", "attacked"])].reset_index(drop=True)
 
 
-def _line_of(sweep: Sweep, attack: Mapping[str, Any]) -> str:
+def _line_of(sweep: Sweep, attack: Attack) -> str:
     """The line of the trained model that an attack was made against; a name of its own where it was not swept."""
-    described = sweep.manifest.get("models", {})
+    described, sources = sweep.manifest.models, attack.source or {}
     for arm in sweep.results.drop_duplicates("line").to_dict("records"):
         key = arm_key(**{name: arm[name] for name in ARM})
-        if key in attack["source"] and described.get(key, {}).get("checkpoints") == attack["source"][key]:
+        if key in sources and key in described and described[key].checkpoints == sources[key]:
             return str(arm["line"])
-    return f"{attack['source_name']} (not swept)"
+    return f"{attack.source_name} (not swept)"
 
 
 def _own(scores: pd.DataFrame) -> pd.DataFrame:
@@ -212,7 +212,7 @@ def _curves(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Rep
 def _unit(analysis: Analysis, dataset: str, attack: str) -> str:
     """What the budget is counted in, whatever the source."""
     attacks = analysis.sweep_of[dataset].attacks
-    return analysis.unit(dataset, next(name for name, row in attacks.items() if row["name"] == attack))
+    return analysis.unit(dataset, next(name for name, row in attacks.items() if row.name == attack))
 
 
 def _maps(analysis: Analysis) -> Iterator[ReportFigure]:

@@ -15,7 +15,7 @@ from nnunet_robust.eval.report.shared.pairs import CASE, columns, mean_points, p
 from nnunet_robust.eval.report.shared.read import Sweep
 from nnunet_robust.eval.report.shared.section import Section, TableSpecification
 from nnunet_robust.eval.results.display_names import DisplayNames
-from nnunet_robust.eval.results.results import ARM, arm_key
+from nnunet_robust.eval.results.tables import ARM, arm_key
 from nnunet_robust.eval.statistics import CLEAN, case_scores
 from nnunet_robust.pages.plots import LineStyle
 from nnunet_robust.pages.tables import Column

@@ -19,7 +19,8 @@ from nnunet_robust.eval.report.shared.figures import ReportFigure, over_level
 from nnunet_robust.eval.report.shared.read import Sweep
 from nnunet_robust.eval.report.shared.section import Section, TableSpecification
 from nnunet_robust.eval.results.display_names import DisplayNames
-from nnunet_robust.eval.results.results import ARM, arm_key
+from nnunet_robust.eval.results.manifest import CalibrationEntry
+from nnunet_robust.eval.results.tables import ARM, arm_key
 from nnunet_robust.eval.statistics import CLEAN, bca_intervals
 from nnunet_robust.pages.plots import LineStyle
 from nnunet_robust.pages.tables import Column
@@ -154,8 +155,8 @@ def _rates(sweep: Sweep) -> dict[str, dict[str, float]]:
     found = {}
     for line, made in calibrations(sweep).items():
         if architecture[line] not in _at_odds(sweep):
-            alpha = float(made["alpha"])
-            found[line] = {**dict.fromkeys(GUARANTEES, alpha), INTERVAL: 1 - float(made["interval_alpha"])}
+            alpha = float(made.alpha)
+            found[line] = {**dict.fromkeys(GUARANTEES, alpha), INTERVAL: 1 - float(made.interval_alpha)}
     return found
 
 
@@ -165,7 +166,7 @@ def _at_odds(sweep: Sweep) -> list[str]:
     guaranteed: dict[str, set[tuple[Any, ...]]] = {}
     for line, made in calibrations(sweep).items():
         names = ("alpha", "delta", "interval_alpha", "condition")
-        guaranteed.setdefault(str(architecture[line]), set()).add(tuple(made.get(name) for name in names))
+        guaranteed.setdefault(str(architecture[line]), set()).add(tuple(getattr(made, name) for name in names))
     return [name for name, several in guaranteed.items() if len(several) > 1]
 
 
@@ -180,12 +181,12 @@ def left_out(analysis: Analysis) -> list[str]:
     ]
 
 
-def calibrations(sweep: Sweep) -> dict[str, Mapping[str, Any]]:
+def calibrations(sweep: Sweep) -> dict[str, CalibrationEntry]:
     """Trained model -> what the manifest says of its calibration; those without one left out."""
     arms = sweep.results.drop_duplicates("line").to_dict("records")
-    models = sweep.manifest.get("models", {})
-    found = {str(arm["line"]): models.get(arm_key(**{name: arm[name] for name in ARM}), {}) for arm in arms}
-    return {line: entry["calibration"] for line, entry in found.items() if entry.get("calibration")}
+    models = sweep.manifest.models
+    found = {str(arm["line"]): models.get(arm_key(**{name: arm[name] for name in ARM})) for arm in arms}
+    return {line: entry.calibration for line, entry in found.items() if entry and entry.calibration}
 
 
 def _exact_intervals(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -284,7 +285,7 @@ def _guaranteed(analysis: Analysis) -> Iterator[str]:
     for sweep in analysis.sweeps:
         where = f" on {', '.join(sweep.datasets)}" if len(analysis.datasets) > 1 else ""
         for line, made in calibrations(sweep).items():
-            yield from (f"{line}{where}: {sentence}" for sentence in made.get("sentences", []))
+            yield from (f"{line}{where}: {sentence}" for sentence in made.sentences)
 
 
 def _figures(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[ReportFigure]:

@@ -23,7 +23,7 @@ _LIMITS = (
 
 
 def _content(analysis: Analysis, _: Parts) -> dict[str, Any]:
-    assumptions = dict.fromkeys(a for sweep in analysis.sweeps for a in sweep.manifest.get("assumptions", []))
+    assumptions = dict.fromkeys(a for sweep in analysis.sweeps for a in sweep.manifest.assumptions)
     n_patients = int(analysis.points["dice"]["n_patients"].min())
     return {"sentences": [*few_patients(n_patients), *_LIMITS, *assumptions]}
 

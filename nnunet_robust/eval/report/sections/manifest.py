@@ -12,7 +12,7 @@ from nnunet_robust.eval.report.shared.section import Parts, Section
 def _content(analysis: Analysis, _: Parts) -> dict[str, Any]:
     return {
         "manifests": [
-            (", ".join(sweep.datasets), json.dumps(sweep.manifest, indent=2, ensure_ascii=False))
+            (", ".join(sweep.datasets), json.dumps(sweep.manifest.to_json(), indent=2, ensure_ascii=False))
             for sweep in analysis.sweeps
         ]
     }

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from nnunet_robust.eval.report.shared.read import Sweep
+from nnunet_robust.eval.results.manifest import Manifest
 
 _FIXED = {"dataset": "D", "replicate": 0.0, "label": "1", "outcome": "ok", "series": False, "case": "c"}
 
@@ -16,7 +17,7 @@ def sweep_of(rows: pd.DataFrame, inputs: pd.DataFrame | None, series: tuple[str,
     rows = rows.assign(**{name: value for name, value in _FIXED.items() if name not in rows})
     rows["case"] = rows["patient"]
     rows["line"] = rows["architecture"]
-    manifest = {"perturbations": {name: {"series": {}} for name in series}}
+    manifest = Manifest.from_json({"perturbations": {name: {"series": {}} for name in series}})
     if inputs is not None:
         inputs = inputs.assign(dataset="D", replicate=0)
-    return Sweep(Path("out"), manifest, rows, rows, [], inputs)
+    return Sweep(Path("out"), manifest, rows, rows, [], {} if inputs is None else {"inputs": inputs})

@@ -8,7 +8,7 @@ import pandas as pd
 
 from nnunet_robust.eval.report import analyse
 from nnunet_robust.eval.report.shared.read import read_sweeps
-from nnunet_robust.eval.results.results import ARM
+from nnunet_robust.eval.results.tables import ARM
 from tests.eval.report.sections.measured_confidence import ENSEMBLE, LEVELS, A, B
 from tests.eval.sweep_output import write_sweep_output
 
