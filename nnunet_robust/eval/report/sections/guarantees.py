@@ -75,7 +75,7 @@ GUARANTEES = {
 """Column of bounds.csv (of a loss), or `INTERVAL` -> what it is."""
 
 OUTER = ("outer_threshold", "outer_margin_mm")
-"""Of these, only patients count whose images have the object."""
+"""The losses that are counted only of patients whose images have the object."""
 
 _PLACE = ["dataset", "perturbation", "level", "architecture", "label"]
 _COLUMNS = [
@@ -253,7 +253,8 @@ def sentences(table: pd.DataFrame, several_datasets: bool, names: DisplayNames) 
     """
     several_labels = table["label"].nunique() > 1
     for (dataset, name, line, label), part in table.groupby(["dataset", "perturbation", "line", "label"], sort=False):
-        who = f"{dataset}, " * several_datasets + f"{names[str(name)]}, {line}" + f", {label}" * several_labels
+        start, end = f"{dataset}, " if several_datasets else "", f", {label}" if several_labels else ""
+        who = f"{start}{names[str(name)]}, {line}{end}"
         broken = part[part["level"].notna()].sort_values("level", kind="stable")
         rest = [GUARANTEES[key].words for key in part.loc[part["level"].isna(), "guarantee"]]
         said = []
