@@ -139,7 +139,8 @@ def _parts(source: Path, left_out: LeftOut, note: Note) -> tuple[list[Path], lis
     """Return the patients' folders of training and of testing, by name."""
     here = source.resolve()
     parts: dict[str, dict[str, Path]] = {"training": {}, "testing": {}}
-    has_parts = here.name.casefold() in _PARTS
+    beside = _beside(here)
+    has_parts = bool(beside) or here.name.casefold() in _PARTS
     for patient in _patients(source, left_out):
         around = [folder.casefold() for folder in (here.name, *patient.relative_to(source).parts[:-1])]
         named = [_PARTS[folder] for folder in around if folder in _PARTS]
@@ -158,8 +159,8 @@ def _parts(source: Path, left_out: LeftOut, note: Note) -> tuple[list[Path], lis
             "folder that holds training and testing"
         )
     if has_parts and not testing:
-        beside = [patient for folder in _beside(here) for patient in _patients(folder, None)]
-        what = f"the test set beside it, {len(beside)} patients" if beside else "a test set: there is no testing"
+        count = sum(1 for folder in beside for _ in _patients(folder, None))
+        what = f"the test set beside it, {count} patients" if count else "a test set: there is no testing"
         note(f"without {what}; name the folder that holds training and testing, or set patients aside (--test-share)")
     return training, testing
 

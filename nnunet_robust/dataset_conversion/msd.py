@@ -78,8 +78,8 @@ def convert_msd(
 
     Values of the images are kept as they are, and so is the geometry; a 4d image becomes one file a channel. Label
     values that are not consecutive are renumbered in their order, and "ignore" gets the highest, as nnU-Net wants them.
-    An image without a label, a label without an image, a file that `dataset.json` does not list, and one that cannot be
-    read are left out, and named.
+    An image without a label, a label without an image, and a file that cannot be read are left out, and named; files
+    that `dataset.json` does not list are noted.
 
     Axial slices are those nearest to the axial plane in the patient's space, rows from front to back, columns from the
     patient's right to left, numbered from feet to head: `<case>_slice000`. All slices of a volume have it as their
@@ -117,7 +117,7 @@ def convert_msd(
         note(
             f"label values renumbered, as nnU-Net wants them consecutive, {IGNORE!r} last: {source_labels} -> {labels}"
         )
-    training = _training_pairs(source, task, left_out)[: parameters.cases]
+    training = _training_pairs(source, task, left_out, note)[: parameters.cases]
     testing, unlabelled = _test_pairs(source, task, left_out)
     if unlabelled:
         note(f"left out: {len(unlabelled)} test images without labels (--test-share sets labelled cases aside)")
@@ -181,8 +181,8 @@ def _labels(task: Mapping[str, Any]) -> dict[str, int]:
     return {label: value for value, label in labels.items()}
 
 
-def _training_pairs(source: Path, task: Mapping[str, Any], left_out: LeftOut) -> list[Pair]:
-    """Find the training pairs of which both files are there, by name; all else is left out."""
+def _training_pairs(source: Path, task: Mapping[str, Any], left_out: LeftOut, note: Note) -> list[Pair]:
+    """Find the training pairs of which both files are there, by name; note files that dataset.json lacks."""
     listed: list[tuple[Path, Path]] = []
     for entry in task["training"]:
         files = [entry.get(key) if isinstance(entry, dict) else None for key in ("image", "label")]
@@ -198,7 +198,7 @@ def _training_pairs(source: Path, task: Mapping[str, Any], left_out: LeftOut) ->
         known = {pair[column].name for pair in listed}
         for path in sorted((source / folder).glob("*")):
             if is_nifti(path) and path.name not in known:
-                left_out.add(f"{folder}/{path.name}", f"{path} is not in dataset.json: list it there, or take it away")
+                note(f"left out: {folder}/{path.name} is not in dataset.json")
     return training
 
 
@@ -219,7 +219,9 @@ def _complete(listed: Iterable[tuple[Path, Path]], left_out: LeftOut) -> list[Pa
             continue
         missing = [path for path in (image, label) if not path.is_file()]
         if missing:
-            left_out.add(stem(image), f"there is no {' and no '.join(f'{p.parent.name}/{p.name}' for p in missing)}")
+            files = " and no ".join(f"{path.parent.name}/{path.name}" for path in missing)
+            fault = f"{stem(image)} is in dataset.json, but there is no {files}: get it, or take the entry out"
+            left_out.add(stem(image), fault)
         else:
             pairs.append(Pair(stem(image), image, label))
     return sorted(pairs)

@@ -173,5 +173,5 @@ def _relabel(name: str, array: np.ndarray, values: Mapping[int, int]) -> np.ndar
         known |= here
     if not known.all():
         declared = ", ".join(map(str, sorted(values)))
-        raise UserError(f"case {name}: label value {array[~known][0]} is not among the declared: {declared}")
+        raise UserError(f"case {name}: label value {array[~known][0]!s} is not among the declared: {declared}")
     return label

@@ -357,7 +357,7 @@ def _check_case(
             raise UserError(f"{where}: the image holds NaN or infinity; replace them by a value that makes sense")
     undeclared = np.setdiff1d(label, label_values)
     if undeclared.size:
-        raise UserError(f"case {case.name}: label value {undeclared[0]} is not among the declared {label_values}")
+        raise UserError(f"case {case.name}: label value {undeclared[0]!s} is not among the declared {label_values}")
     _check_geometry(case, file_ending)
 
 
