@@ -34,8 +34,9 @@ def five_folds(cases: Sequence[WrittenCase]) -> list[dict[str, list[str]]]:
         "val" once, and no patient is on both sides. As many folds as there are patients, where these are fewer than
         five; none for a single patient.
 
-    >>> five_folds([WrittenCase(f"p{n}_{eye}", f"p{n}", None) for n in (1, 2) for eye in ("left", "right")])[0]
-    {'train': ['p1_left', 'p1_right'], 'val': ['p2_left', 'p2_right']}
+    >>> folds = five_folds([WrittenCase(f"p{n}_{eye}", f"p{n}", None) for n in (1, 2) for eye in ("left", "right")])
+    >>> sorted(fold["val"] for fold in folds)
+    [['p1_left', 'p1_right'], ['p2_left', 'p2_right']]
     """
     from sklearn.model_selection import StratifiedGroupKFold
 

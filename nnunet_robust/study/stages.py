@@ -25,7 +25,7 @@ def _dataset(work: Work) -> tuple[str, str]:
             work.run(command)
     except CommandFailedError as error:
         if error.code == 1 and (left_out := command_lines.left_out(number)):
-            return PARTIAL, f"{len(left_out)} cases or files of the source left out, first {next(iter(left_out))}"
+            return PARTIAL, f"left out of the source: {', '.join(list(left_out)[:5])}{', ...' * (len(left_out) > 5)}"
         raise
     dataset_name(number)  # one that should exist must be there
     return DONE, ""
