@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -110,10 +111,11 @@ def convert_acdc(
     unlabelled = [patient.name for patient in testing if not any("_gt.nii" in file for file in _files(patient))]
     if unlabelled:
         note(f"left out: {len(unlabelled)} test patients without labels, {unlabelled[0]} the first")
-    frames = list(_frames(training, left_out))[: parameters.cases]
+    frames = list(itertools.islice(_frames(training, left_out), parameters.cases))
     drawn = draw_patients({frame.patient: frame.group for frame in frames}, parameters.test_share, parameters.seed)
-    tests = list(_frames([patient for patient in testing if patient.name not in unlabelled], left_out))
-    tests = [*tests[: parameters.cases], *(frame for frame in frames if frame.patient in drawn)]
+    labelled = [patient for patient in testing if patient.name not in unlabelled]
+    tests = list(itertools.islice(_frames(labelled, left_out), parameters.cases))
+    tests += [frame for frame in frames if frame.patient in drawn]
     frames = [frame for frame in frames if frame.patient not in drawn]
     files = [path for frame in frames + tests for path in (frame.image, frame.label, frame.info)]
     return write_dataset(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -119,7 +120,9 @@ def convert_busi(
     source = unwrap(source, lambda folder: any((folder / kind).is_dir() for kind in LESION_CLASSES))
     left_out = LeftOut(source, note, strict)
     kinds = (*LESION_CLASSES, NORMAL) if parameters.include_normal else LESION_CLASSES
-    entries = _complete(_first([_scan(source, kind, left_out) for kind in kinds], parameters.cases), left_out)
+    complete = _complete(_in_turn([_scan(source, kind, left_out) for kind in kinds]), left_out)
+    entries = list(itertools.islice(complete, parameters.cases))
+    entries.sort(key=lambda entry: (kinds.index(entry.kind), entry.number))
     files = [path for entry in entries for path in entry.files]
     tested = _draw_test(entries, parameters)
     coloured: list[str] = []
@@ -242,22 +245,20 @@ def _expected(kind: str) -> str:
     return f"expected '{kind} (1).png', '{kind} (1)_mask.png', ... as published at {OWNER}"
 
 
-def _first(classes: Sequence[Sequence[_Entry]], cases: int | None) -> list[_Entry]:
-    """Take the first entries of each class, so that the classes take turns until there are `cases`."""
-    turns = sorted((turn, kind) for kind, entries in enumerate(classes) for turn in range(len(entries)))[:cases]
-    return [entry for kind, entries in enumerate(classes) for entry in entries[: sum(k == kind for _, k in turns)]]
+def _in_turn(classes: Sequence[Sequence[_Entry]]) -> list[_Entry]:
+    """Return the first entry of each class, then the second of each, and so on."""
+    turns = itertools.zip_longest(*classes)
+    return [entry for turn in turns for entry in turn if entry is not None]
 
 
-def _complete(entries: Sequence[_Entry], left_out: LeftOut) -> list[_Entry]:
-    """Return the entries that have an image and a mask."""
-    complete = []
+def _complete(entries: Sequence[_Entry], left_out: LeftOut) -> Iterator[_Entry]:
+    """Yield the entries that have an image and a mask."""
     for entry in entries:
         with left_out.if_faulty(entry.name):
             _image_path(entry)
             if not entry.masks:
                 raise UserError(f"{entry.image} has no mask: {_expected(entry.kind)}")
-            complete.append(entry)
-    return complete
+            yield entry
 
 
 def _image_path(entry: _Entry) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -228,16 +229,22 @@ def _scan(source: Path, grades: Mapping[str, Grade] | None, cases: int | None, l
         raise UserError(f"{source} holds no training images (found: {contents(source)}): {_EXPECTED}")
     for path in sorted(annotations - {_annotation(path) for path in training + testing}):
         left_out.add(path.name, f"{path} is an annotation without its image: get it from {OWNER}")
-    images = {}
-    for path in training[:cases] + testing[:cases]:
+    parts = (_complete(part, annotations, grades, left_out) for part in (training, testing))
+    return {path.stem: path for part in parts for path in itertools.islice(part, cases)}
+
+
+def _complete(
+    images: Sequence[Path], annotations: set[Path], grades: Mapping[str, Grade] | None, left_out: LeftOut
+) -> Iterator[Path]:
+    """Yield the images that have an annotation and, where there are grades, one."""
+    for path in images:
         with left_out.if_faulty(path.stem):
             if _annotation(path) not in annotations:
                 raise UserError(f"{path} has no annotation {_annotation(path).name}: get it from {OWNER}")
             if grades is not None and path.stem not in grades:
-                where = source / GRADES_FILE
+                where = path.with_name(GRADES_FILE)
                 raise UserError(f"{where} has no row for {path.stem}: get the original from {OWNER}, or take it away")
-            images[path.stem] = path
-    return images
+            yield path
 
 
 def _annotation(image: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -117,12 +118,12 @@ def convert_msd(
         note(
             f"label values renumbered, as nnU-Net wants them consecutive, {IGNORE!r} last: {source_labels} -> {labels}"
         )
-    training = _training_pairs(source, task, left_out, note)[: parameters.cases]
-    testing, unlabelled = _test_pairs(source, task, left_out)
+    training = _training_pairs(source, task, parameters.cases, left_out, note)
+    testing, unlabelled = _test_pairs(source, task, parameters.cases, left_out)
     if unlabelled:
         note(f"left out: {len(unlabelled)} test images without labels (--test-share sets labelled cases aside)")
     drawn = _draw(training, parameters)
-    tests = testing[: parameters.cases] + [pair for pair in training if pair in drawn]
+    tests = testing + [pair for pair in training if pair in drawn]
     training = [pair for pair in training if pair not in drawn]
     if parameters.slices and len(training) < 5:
         folds = "no folds by patient, train with fold all" if len(training) == 1 else f"only {len(training)} folds"
@@ -181,8 +182,10 @@ def _labels(task: Mapping[str, Any]) -> dict[str, int]:
     return {label: value for value, label in labels.items()}
 
 
-def _training_pairs(source: Path, task: Mapping[str, Any], left_out: LeftOut, note: Note) -> list[Pair]:
-    """Find the training pairs of which both files are there, by name; note files that dataset.json lacks."""
+def _training_pairs(
+    source: Path, task: Mapping[str, Any], cases: int | None, left_out: LeftOut, note: Note
+) -> list[Pair]:
+    """Find the first training pairs of which both files are there, by name; note files that dataset.json lacks."""
     listed: list[tuple[Path, Path]] = []
     for entry in task["training"]:
         files = [entry.get(key) if isinstance(entry, dict) else None for key in ("image", "label")]
@@ -191,7 +194,7 @@ def _training_pairs(source: Path, task: Mapping[str, Any], left_out: LeftOut, no
                 f"entries of 'training' in dataset.json must be paths of an image and a label in {source}, got {entry}"
             )
         listed.append((source / str(files[0]), source / str(files[1])))
-    training = _complete(listed, left_out)
+    training = list(itertools.islice(_complete(listed, left_out), cases))
     if not training:
         raise UserError(f"no image with a label in {source}, of {len(listed)} in dataset.json: {LAYOUT}")
     for folder, column in (("imagesTr", 0), ("labelsTr", 1)):
@@ -202,19 +205,21 @@ def _training_pairs(source: Path, task: Mapping[str, Any], left_out: LeftOut, no
     return training
 
 
-def _test_pairs(source: Path, task: Mapping[str, Any], left_out: LeftOut) -> tuple[list[Pair], list[str]]:
-    """Find the test pairs of which both files are there, and the names of those that have no label."""
+def _test_pairs(
+    source: Path, task: Mapping[str, Any], cases: int | None, left_out: LeftOut
+) -> tuple[list[Pair], list[str]]:
+    """Find the first test pairs of which both files are there, and the names of all that have no label."""
     entries = [entry if isinstance(entry, dict) else {"image": entry} for entry in task.get("test") or []]
     images = [source / str(entry["image"]) for entry in entries if "image" in entry]
     tests = [(image, source / "labelsTs" / image.name) for image in images]
     unlabelled = sorted(stem(image) for image, label in tests if is_nifti(image) and not label.is_file())
-    return _complete([pair for pair in tests if pair[1].is_file()], left_out), unlabelled
+    labelled = _complete([pair for pair in tests if pair[1].is_file()], left_out)
+    return list(itertools.islice(labelled, cases)), unlabelled
 
 
-def _complete(listed: Iterable[tuple[Path, Path]], left_out: LeftOut) -> list[Pair]:
-    """Return the pairs of which both files are there, by name."""
-    pairs = []
-    for image, label in listed:
+def _complete(listed: Iterable[tuple[Path, Path]], left_out: LeftOut) -> Iterator[Pair]:
+    """Yield the pairs of which both files are there, by name."""
+    for image, label in sorted(listed, key=lambda files: (stem(files[0]), files)):
         if not is_nifti(image):
             continue
         missing = [path for path in (image, label) if not path.is_file()]
@@ -223,8 +228,7 @@ def _complete(listed: Iterable[tuple[Path, Path]], left_out: LeftOut) -> list[Pa
             fault = f"{stem(image)} is in dataset.json, but there is no {files}: get it, or take the entry out"
             left_out.add(stem(image), fault)
         else:
-            pairs.append(Pair(stem(image), image, label))
-    return sorted(pairs)
+            yield Pair(stem(image), image, label)
 
 
 def _draw(pairs: Sequence[Pair], parameters: MsdParameters) -> set[Pair]:

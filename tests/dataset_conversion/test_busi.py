@@ -370,7 +370,7 @@ def test_a_mask_from_a_jpeg(tmp_path: Path) -> None:
 
 def test_the_first_cases_are_of_every_class(tmp_path: Path) -> None:
     source = make_source(tmp_path)
-    (source / "benign" / "benign (9)_mask.png").unlink()  # not among the first: not looked at
+    (source / "benign" / "benign (10)_mask.png").unlink()  # not among the first: not looked at
     for cases, expected in (
         (1, {"benign": 1}),
         (5, {"benign": 3, "malignant": 2}),
@@ -380,6 +380,14 @@ def test_the_first_cases_are_of_every_class(tmp_path: Path) -> None:
         folder = convert_busi(tmp_path / f"raw{cases}", source, 7, parameters=parameters)
         assert names(folder, "Tr") == [f"{k}_{n:04d}" for k, count in expected.items() for n in range(1, count + 1)]
         assert record(folder)["parameters"]["cases"] == cases and "left_out" not in record(folder)
+
+
+def test_an_incomplete_case_is_not_among_the_first(tmp_path: Path) -> None:
+    source = make_source(tmp_path)
+    remove_mask(source)
+    folder = convert_busi(tmp_path / "raw", source, 7, parameters=BusiParameters(cases=4, test_share=0))
+    assert names(folder, "Tr") == ["benign_0001", "benign_0003", "malignant_0001", "malignant_0002"]
+    assert list(record(folder)["left_out"]) == ["benign_0002"]
 
 
 def test_a_folder_within_a_folder(tmp_path: Path) -> None:

@@ -212,14 +212,14 @@ def test_the_first_cases(task: Path, slices: str | None) -> None:
         MsdParameters(cases=-1)
 
 
-@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
 @pytest.mark.parametrize("kind", ["imagesTr", "labelsTr"])
-@pytest.mark.parametrize("damage", ["cut", "end", "checksum"])
+@pytest.mark.parametrize(
+    ("ending", "damage"),
+    [(".nii", "cut"), (".nii", "end"), (".nii.gz", "cut"), (".nii.gz", "end"), (".nii.gz", "checksum")],
+)
 def test_a_damaged_file_is_not_read_as_if_it_were_whole(task: Path, kind: str, ending: str, damage: str) -> None:
     file = task / kind / f"toy_2{ending}"
     if ending == ".nii":
-        if damage == "checksum":
-            pytest.skip("without compression there is none")
         nibabel.save(nibabel.load(task / kind / "toy_2.nii.gz"), file)
         (task / kind / "toy_2.nii.gz").unlink()
         entries = json.loads((task / "dataset.json").read_text())["training"]
