@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -154,6 +155,10 @@ def _print_series(folder: Path) -> None:
 
 _SourceFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The source, as its owner publishes it.")]
 _DatasetName = Annotated[str | None, typer.Option(help="Name of the dataset; by default the source's.")]
+_Cases = Annotated[int | None, typer.Option(help="The first so many cases; of a published test set as many at most.")]
+_TestShare = Annotated[float, typer.Option(help="Share of the training patients kept for testing, in [0, 1).")]
+_Seed = Annotated[int, typer.Option(help="Seed of the test cases' draw.")]
+_Strict = Annotated[bool, typer.Option("--strict", help="Refuse a source with any file that cannot be read.")]
 
 
 @convert.command()
@@ -164,7 +169,9 @@ def busi(
     include_normal: Annotated[bool, typer.Option("--include-normal", help="Images without a lesion as well.")] = False,
     classes: Annotated[bool, typer.Option("--classes", help="Regions: lesion, and malignant within it.")] = False,
     test_share: Annotated[float, typer.Option(help="Share of each class kept for testing, in [0, 1).")] = 0.2,
-    seed: Annotated[int, typer.Option(help="Seed of the test cases' draw.")] = 0,
+    seed: _Seed = 0,
+    cases: _Cases = None,
+    strict: _Strict = False,
 ) -> None:
     """BUSI: breast ultrasound, Dataset_BUSI_with_GT/{benign,malignant,normal}; an image's masks are joined.
 
@@ -173,8 +180,10 @@ def busi(
     from nnunet_robust.common.folders import nnunet_folder
     from nnunet_robust.dataset_conversion.busi import BusiParameters, convert_busi
 
-    parameters = BusiParameters(include_normal=include_normal, classes=classes, test_share=test_share, seed=seed)
-    _finish(convert_busi(nnunet_folder("nnUNet_raw"), source, dataset_id, name, parameters))
+    parameters = BusiParameters(
+        include_normal=include_normal, classes=classes, test_share=test_share, seed=seed, cases=cases
+    )
+    _finish(convert_busi(nnunet_folder("nnUNet_raw"), source, dataset_id, name, parameters, _note, strict))
 
 
 @convert.command()
@@ -185,6 +194,10 @@ def glas(
     gray: Annotated[bool, typer.Option("--gray", help="One channel, the luminance; otherwise R, G and B.")] = False,
     boundary: Annotated[bool, typer.Option("--boundary", help="A third class where glands meet.")] = False,
     boundary_px: Annotated[float, typer.Option(help="With --boundary: how near another gland, in pixels.")] = 3.0,
+    test_share: _TestShare = 0.0,
+    seed: _Seed = 0,
+    cases: _Cases = None,
+    strict: _Strict = False,
 ) -> None:
     """GlaS: colon histology, train_N.bmp, testA_N.bmp and testB_N.bmp with _anno.bmp; the challenge's own split.
 
@@ -193,8 +206,9 @@ def glas(
     from nnunet_robust.common.folders import nnunet_folder
     from nnunet_robust.dataset_conversion.glas import GlasParameters, convert_glas
 
-    parameters = GlasParameters(gray=gray, boundary_px=boundary_px if boundary else None)
-    _finish(convert_glas(nnunet_folder("nnUNet_raw"), source, dataset_id, name, parameters))
+    px = boundary_px if boundary else None
+    parameters = GlasParameters(gray=gray, boundary_px=px, cases=cases, test_share=test_share, seed=seed)
+    _finish(convert_glas(nnunet_folder("nnUNet_raw"), source, dataset_id, name, parameters, _note, strict))
 
 
 class Slices(str, Enum):
@@ -208,12 +222,14 @@ def msd(
     source: _SourceFolder,
     dataset_id: _DatasetId,
     name: _DatasetName = None,
-    test_share: Annotated[float, typer.Option(help="Share of patients kept for testing, in [0, 1).")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of the test patients' draw.")] = 0,
+    test_share: _TestShare = 0.0,
+    seed: _Seed = 0,
     slices: Annotated[Slices | None, typer.Option(help="A 2d case of every slice that shows the organ.")] = None,
     min_foreground: Annotated[
         float, typer.Option(help="Least share of foreground pixels in a slice; at 0, one pixel is enough.")
     ] = 0.0,
+    cases: _Cases = None,
+    strict: _Strict = False,
 ) -> None:
     """Medical Segmentation Decathlon: a task's folder with dataset.json, as volumes or as axial slices.
 
@@ -223,26 +239,43 @@ def msd(
     from nnunet_robust.dataset_conversion.msd import MsdParameters, convert_msd
 
     plane = None if slices is None else slices.value
-    parameters = MsdParameters(test_share=test_share, seed=seed, slices=plane, min_foreground=min_foreground)
-    _finish(convert_msd(nnunet_folder("nnUNet_raw"), source, dataset_id, name, parameters))
+    parameters = MsdParameters(test_share, seed, plane, min_foreground, cases)
+    _finish(convert_msd(nnunet_folder("nnUNet_raw"), source, dataset_id, name, parameters, _note, strict))
 
 
 @convert.command()
-def acdc(source: _SourceFolder, dataset_id: _DatasetId, name: _DatasetName = None) -> None:
+def acdc(
+    source: _SourceFolder,
+    dataset_id: _DatasetId,
+    name: _DatasetName = None,
+    test_share: _TestShare = 0.0,
+    seed: _Seed = 0,
+    cases: _Cases = None,
+    strict: _Strict = False,
+) -> None:
     """ACDC: cardiac cine MRI, training/patient001 with Info.cfg; both labelled frames of each patient.
 
     Example: nnunet-robust convert acdc ACDC/database --id 540
     """
     from nnunet_robust.common.folders import nnunet_folder
-    from nnunet_robust.dataset_conversion.acdc import convert_acdc
+    from nnunet_robust.dataset_conversion.acdc import AcdcParameters, convert_acdc
 
-    _finish(convert_acdc(nnunet_folder("nnUNet_raw"), source, dataset_id, name or "ACDC"))
+    parameters = AcdcParameters(cases=cases, test_share=test_share, seed=seed)
+    _finish(convert_acdc(nnunet_folder("nnUNet_raw"), source, dataset_id, name or "ACDC", parameters, _note, strict))
+
+
+def _note(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _finish(folder: Path) -> None:
-    """What every conversion ends with: the folds where nnU-Net reads them, and the summary."""
+    """End a conversion: the folds where nnU-Net reads them, the summary, and exit code 1 if something is left out."""
     from nnunet_robust.dataset_conversion.splits import install_splits
     from nnunet_robust.dataset_conversion.summary import print_summary
+    from nnunet_robust.dataset_conversion.writer import read_left_out
 
     install_splits(folder)
     print_summary(folder)
+    if left_out := read_left_out(folder):
+        print(f"WARNING: {len(left_out)} left out, see 'left_out' in {folder / 'dataset.json'}", file=sys.stderr)
+        raise typer.Exit(1)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from nnunet_robust.common.digest import source_digest
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.dataset_conversion.source import contents, read_image
+from nnunet_robust.dataset_conversion.left_out import LeftOut, Note
+from nnunet_robust.dataset_conversion.selection import check_selection, draw_patients, recorded
+from nnunet_robust.dataset_conversion.source import contents, image_files, read_image, unwrap
 from nnunet_robust.dataset_conversion.writer import Case, Labels, write_dataset
 
 OWNER = "https://warwick.ac.uk/fac/cross_fac/tia/data/glascontest (Sirinukunwattana et al. 2017)"
@@ -33,21 +35,28 @@ class GlasParameters:
     Attributes:
         gray: one channel, the luminance, as in Kamath et al. 2023; otherwise red, green and blue, a channel each.
         boundary_px: where glands meet, a third class: see `touching_borders`; None for gland and background only.
+        cases: take the first so many images of the challenge's training set, and as many of its test set; None for all.
+        test_share: share of the training set's patients, in [0, 1), that become test cases, beside the challenge's.
+        seed: of their choice; see `selection.draw_patients`.
 
     Raises:
-        UserError: `boundary_px` is below 1 or not finite.
+        UserError: `boundary_px` is below 1 or not finite, or another value is out of its range.
     """
 
     gray: bool = False
     boundary_px: float | None = None
+    cases: int | None = None
+    test_share: float = 0.0
+    seed: int = 0
 
     def __post_init__(self) -> None:
+        check_selection(self.cases, self.test_share)
         if self.boundary_px is not None and not 1 <= self.boundary_px < math.inf:
             raise UserError(f"the boundary's distance must be at least 1 pixel, got {self.boundary_px}")
 
     @property
     def dataset_name(self) -> str:
-        """`GlaS`, and what is not default: `GlaSGrayBoundary`."""
+        """The dataset's name: `GlaS`, and what is not default: `GlaSGrayBoundary`."""
         return f"GlaS{'Gray' if self.gray else ''}{'' if self.boundary_px is None else 'Boundary'}"
 
 
@@ -64,59 +73,68 @@ def convert_glas(
     dataset_id: int,
     name: str | None = None,
     parameters: GlasParameters | None = None,
-    note: Callable[[str], None] = print,
+    note: Note = print,
+    strict: bool = False,
 ) -> Path:
     """Write GlaS in nnU-Net's raw format: 8-bit PNGs, one a channel, with the challenge's own training and test sets.
 
     `train_N` goes to `imagesTr`, `testA_N` and `testB_N` go to `imagesTs`, under their own names. With `Grade.csv`,
     folds are made by patient and stratified by grade (benign, malignant); without it every image counts as a patient,
     which is noted, and so are patients who are in the training and the test set, as in the challenge itself.
-    nnU-Net's z-score acts on each of the channels R, G and B by itself.
+    nnU-Net's z-score acts on each of the channels R, G and B by itself. An image is left out, and named, if it, its
+    annotation or its row of `Grade.csv` is missing, or cannot be read.
 
     Args:
         raw_folder: nnU-Net's folder of raw datasets.
-        source: the folder with the BMPs, "Warwick QU Dataset (Released 2016_07_08)".
+        source: the folder with the BMPs, "Warwick QU Dataset (Released 2016_07_08)", or one that holds nothing else.
         dataset_id: 1 to 999.
         name: of the dataset; None for `parameters.dataset_name`.
         parameters: what to make; None for the defaults.
-        note: takes each line about what is odd in the source.
+        note: takes each line about what is odd in the source or left out.
+        strict: refuse a source with anything that would be left out.
 
     Returns:
         The dataset's folder. One that was made from the same files and parameters is left as it is.
 
     Raises:
-        UserError: an image, an annotation or a row of `Grade.csv` is missing, cannot be read, or does not fit; or the
-            id is taken.
+        UserError: there are no training images, `Grade.csv` has rows that are not whole or contradict one another, the
+            id is taken, or, if `strict`, an image, an annotation or a row of `Grade.csv` is missing, cannot be read, or
+            does not fit.
 
     Reference: Sirinukunwattana et al., "Gland segmentation in colon histology images: the GlaS challenge contest",
     Medical Image Analysis 35 (2017).
     """
     parameters = parameters or GlasParameters()
-    images = _scan(source)
+    source = unwrap(Path(source), lambda folder: any(folder.glob("train_*.bmp")))
+    left_out = LeftOut(source, note, strict)
     grades_path = source / GRADES_FILE
     grades = read_grades(grades_path) if grades_path.is_file() else None
-    if grades is not None and (missing := [name for name in images if name not in grades]):
-        raise UserError(f"{grades_path} has no row for {missing[0]}: get the original from {OWNER}, or take it away")
+    images = _scan(source, grades, parameters.cases, left_out)
     files = [path for image in images.values() for path in (image, _annotation(image))]
     if grades is not None:
         files.append(grades_path)
     training = [name for name in images if name.startswith("train_")]
-    testing = [name for name in images if not name.startswith("train_")]
+    patients = {name: name if grades is None else grades[name].patient for name in training}
+    strata = {patients[name]: "" if grades is None else grades[name].grade for name in reversed(training)}
+    drawn = draw_patients(strata, parameters.test_share, parameters.seed)
+    testing = [name for name in images if name not in patients or patients[name] in drawn]
+    training = [name for name in training if patients[name] not in drawn]
     labels: Labels = {"background": 0, "gland": _GLAND}
     folder = write_dataset(
         raw_folder,
         dataset_id,
         name or parameters.dataset_name,
-        _cases(training, images, grades, parameters),
-        _cases(testing, images, grades, parameters),
+        _cases(training, images, grades, parameters, left_out),
+        _cases(testing, images, grades, parameters, left_out),
         channel_names={0: "gray"} if parameters.gray else {0: "R", 1: "G", 2: "B"},
         labels=labels if parameters.boundary_px is None else {**labels, "boundary": _BOUNDARY},
         file_ending=".png",
         provenance={
             "source": "GlaS (Warwick-QU), Sirinukunwattana et al. 2017",
-            "parameters": asdict(parameters),
-            "source_sha256": source_digest(source, files),
+            "parameters": recorded(parameters, if_changed=("cases", "test_share", "seed")),
+            "source_sha256": left_out.digest(source, files),
         },
+        left_out=left_out,
     )
     if grades is None:
         note(f"no {GRADES_FILE} in the source: every image counts as a patient of its own, folds have no strata")
@@ -158,7 +176,7 @@ def read_grades(path: Path) -> dict[str, Grade]:
 
 
 def touching_borders(instances: np.ndarray, distance_px: float) -> np.ndarray:
-    """Where glands meet: the pixels of a gland that lie at most `distance_px` from a pixel of another gland.
+    """Find where glands meet: the pixels of a gland that lie at most `distance_px` from a pixel of another gland.
 
     Distances are Euclidean, between the pixels' centres: 1 marks pixels that share an edge with another gland. The
     default of 3 is the radius to which Chen et al. widen the contours that keep glands apart; unlike theirs, borders to
@@ -170,6 +188,9 @@ def touching_borders(instances: np.ndarray, distance_px: float) -> np.ndarray:
 
     Returns:
         (H, W) bool.
+
+    >>> touching_borders(np.array([[1, 1, 2, 0, 3]]), distance_px=1).tolist()
+    [[False, True, True, False, False]]
 
     Reference: Chen et al., "DCAN: Deep contour-aware networks for accurate gland segmentation", CVPR 2016.
     """
@@ -189,29 +210,41 @@ def touching_borders(instances: np.ndarray, distance_px: float) -> np.ndarray:
     return border
 
 
-def _scan(source: Path) -> dict[str, Path]:
-    """The images by name, training first, then by number; refuses what has no partner."""
+def _scan(source: Path, grades: Mapping[str, Grade] | None, cases: int | None, left_out: LeftOut) -> dict[str, Path]:
+    """Find the images by name, training first, then by number; of each set the first `cases`."""
     found: dict[tuple[int, int], Path] = {}
     annotations: set[Path] = set()
     if not source.is_dir():
         raise UserError(f"no such folder: {source}; {_EXPECTED}")
-    for path in sorted(source.glob("[!.]*.bmp")):  # hidden ones are macOS's
-        match = re.fullmatch(rf"({'|'.join(_PARTS)})_(\d+)(_anno)?\.bmp", path.name)
+    for path in image_files(source):
+        match = re.fullmatch(rf"({'|'.join(_PARTS)})_(0|[1-9]\d*)(_anno)?\.bmp", path.name)
         if match is None:
-            raise UserError(f"{path} is neither an image nor an annotation of GlaS: {_EXPECTED}")
-        if match[3]:
+            left_out.add(path.name, f"{path} is neither an image nor an annotation of GlaS: {_EXPECTED}")
+        elif match[3]:
             annotations.add(path)
         else:
             found[_PARTS.index(match[1]), int(match[2])] = path
-    images = [found[key] for key in sorted(found)]
-    if not any(path.name.startswith("train_") for path in images):
+    training, testing = ([found[key] for key in sorted(found) if (key[0] == 0) is trained] for trained in (True, False))
+    if not training:
         raise UserError(f"{source} holds no training images (found: {contents(source)}): {_EXPECTED}")
+    for path in sorted(annotations - {_annotation(path) for path in training + testing}):
+        left_out.add(path.name, f"{path} is an annotation without its image: get it from {OWNER}")
+    parts = (_complete(part, annotations, grades, left_out) for part in (training, testing))
+    return {path.stem: path for part in parts for path in itertools.islice(part, cases)}
+
+
+def _complete(
+    images: Sequence[Path], annotations: set[Path], grades: Mapping[str, Grade] | None, left_out: LeftOut
+) -> Iterator[Path]:
+    """Yield the images that have an annotation and, where there are grades, one."""
     for path in images:
-        if _annotation(path) not in annotations:
-            raise UserError(f"{path} has no annotation {_annotation(path).name}: get it from {OWNER}")
-    if alone := sorted(annotations - {_annotation(path) for path in images}):
-        raise UserError(f"{alone[0]} is an annotation without its image: get it from {OWNER}")
-    return {path.stem: path for path in images}
+        with left_out.if_faulty(path.stem):
+            if _annotation(path) not in annotations:
+                raise UserError(f"{path} has no annotation {_annotation(path).name}: get it from {OWNER}")
+            if grades is not None and path.stem not in grades:
+                where = path.with_name(GRADES_FILE)
+                raise UserError(f"{where} has no row for {path.stem}: get the original from {OWNER}, or take it away")
+            yield path
 
 
 def _annotation(image: Path) -> Path:
@@ -219,27 +252,32 @@ def _annotation(image: Path) -> Path:
 
 
 def _cases(
-    names: Sequence[str], images: Mapping[str, Path], grades: Mapping[str, Grade] | None, parameters: GlasParameters
+    names: Sequence[str],
+    images: Mapping[str, Path],
+    grades: Mapping[str, Grade] | None,
+    parameters: GlasParameters,
+    left_out: LeftOut,
 ) -> Iterator[Case]:
-    """The cases, read one at a time."""
+    """Read the cases, one at a time."""
     for name in names:
-        image = read_image(images[name], ("L", "P", "RGB", "RGBA")).convert("RGB")
-        # Modes 1, L and P: the numbers as they are stored. Converted, a palette's colours would take their place.
-        instances = np.asarray(read_image(_annotation(images[name]), ("1", "L", "P"))).astype(np.uint8)
-        if instances.shape != (image.height, image.width):
-            raise UserError(
-                f"{_annotation(images[name])} is {instances.shape[1]} x {instances.shape[0]} pixels, its image "
-                f"{image.width} x {image.height}: get the original pair from {OWNER}"
-            )
-        channels = [image.convert("L")] if parameters.gray else image.split()  # "L": ITU-R BT.601's luminance
-        label = np.where(instances > 0, _GLAND, 0).astype(np.uint8)
-        if parameters.boundary_px is not None:
-            label[touching_borders(instances, parameters.boundary_px)] = _BOUNDARY
-        grade = None if grades is None else grades[name]
-        yield Case(
-            name,
-            [np.asarray(channel) for channel in channels],
-            label,
-            patient=grade and grade.patient,
-            stratum=grade and grade.grade,
+        with left_out.if_faulty(name):
+            channels, label = _read_pair(images[name], parameters)
+            grade = None if grades is None else grades[name]
+            yield Case(name, channels, label, patient=grade and grade.patient, stratum=grade and grade.grade)
+
+
+def _read_pair(path: Path, parameters: GlasParameters) -> tuple[list[np.ndarray], np.ndarray]:
+    """Read the channels of an image and its label map."""
+    image = read_image(path, ("L", "P", "RGB", "RGBA")).convert("RGB")
+    # Modes 1, L and P: the numbers as they are stored. Converted, a palette's colours would take their place.
+    instances = np.asarray(read_image(_annotation(path), ("1", "L", "P"))).astype(np.uint8)
+    if instances.shape != (image.height, image.width):
+        raise UserError(
+            f"{_annotation(path)} is {instances.shape[1]} x {instances.shape[0]} pixels, its image "
+            f"{image.width} x {image.height}: get the original pair from {OWNER}"
         )
+    channels = [image.convert("L")] if parameters.gray else image.split()  # "L": ITU-R BT.601's luminance
+    label = np.where(instances > 0, _GLAND, 0).astype(np.uint8)
+    if parameters.boundary_px is not None:
+        label[touching_borders(instances, parameters.boundary_px)] = _BOUNDARY
+    return [np.asarray(channel) for channel in channels], label

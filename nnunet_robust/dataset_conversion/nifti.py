@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.dataset_conversion.writer import FORMATS
+from nnunet_robust.dataset_conversion.writer import FORMATS, whole_labels
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -40,12 +41,12 @@ class Volume(NamedTuple):
 
 
 def is_nifti(path: Path) -> bool:
-    """Whether a file is named as NIfTI; what macOS leaves beside it (`._name`) is not."""
+    """Return whether a file is named as NIfTI; what macOS leaves beside it (`._name`) is not."""
     return path.name.endswith(ENDINGS) and not path.name.startswith(".")
 
 
 def stem(path: Path) -> str:
-    """A file's name without `.nii.gz` or `.nii`."""
+    """Return a file's name without `.nii.gz` or `.nii`."""
     return next((path.name.removesuffix(ending) for ending in ENDINGS if path.name.endswith(ending)), path.name)
 
 
@@ -89,27 +90,43 @@ def read_volume(
 
 
 def _read(name: str, path: Path) -> sitk.Image:
-    import nibabel
     import SimpleITK as sitk
 
+    values = _stored_values(name, path)
     # ITK writes a warning for each of ACDC's files: their sform has no voxel sizes, and it rightly takes the qform.
     warned = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise UserError(f"case {name}: cannot read {path} ({reason}): fetch or repair that file") from error
+        raise _unreadable(name, path, str(error).strip().splitlines()[-1]) from error
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(warned)
-    # ITK reads NaN and infinity as 0 and does not say so; nibabel gives them as they are stored.
-    if "float" in image.GetPixelIDTypeAsString() and not np.isfinite(np.asanyarray(nibabel.load(path).dataobj)).all():
+    if "float" in image.GetPixelIDTypeAsString() and not np.isfinite(values).all():
         raise UserError(f"case {name}: {path} holds NaN or infinity; replace them by a value that makes sense")
     return image
 
 
+def _stored_values(name: str, path: Path) -> np.ndarray:
+    """Return a file's values as nibabel reads them: ITK is silent about NaN and about the rest of a truncated file."""
+    import nibabel
+
+    try:
+        if path.name.endswith(".gz"):
+            with gzip.open(path) as file:  # to its end, where the checksum stands
+                while file.read(1 << 24):
+                    pass
+        return np.asanyarray(nibabel.load(path).dataobj)
+    except Exception as error:  # nibabel and zlib raise all kinds
+        raise _unreadable(name, path, (str(error).splitlines() or [type(error).__name__])[0]) from error
+
+
+def _unreadable(name: str, path: Path, reason: str) -> UserError:
+    return UserError(f"case {name}: cannot read {path} ({reason}): fetch or repair that file")
+
+
 def _split(image: sitk.Image, name: str, path: Path) -> list[sitk.Image]:
-    """The 3d images along the fourth axis of a 4d one, or the one."""
+    """Return the 3d images along the fourth axis of a 4d one, or the one."""
     if image.GetNumberOfComponentsPerPixel() != 1 or image.GetDimension() not in (3, 4):
         components, size = image.GetNumberOfComponentsPerPixel(), image.GetSize()
         raise UserError(f"case {name}: {path.name} must be 3d or 4d with one value a voxel, got {components} in {size}")
@@ -135,7 +152,7 @@ def _check_geometry(name: str, image: sitk.Image, label: sitk.Image) -> None:
 
 
 def _storable(name: str, array: np.ndarray) -> np.ndarray:
-    """The same values in a type that the writer can store."""
+    """Return the same values in a type that the writer can store."""
     if array.dtype.name in FORMATS[".nii.gz"].dtypes:
         return array
     for dtype in ("int32", "uint32"):
@@ -146,7 +163,8 @@ def _storable(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _relabel(name: str, array: np.ndarray, values: Mapping[int, int]) -> np.ndarray:
-    """Each value of `array` by what it becomes; UserError at the first that is not in `values`."""
+    """Return each value of `array` as what it becomes; refuse the first that is not in `values`."""
+    array = whole_labels(array)
     label: np.ndarray = np.zeros(array.shape, dtype=np.min_scalar_type(max(values.values())))
     known: np.ndarray = np.zeros(array.shape, dtype=bool)
     for value, becomes in values.items():
@@ -155,5 +173,5 @@ def _relabel(name: str, array: np.ndarray, values: Mapping[int, int]) -> np.ndar
         known |= here
     if not known.all():
         declared = ", ".join(map(str, sorted(values)))
-        raise UserError(f"case {name}: label value {array[~known][0]} is not among the declared: {declared}")
+        raise UserError(f"case {name}: label value {array[~known][0]!s} is not among the declared: {declared}")
     return label

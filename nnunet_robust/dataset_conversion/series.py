@@ -41,7 +41,7 @@ class SeriesSet:
 def series_writer(
     test_sets: Sequence[SeriesSet], *, label_values: Sequence[int], file_ending: str, num_channels: int = 1
 ) -> Callable[[Path], None] | None:
-    """What writes a series into a dataset's folder: the argument `beside` of `writer.write_dataset`.
+    """Make what writes a series into a dataset's folder: the argument `beside` of `writer.write_dataset`.
 
     Args:
         test_sets: in the order of `series.csv`; their cases are consumed one at a time.

@@ -36,10 +36,10 @@ SHAPES: dict[str, ShapeStyle] = {
 }
 
 FOREGROUND_SHARE = (0.05, 0.4)
-"""Bounds of a mask's share of the image."""
+"""The bounds of a mask's share of the image."""
 
 SMALLEST_SIDE = 16
-"""Pixels; in smaller images shapes have too few pixels to differ."""
+"""The least side of an image, in pixels; in smaller images shapes have too few pixels to differ."""
 
 _EXTENT = (0.4, 0.85)  # of the image's sides, that a shape spans
 _MARGIN = 2  # pixels between a shape and the image's border
@@ -47,7 +47,7 @@ _SAMPLES = 50  # points drawn on each Bézier segment
 
 
 def bezier_shape(size: tuple[int, int], rng: np.random.Generator, difficulty: Difficulty = "normal") -> np.ndarray:
-    """A random closed shape without holes, at a random place, wholly inside the image.
+    """Draw a random closed shape without holes, at a random place, wholly inside the image.
 
     Random points, sorted by their angle around their mean, are joined by cubic Bézier segments whose handles follow a
     tangent shared by neighbouring segments. Curves that come out in several pieces, or too small or too large, are
@@ -81,7 +81,7 @@ def bezier_shape(size: tuple[int, int], rng: np.random.Generator, difficulty: Di
 
 
 def _closed_curve(points: np.ndarray, style: ShapeStyle) -> np.ndarray:
-    """The closed smooth curve through `points` (n, 2), sorted by angle, as a polygon (n * _SAMPLES, 2)."""
+    """Return the closed smooth curve through `points` (n, 2), sorted by angle, as a polygon (n * _SAMPLES, 2)."""
     offsets = points - points.mean(axis=0)
     start = points[np.argsort(np.arctan2(offsets[:, 1], offsets[:, 0]))]
     end = np.roll(start, -1, axis=0)
@@ -111,7 +111,7 @@ def _place(curve: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -
 
 
 def _rasterise(curve: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The pixels inside the curve; what the curve's own crossings leave open is filled."""
+    """Return the pixels inside the curve; what the curve's own crossings leave open is filled."""
     mask: np.ndarray = np.zeros(size, dtype=bool)
     mask[polygon(curve[:, 0], curve[:, 1], shape=size)] = True
     return binary_fill_holes(mask)

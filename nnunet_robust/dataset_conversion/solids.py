@@ -39,7 +39,7 @@ SOLIDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def extent_mm(size: Sequence[int], spacing_mm: Sequence[float]) -> np.ndarray:
-    """From the first to the last voxel's centre, along each axis (3,): a shape within these is wholly inside."""
+    """Return the mm from the first to the last voxel's centre along each axis (3,): shapes within are wholly inside."""
     return (np.array(size) - 1) * np.array(spacing_mm, dtype=float)
 
 
@@ -51,7 +51,7 @@ def draw_solid(
     radius_mm: float,
     rotation: np.ndarray,
 ) -> np.ndarray:
-    """The voxels whose centres lie inside a shape; a sphere is round in mm, whatever the spacing.
+    """Draw a shape: the voxels whose centres lie inside; a sphere is round in mm, whatever the spacing.
 
     Args:
         name: a key of `SOLIDS`.
@@ -70,7 +70,7 @@ def draw_solid(
 
 
 def random_rotation(rng: np.random.Generator) -> np.ndarray:
-    """A rotation matrix (3, 3), uniformly distributed: that of a random unit quaternion."""
+    """Draw a rotation matrix (3, 3), uniformly distributed: that of a random unit quaternion."""
     from scipy.spatial.transform import Rotation
 
     return Rotation.from_quat(rng.normal(size=4)).as_matrix()

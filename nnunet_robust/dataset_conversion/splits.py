@@ -16,7 +16,7 @@ SPLITS_FILE = "splits_final.json"
 
 
 class WrittenCase(NamedTuple):
-    """What is remembered of a case once it is written: what the folds and the record of patients are made from."""
+    """A case once it is written, as the folds and the record of patients need it."""
 
     name: str
     patient: str
@@ -24,7 +24,7 @@ class WrittenCase(NamedTuple):
 
 
 def five_folds(cases: Sequence[WrittenCase]) -> list[dict[str, list[str]]]:
-    """Folds for cross-validation by patient, as alike as can be in their strata; whatever the order of the cases.
+    """Make folds for cross-validation by patient, as alike as can be in their strata, whatever the order of the cases.
 
     Args:
         cases: the training cases.
@@ -33,6 +33,10 @@ def five_folds(cases: Sequence[WrittenCase]) -> list[dict[str, list[str]]]:
         nnU-Net's format: for each fold the sorted names of its cases, {"train": [...], "val": [...]}. Each case is in
         "val" once, and no patient is on both sides. As many folds as there are patients, where these are fewer than
         five; none for a single patient.
+
+    >>> folds = five_folds([WrittenCase(f"p{n}_{eye}", f"p{n}", None) for n in (1, 2) for eye in ("left", "right")])
+    >>> sorted(fold["val"] for fold in folds)
+    [['p1_left', 'p1_right'], ['p2_left', 'p2_right']]
     """
     from sklearn.model_selection import StratifiedGroupKFold
 

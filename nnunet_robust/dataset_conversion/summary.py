@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_robust.common.console import show
-from nnunet_robust.dataset_conversion.writer import PROVENANCE_KEY
+from nnunet_robust.dataset_conversion.writer import IGNORE, PROVENANCE_KEY
 
 PARTS = {"Tr": "training", "Ts": "test"}
 
@@ -25,7 +25,7 @@ class PartSummary:
         patients: how many patients they come from.
         sizes: for each axis of the arrays the least and the most voxels; empty without cases.
         spacings_mm: for each axis the least and the most millimetres; None where the files have no spacing.
-        foreground_ratios: for each case the share of its voxels that have any label but 0.
+        foreground_ratios: for each case the share of its voxels that have any label but 0 and "ignore".
         voxels: for each label or region how many voxels it has.
     """
 
@@ -46,7 +46,7 @@ def summarise(dataset_folder: Path, part: str) -> PartSummary:
     """
     dataset = json.loads((dataset_folder / "dataset.json").read_text(encoding="utf-8"))
     patients: Mapping[str, str] = dataset[PROVENANCE_KEY].get("patients", {})
-    ending = dataset["file_ending"]
+    ending, ignore = dataset["file_ending"], dataset["labels"].get(IGNORE, 0)
     names, shapes, spacings, ratios = [], [], [], []
     counts: np.ndarray = np.zeros(1, dtype=np.int64)
     for path in sorted((dataset_folder / f"labels{part}").glob(f"*{ending}")):
@@ -54,7 +54,7 @@ def summarise(dataset_folder: Path, part: str) -> PartSummary:
         names.append(path.name[: -len(ending)])
         shapes.append(label.shape)
         spacings.append(spacing)
-        ratios.append(float((label != 0).mean()))
+        ratios.append(float(((label != 0) & (label != ignore)).mean()))
         found = np.bincount(label.ravel(), minlength=len(counts))
         found[: len(counts)] += counts
         counts = found
@@ -83,7 +83,7 @@ def print_summary(dataset_folder: Path) -> None:
 
 
 def _rows(part: PartSummary) -> dict[str, str]:
-    """The cells of a part's column, by the heading of their row."""
+    """Return the cells of a part's column, by the heading of their row."""
     ratios = part.foreground_ratios
     cells = {
         "cases": str(part.cases),
@@ -102,7 +102,7 @@ def _range(low: float, high: float) -> str:
 
 
 def _ranges(rows: Sequence[Sequence[Any]]) -> list[tuple[Any, Any]]:
-    """For each column its least and its most value; of 2d and 3d rows together, as many as the shorter have."""
+    """Return for each column its least and its most value; of 2d and 3d rows together, as many as the shorter have."""
     return [(min(column), max(column)) for column in zip(*rows, strict=False)]
 
 
@@ -112,7 +112,7 @@ def _count(counts: np.ndarray, value: int | Sequence[int]) -> int:
 
 
 def _read_label(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
-    """A label map and its spacing along the array's axes; () where the format has none."""
+    """Return a label map and its spacing along the array's axes; () where the format has none."""
     if path.name.endswith(".png"):
         from PIL import Image
 

@@ -24,7 +24,7 @@ PHOTOGRAPHS = ("brick", "grass", "gravel")
 """Textures in scikit-image's own package, 512 x 512 pixels each, CC0: nothing is downloaded."""
 
 TEST_SHARE = 0.3
-"""Of a photograph's width, cut off on the right for the test cases."""
+"""The share of a photograph's width that is cut off on the right for the test cases."""
 
 ALPHA_UNITS: dict[Direction, str] = {
     "foreground": "share of background in the foreground",
@@ -85,7 +85,7 @@ class TextureParameters:
 
     @property
     def dataset_name(self) -> str:
-        """A name for the dataset: textures, alpha in percent, and what is not default: `TextureBrickGravelA10Hard`."""
+        """The dataset's name: textures, alpha in percent, and what is not default: `TextureBrickGravelA10Hard`."""
         percent = f"{100 * self.alpha:.4f}".rstrip("0").rstrip(".").replace(".", "p")
         direction = "IntoBackground" if self.direction == "background" else ""
         shape = "" if self.shape == "normal" else self.shape.capitalize()
@@ -162,6 +162,10 @@ def blend(
 
     Returns:
         (H, W) uint8, rounded to the nearest.
+
+    >>> white, black = np.full((1, 2), 255, np.uint8), np.zeros((1, 2), np.uint8)
+    >>> blend(white, black, np.array([[True, False]]), alpha=0.8, direction="foreground").tolist()
+    [[51, 0]]
     """
     fg: np.ndarray = foreground.astype(np.float64)
     bg: np.ndarray = background.astype(np.float64)
@@ -171,7 +175,7 @@ def blend(
 
 
 def crop_columns(shape: tuple[int, int], size: int, part: Part, name: str = "the photograph") -> tuple[int, int]:
-    """The columns `[first, last)` of a photograph that crops of a part may use; those of the two parts are disjoint.
+    """Return the columns `[first, last)` of a photograph that a part's crops may use; the two parts' are disjoint.
 
     The test strip is `TEST_SHARE` of the width, or `size` where that is more, on the right; the rest is for training.
 
@@ -196,7 +200,7 @@ def crop_columns(shape: tuple[int, int], size: int, part: Part, name: str = "the
 
 
 def _cases(parameters: TextureParameters, part: Part, foreground: np.ndarray, background: np.ndarray) -> Iterator[Case]:
-    """The cases of one part, made one at a time."""
+    """Make the cases of one part, one at a time."""
     prefix, count = {"train": ("texture", parameters.cases), "test": ("texture_test", parameters.test_cases)}[part]
     for index in range(count):
         rng = numpy_generator(parameters.seed, "textures", part, index)  # without alpha, so that alphas are paired
@@ -209,7 +213,7 @@ def _cases(parameters: TextureParameters, part: Part, foreground: np.ndarray, ba
 
 
 def _series(parameters: TextureParameters, foreground: np.ndarray, background: np.ndarray) -> list[SeriesSet]:
-    """The test cases at each of `test_alphas`."""
+    """Make the test cases at each of `test_alphas`."""
     directions = get_args(Direction) if parameters.both_directions else (parameters.direction,)
     return [
         SeriesSet(
@@ -224,7 +228,7 @@ def _series(parameters: TextureParameters, foreground: np.ndarray, background: n
 
 
 def _random_crop(photograph: np.ndarray, size: int, part: Part, rng: np.random.Generator) -> np.ndarray:
-    """A square of the part's columns."""
+    """Cut a square out of the part's columns."""
     first, last = crop_columns(photograph.shape, size, part)
     row = rng.integers(photograph.shape[0] - size, endpoint=True)
     column = rng.integers(first, last - size, endpoint=True)
@@ -232,7 +236,7 @@ def _random_crop(photograph: np.ndarray, size: int, part: Part, rng: np.random.G
 
 
 def read_photograph(name: str) -> np.ndarray:
-    """A photograph (H, W) in 8-bit grey: one of scikit-image's, or a file's."""
+    """Read a photograph (H, W) in 8-bit grey: one of scikit-image's, or a file's."""
     from skimage import color, data
     from skimage.io import imread
     from skimage.util import img_as_ubyte
@@ -258,12 +262,16 @@ def read_photograph(name: str) -> np.ndarray:
 
 
 def describe_photograph(given: str, photograph: np.ndarray) -> dict[str, str]:
-    """A photograph in a dataset's record: its hash, and no path: wherever it lies, it gives the same dataset."""
+    """Describe a photograph for a dataset's record: by its hash and without its path, which does not matter."""
     digest = hashlib.sha256(repr(photograph.shape).encode() + photograph.tobytes()).hexdigest()
     return {"name": Path(given).name, "pixels_sha256": digest}
 
 
 def camel(name: str) -> str:
-    """'brick' to 'Brick', '/some/my photo-2.png' to 'MyPhoto2'."""
+    """Return a texture's name as a part of a dataset's name.
+
+    >>> camel("brick"), camel("/some/my photo-2.png")
+    ('Brick', 'MyPhoto2')
+    """
     words = re.findall(r"[A-Za-z0-9]+", Path(name).stem)
     return "".join(word[0].upper() + word[1:] for word in words) or "Photo"

@@ -108,7 +108,7 @@ class VolumeParameters:
 
     @property
     def dataset_name(self) -> str:
-        """A name for the dataset: shape, training radii, textures: `VolumeTorusR25to34BrickGravelA10`."""
+        """The dataset's name: shape, training radii, textures: `VolumeTorusR25to34BrickGravelA10`."""
         low, high = (f"{radius:g}".replace(".", "p") for radius in self.radius_mm)
         name = f"Volume{self.shape.capitalize()}R{low}to{high}"
         if self.foreground is None or self.background is None:
@@ -178,7 +178,7 @@ def synthesize_volumes(
 def _cases(
     parameters: VolumeParameters, part: Part, photographs: tuple[np.ndarray, np.ndarray] | None
 ) -> Iterator[Case]:
-    """The cases of one part, made one at a time."""
+    """Make the cases of one part, one at a time."""
     prefix, count, radii = {
         "train": ("volume", parameters.cases, parameters.radius_mm),
         "test": ("volume_test", parameters.test_cases, parameters.test_radius_mm),
@@ -204,7 +204,7 @@ def _cases(
 def _drifting_texture(
     photograph: np.ndarray, parameters: VolumeParameters, part: Part, rng: np.random.Generator
 ) -> np.ndarray:
-    """A crop of a photograph for each slice, at a place that walks at random and is reflected at the borders."""
+    """Cut a crop of a photograph for each slice, at a place that walks at random and is reflected at the borders."""
     depth, height, width = parameters.size
     first, last = crop_columns(photograph.shape, max(height, width), part)
     room = np.array([photograph.shape[0] - height, last - first - width])
@@ -217,7 +217,7 @@ def _drifting_texture(
 
 
 def _series(parameters: VolumeParameters, photographs: tuple[np.ndarray, np.ndarray] | None) -> list[SeriesSet]:
-    """The test cases at each of `test_radii_mm` and of `test_alphas`."""
+    """Make the test cases at each of `test_radii_mm` and of `test_alphas`."""
     by_radius = [
         SeriesSet(
             "radius",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import secrets
@@ -9,12 +10,13 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 import nnunet_robust
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.dataset_conversion.left_out import LeftOut
 from nnunet_robust.dataset_conversion.splits import SPLITS_FILE, WrittenCase, five_folds, write_splits
 
 JSON: TypeAlias = "str | int | float | bool | Sequence[JSON] | Mapping[str, JSON] | None"
@@ -24,6 +26,15 @@ Labels: TypeAlias = "Mapping[str, int | Sequence[int]]"
 
 PROVENANCE_KEY = "nnunet_robust"
 """The key of `dataset.json` that holds what the dataset was made from; nnU-Net ignores it."""
+
+IGNORE = "ignore"
+"""nnU-Net's name of the label that neither trains nor scores; its value must be the highest."""
+
+_ROUNDING = 1e-3 + 1e-6
+"""How far a label's value may lie off a whole number: a thousandth, itself stored with rounding."""
+
+_RESULTS = ("patients", "left_out")
+"""The record's keys that tell what came out, and not what the dataset was made from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +111,7 @@ def write_dataset(
     provenance: Mapping[str, JSON],
     regions_class_order: Sequence[int] | None = None,
     beside: Callable[[Path], None] | None = None,
+    left_out: LeftOut | None = None,
 ) -> Path:
     """Write `Dataset<id>_<name>` into `raw_folder`, whole or not at all.
 
@@ -120,27 +132,33 @@ def write_dataset(
         training: the cases of `imagesTr` and `labelsTr`, at least one; consumed one at a time.
         testing: the cases of `imagesTs` and `labelsTs`; no such folders where there are none.
         channel_names: name of each channel, keys 0, 1, ...; nnU-Net picks the normalisation by the name.
-        labels: value of each label, or a region's values; "background" is 0 and the values are consecutive.
+        labels: value of each label, or a region's values; "background" is 0, the values are consecutive, and "ignore",
+            where there is one, is the highest.
         file_ending: a key of `FORMATS`.
         provenance: source and parameters, everything that the cases depend on. Stored in `dataset.json` under
             "nnunet_robust" with the package's version and, where some patient is not just a case, `patients`: case to
-            patient.
+            patient; where something was left out, `left_out`: case or file to reason.
         regions_class_order: with regions only: the value that each of them, in the order of `labels`, paints where
             nnU-Net predicts it; a later one paints over an earlier one.
         beside: writes further files into the folder that it is given, the hidden one; see `series.series_writer`.
+        left_out: what the source lacks; takes the cases that do not fit. None for refusing the first of them.
 
     Returns:
         The dataset's folder.
 
     Raises:
-        UserError: the id is taken, an argument is invalid, or a case does not fit (shapes, types, label values, NaN).
+        UserError: the id is taken, an argument is invalid, there are no training cases, or, without `left_out`, a case
+            does not fit (shapes, types, label values, NaN).
     """
     _check_header(dataset_id, name, channel_names, file_ending)
     values = _label_values(labels, regions_class_order)
     raw_folder = Path(raw_folder)
     record = json.loads(json.dumps({"version": nnunet_robust.__version__, **provenance}))
     target = raw_folder / f"Dataset{dataset_id:03d}_{name}"
-    if _is_there_already(target, record):
+    found = _found(target, record)
+    if found is not None:
+        if left_out is not None:
+            left_out.recall(found.get("left_out", {}))
         return target
 
     partial = raw_folder / f"{_partial_prefix(dataset_id)}{secrets.token_hex(4)}"
@@ -154,12 +172,16 @@ def write_dataset(
         ) from error
     try:
         names: set[str] = set()
-        trained = write_cases(partial, "Tr", training, names, len(channel_names), values, file_ending)
+        trained = write_cases(partial, "Tr", training, names, len(channel_names), values, file_ending, left_out)
+        reasons = {} if left_out is None else left_out.reasons
         if not trained:
-            raise UserError(f"no training cases for {target.name}: give at least one")
-        tested = write_cases(partial, "Ts", testing, names, len(channel_names), values, file_ending)
+            why = f"all are left out, as {next(iter(reasons.values()))}" if reasons else "give at least one"
+            raise UserError(f"no training cases for {target.name}: {why}")
+        tested = write_cases(partial, "Ts", testing, names, len(channel_names), values, file_ending, left_out)
         if any(case.name != case.patient for case in trained + tested):
             record["patients"] = {case.name: case.patient for case in trained + tested}
+        if reasons:
+            record["left_out"] = dict(sorted(reasons.items()))
         if any(case.name != case.patient or case.stratum is not None for case in trained):
             write_splits(partial / SPLITS_FILE, five_folds(trained))
         if beside is not None:
@@ -179,6 +201,12 @@ def write_dataset(
     return target
 
 
+def read_left_out(dataset_folder: Path) -> dict[str, str]:
+    """Return what a conversion left out of a dataset: the name of a case, or of a file of the source, to the reason."""
+    dataset = json.loads((dataset_folder / "dataset.json").read_text(encoding="utf-8"))
+    return dict(dataset[PROVENANCE_KEY].get("left_out", {}))
+
+
 def _check_header(dataset_id: int, name: str, channel_names: Mapping[int, str], file_ending: str) -> None:
     """Refuse what nnU-Net could not read, before anything is written."""
     if not 1 <= dataset_id <= 999:
@@ -192,23 +220,44 @@ def _check_header(dataset_id: int, name: str, channel_names: Mapping[int, str], 
 
 
 def _label_values(labels: Labels, regions_class_order: Sequence[int] | None) -> list[int]:
-    """All values that a label map may hold, in order; refuses labels and regions that nnU-Net could not read."""
-    regions = [[value] if isinstance(value, int) else list(value) for value in labels.values()]
-    values = sorted(value for region in regions for value in region)
-    if any(len(region) > 1 for region in regions):
+    """Return all values that a label map may hold; refuse labels and regions that nnU-Net could not read."""
+    regions = {name: [value] if isinstance(value, int) else list(value) for name, value in labels.items()}
+    values = sorted(value for region in regions.values() for value in region)
+    if any(len(region) > 1 for region in regions.values()):
         values = sorted(set(values))  # regions overlap, labels do not
         order = list(regions_class_order or [])
-        if len(order) != len(labels) - 1 or not set(order) <= set(values) - {0}:
+        if len(order) != len(regions.keys() - {"background", IGNORE}) or not set(order) <= set(values) - {0}:
             raise UserError(f"regions_class_order must hold a label for each region of {dict(labels)}, got {order}")
     elif regions_class_order is not None:
         raise UserError(f"regions_class_order {list(regions_class_order)} needs a region, labels are {dict(labels)}")
     if labels.get("background") != 0 or values != list(range(len(values))):
         raise UserError(f"labels must be consecutive, with 'background' as 0, got {dict(labels)}")
+    if IGNORE in regions and [name for name, region in regions.items() if values[-1] in region] != [IGNORE]:
+        raise UserError(f"the label {IGNORE!r} must have the highest value, and alone, got {dict(labels)}")
     return values
 
 
-def _is_there_already(target: Path, record: Mapping[str, JSON]) -> bool:
-    """Whether `target` exists and was made from `record`; UserError where its id is taken by anything else."""
+def whole_labels(array: np.ndarray) -> np.ndarray:
+    """Return a label map with the values that are whole but for rounding made whole, and all others as they are.
+
+    Args:
+        array: a label map of any type; values within a thousandth of a whole number count as that number.
+
+    >>> whole_labels(np.array([0.0, 0.9999999, 1.5])).tolist()
+    [0.0, 1.0, 1.5]
+    """
+    if array.dtype.kind != "f":
+        return array
+    whole = np.rint(array)
+    return np.where(np.abs(array - whole) <= _ROUNDING, whole, array)
+
+
+def _found(target: Path, record: Mapping[str, JSON]) -> Mapping[str, Any] | None:
+    """Return the record of `target` where it exists and was made from `record`; None where there is no such folder.
+
+    Raises:
+        UserError: the dataset's id is taken by anything else.
+    """
     remedy = "choose another id, or delete that folder"
     # nnU-Net looks an id up by this prefix, without the underscore
     for folder in sorted(target.parent.glob(f"{target.name[: len('Dataset000')]}*")):
@@ -217,18 +266,18 @@ def _is_there_already(target: Path, record: Mapping[str, JSON]) -> bool:
         if folder.name != target.name:
             raise UserError(f"dataset id {target.name[7:10]} is taken by {folder}: {remedy}")
         try:
-            found = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))[PROVENANCE_KEY]
+            found = dict(json.loads((folder / "dataset.json").read_text(encoding="utf-8"))[PROVENANCE_KEY])
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(f"{folder} exists and was not written by nnunet-robust: {remedy}") from None
-        found.pop("patients", None)
-        if found != record:
-            raise UserError(f"{folder} exists and differs in {_differences(found, record)}: {remedy}")
-        return True
-    return False
+        made_from = {key: value for key, value in found.items() if key not in _RESULTS}
+        if made_from != record:
+            raise UserError(f"{folder} exists and differs in {_differences(made_from, record)}: {remedy}")
+        return found
+    return None
 
 
 def _differences(found: Mapping[str, JSON], wanted: Mapping[str, JSON], prefix: str = "") -> str:
-    """The entries in which two records differ, in words: 'parameters.alpha (there 0.1, wanted 0.8)'."""
+    """Return the entries in which two records differ, in words: 'parameters.alpha (there 0.1, wanted 0.8)'."""
     words = []
     for key in sorted(found.keys() | wanted.keys()):
         there, here = found.get(key), wanted.get(key)
@@ -240,7 +289,7 @@ def _differences(found: Mapping[str, JSON], wanted: Mapping[str, JSON], prefix: 
 
 
 def _partial_prefix(dataset_id: int) -> str:
-    """How the hidden folders of unfinished datasets begin; nnU-Net, which looks for 'Dataset', does not see them."""
+    """Return how the hidden folders of unfinished datasets begin; nnU-Net looks for 'Dataset' and does not see them."""
     return f".partial_Dataset{dataset_id:03d}_"
 
 
@@ -260,28 +309,35 @@ def write_cases(
     num_channels: int,
     label_values: Sequence[int],
     file_ending: str,
+    left_out: LeftOut | None = None,
 ) -> list[WrittenCase]:
     """Write cases to `images<part>` and `labels<part>`; their names must not be in `names`, and are added to it."""
     written = []
-    file_format = FORMATS[file_ending]
     label_dtype = np.min_scalar_type(max(label_values))
     for case in cases:
-        if case.name in names:
-            raise UserError(f"two cases are named {case.name!r}: give each a name of its own")
-        _check_case(case, num_channels, label_values, file_ending)
-        names.add(case.name)
-        for subfolder in (f"images{part}", f"labels{part}"):
-            (folder / subfolder).mkdir(exist_ok=True)
-        for channel, image in enumerate(case.images):
-            path = folder / f"images{part}" / f"{case.name}_{channel:04d}{file_ending}"
-            file_format.write(np.ascontiguousarray(image), path, case)
-        label = np.ascontiguousarray(case.label, dtype=label_dtype)
-        file_format.write(label, folder / f"labels{part}" / f"{case.name}{file_ending}", case)
-        written.append(WrittenCase(case.name, case.patient or case.name, case.stratum))
+        with contextlib.nullcontext() if left_out is None else left_out.if_faulty(case.name):
+            if case.name in names:
+                raise UserError(f"two cases are named {case.name!r}: give each a name of its own")
+            label = whole_labels(case.label)
+            _check_case(case, label, num_channels, label_values, file_ending)
+            names.add(case.name)
+            _write_case(folder, part, case, np.ascontiguousarray(label, dtype=label_dtype), file_ending)
+            written.append(WrittenCase(case.name, case.patient or case.name, case.stratum))
     return written
 
 
-def _check_case(case: Case, num_channels: int, label_values: Sequence[int], file_ending: str) -> None:
+def _write_case(folder: Path, part: str, case: Case, label: np.ndarray, file_ending: str) -> None:
+    for subfolder in (f"images{part}", f"labels{part}"):
+        (folder / subfolder).mkdir(exist_ok=True)
+    for channel, image in enumerate(case.images):
+        path = folder / f"images{part}" / f"{case.name}_{channel:04d}{file_ending}"
+        FORMATS[file_ending].write(np.ascontiguousarray(image), path, case)
+    FORMATS[file_ending].write(label, folder / f"labels{part}" / f"{case.name}{file_ending}", case)
+
+
+def _check_case(
+    case: Case, label: np.ndarray, num_channels: int, label_values: Sequence[int], file_ending: str
+) -> None:
     """Refuse a case that nnU-Net would refuse, or silently misread."""
     file_format = FORMATS[file_ending]
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", case.name):
@@ -290,8 +346,8 @@ def _check_case(case: Case, num_channels: int, label_values: Sequence[int], file
         raise UserError(f"case {case.name} has {len(case.images)} channels, the dataset {num_channels}")
     for channel, image in enumerate(case.images):
         where = f"case {case.name}, channel {channel}"
-        if image.shape != case.label.shape:
-            raise UserError(f"{where}: the image is {image.shape}, its label {case.label.shape}; they must be the same")
+        if image.shape != label.shape:
+            raise UserError(f"{where}: the image is {image.shape}, its label {label.shape}; they must be the same")
         if image.ndim not in file_format.dimensions or image.size == 0:
             dimensions = " or ".join(f"{count}d" for count in file_format.dimensions)
             raise UserError(f"{where}: {file_ending} holds {dimensions} images that are not empty, got {image.shape}")
@@ -299,9 +355,9 @@ def _check_case(case: Case, num_channels: int, label_values: Sequence[int], file
             raise UserError(f"{where}: {file_ending} takes {', '.join(file_format.dtypes)}, got {image.dtype.name}")
         if not np.isfinite(image).all():
             raise UserError(f"{where}: the image holds NaN or infinity; replace them by a value that makes sense")
-    undeclared = np.setdiff1d(case.label, label_values)
+    undeclared = np.setdiff1d(label, label_values)
     if undeclared.size:
-        raise UserError(f"case {case.name}: label value {undeclared[0]} is not among the declared {label_values}")
+        raise UserError(f"case {case.name}: label value {undeclared[0]!s} is not among the declared {label_values}")
     _check_geometry(case, file_ending)
 
 

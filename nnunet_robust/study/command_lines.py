@@ -28,6 +28,15 @@ def dataset_commands(job: Job) -> Iterator[Command]:
         yield ["nnunet-robust", *what["command"], *source, "--id", str(what["dataset"]), *name, *options]
 
 
+def left_out(dataset: str) -> dict[str, str]:
+    """What a conversion left out of a dataset of ours: the name of a case or a file of the source, to the reason."""
+    try:
+        record = _record(nnunet_folder("nnUNet_raw") / dataset_name(dataset) / "dataset.json") or {}
+    except UserError:  # there is no dataset
+        return {}
+    return dict(record.get("left_out", {}))
+
+
 def plan_commands(job: Job) -> Iterator[Command]:
     """Plan and preprocess a dataset with every planner, one after the other: they share files.
 

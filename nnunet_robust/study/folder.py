@@ -33,7 +33,7 @@ STALE_SECONDS = 120.0
 
 # Outcomes of a job.
 DONE = "done"
-PARTIAL = "partial"  # a sweep some of whose predictions failed
+PARTIAL = "partial"  # a sweep some of whose predictions failed, a dataset some of whose cases were left out
 FAILED = "failed"
 BLOCKED = "blocked"  # something that it needs has failed
 USABLE = (DONE, PARTIAL)

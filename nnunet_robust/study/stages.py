@@ -19,9 +19,15 @@ from nnunet_robust.study.work import CommandFailedError, NothingToDoError, Work
 
 
 def _dataset(work: Work) -> tuple[str, str]:
-    for command in command_lines.dataset_commands(work.job):
-        work.run(command)
-    dataset_name(str(work.job.what["dataset"]))  # one that should exist must be there
+    number = str(work.job.what["dataset"])
+    try:
+        for command in command_lines.dataset_commands(work.job):
+            work.run(command)
+    except CommandFailedError as error:
+        if error.code == 1 and (left_out := command_lines.left_out(number)):
+            return PARTIAL, f"left out of the source: {', '.join(list(left_out)[:5])}{', ...' * (len(left_out) > 5)}"
+        raise
+    dataset_name(number)  # one that should exist must be there
     return DONE, ""
 
 

@@ -2,18 +2,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 from skimage.io import imread
 
 from nnunet_robust.cli.main import main
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.dataset_conversion.busi import BusiParameters, convert_busi, read_grey, read_mask
+from nnunet_robust.dataset_conversion.busi import BusiParameters, convert_busi, mask_fault, read_grey, read_mask
 
 MASK = np.zeros((6, 9), dtype=bool)
 MASK[1:4, 2:7] = True
@@ -256,16 +259,150 @@ def test_bad_sources(tmp_path: Path, damage, message: str) -> None:
     source = make_source(tmp_path)
     damage(source)
     with pytest.raises(UserError, match=message) as error:
-        convert_busi(tmp_path / "raw", source, 7, parameters=BusiParameters(include_normal=True))
+        convert_busi(tmp_path / "raw", source, 7, parameters=BusiParameters(include_normal=True), strict=True)
     assert "\n" not in str(error.value)
     assert not list((tmp_path / "raw").glob("*"))
+
+
+def record(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "dataset.json").read_text())["nnunet_robust"]
+
+
+def put(name: str, image: Image.Image):
+    return lambda source: image.save(source / name)
+
+
+def circle(size: int, radius: int, place: int = 0) -> np.ndarray:
+    rows, columns = np.mgrid[:size, :size] - size // 2
+    return (rows**2 + (columns - place) ** 2 <= radius**2).astype(np.uint8)
+
+
+MASK_2 = "benign/benign (2)_mask.png"
+
+
+@pytest.mark.parametrize(
+    ("damage", "name", "message"),
+    [
+        (remove_mask, "benign_0002", r"benign/benign \(2\)\.png has no mask: expected"),
+        (remove_image, "malignant_0001", r"malignant/malignant \(1\)_mask\.png is a mask without its image"),
+        (other_size, "benign_0004", "is 9 x 5 pixels, its image"),
+        (truncated_image, "benign_0005", r"cannot read benign/benign \(5\)\.png as an image \("),
+        (no_image, "benign_0005", r"cannot read benign/benign \(5\)_mask\.png as an image"),
+        (deep_image, "benign_0005", "pixels of mode I;16"),
+        (stray, "benign/benign (1)_mask copy.png", "neither an image nor a mask"),
+        (put("benign/benign (1).JPG", grey_image(1)), "benign/benign (1).JPG", "neither an image nor a mask"),
+        (put("benign/benign (01).png", grey_image(1)), "benign/benign (01).png", "neither an image nor a mask"),
+        (empty_mask, "benign_0002", "has an empty mask, but shows a lesion"),
+        (normal_lesion, "normal_0002", "has a lesion in its mask, but is normal"),
+        (put(MASK_2, encode(~MASK, "1")), "benign_0002", r"_mask\.png marks more than half of the border of the image"),
+        (put(MASK_2, encode(np.ones_like(MASK), "L")), "benign_0002", r"\(2\)_mask\.png marks the whole image"),
+        (put(MASK_2, encode(np.ones_like(MASK), "L of 1")), "benign_0002", "marks the whole image"),
+        (put(MASK_2, Image.new("RGBA", (9, 6), (90, 90, 90, 0))), "benign_0002", "marks the whole image"),
+        (put("normal/normal (1)_mask.png", Image.new("L", (9, 6), 255)), "normal_0001", "marks the whole image"),
+        (
+            put(MASK_2, Image.fromarray(MASK.astype(np.uint16) * 999)),
+            "benign_0002",
+            r"_mask\.png has pixels of mode I;16",
+        ),
+    ],
+)
+def test_one_bad_pair_is_left_out_and_named(
+    tmp_path: Path, damage, name: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = make_source(tmp_path)
+    damage(source)
+    folder = convert_busi(tmp_path / "raw", source, 7, parameters=BusiParameters(include_normal=True))
+    ((left, reason),) = record(folder)["left_out"].items()
+    assert left == name and re.search(message, reason) and str(tmp_path) not in reason
+    assert capsys.readouterr().out == f"left out: {left}: {reason}\n"
+    labels = read_all(folder, "labels")
+    assert len(labels) == 20 - ("/" not in name) and f"{name}.png" not in labels
+    for label_name, label in labels.items():
+        np.testing.assert_array_equal(label, MASK * (not label_name.startswith("normal")))
+    convert_busi(tmp_path / "raw", source, 7, parameters=BusiParameters(include_normal=True))
+    assert capsys.readouterr().out == f"left out: {left}: {reason}\n", "the same command says it again"
+    with pytest.raises(UserError):
+        convert_busi(tmp_path / "raw", source, 7, parameters=BusiParameters(include_normal=True), strict=True)
+
+
+def test_nothing_to_convert(tmp_path: Path) -> None:
+    source = make_source(tmp_path, 2, 1)
+    for mask in source.glob("*/*_mask.png"):
+        Image.new("L", (9, 6), 255).save(mask)
+    with pytest.raises(
+        UserError, match=r"no training cases .*: all are left out, as .*_mask\.png marks the whole image"
+    ):
+        convert_busi(tmp_path / "raw", source, 7)
+    assert not list((tmp_path / "raw").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        (circle(64, 12), ""),
+        (circle(64, 31) * 255, ""),  # touches all four sides
+        (255 - circle(64, 12) * 255, "inverted"),
+        (np.full((64, 64), 128), "the whole image"),
+        (np.zeros((64, 64)), ""),
+        (gaussian_filter(circle(64, 12) * 255.0, 1.5), ""),  # soft edge of a resized copy
+        (gaussian_filter(circle(64, 12) * 255.0, 8), "grey areas"),  # a blur that has no edge
+        (circle(64, 6, -15) + 2 * circle(64, 6, 15), "grey areas"),  # a value for each lesion: half would be lost
+        (40 * circle(64, 6, -15) + 255 * circle(64, 6, 15), "grey areas"),
+    ],
+)
+def test_what_a_mask_may_not_be(values: np.ndarray, fault: str) -> None:
+    found = mask_fault(values.astype(np.uint8))
+    assert (fault in found) if fault else not found
+
+
+def test_an_image_in_place_of_its_mask() -> None:
+    from skimage.data import camera
+
+    assert "grey areas" in mask_fault(camera()[::4, ::4])
+
+
+def test_a_mask_from_a_jpeg(tmp_path: Path) -> None:
+    Image.fromarray(circle(64, 12) * 255).save(tmp_path / "mask.jpg", quality=60)
+    values = np.asarray(Image.open(tmp_path / "mask.jpg"))
+    assert len(np.unique(values)) > 20 and not mask_fault(values)
+    assert (read_mask(tmp_path / "mask.jpg") != circle(64, 12)).mean() < 0.01
+
+
+def test_the_first_cases_are_of_every_class(tmp_path: Path) -> None:
+    source = make_source(tmp_path)
+    (source / "benign" / "benign (10)_mask.png").unlink()  # not among the first: not looked at
+    for cases, expected in (
+        (1, {"benign": 1}),
+        (5, {"benign": 3, "malignant": 2}),
+        (13, {"benign": 8, "malignant": 5}),
+    ):
+        parameters = BusiParameters(cases=cases, test_share=0)
+        folder = convert_busi(tmp_path / f"raw{cases}", source, 7, parameters=parameters)
+        assert names(folder, "Tr") == [f"{k}_{n:04d}" for k, count in expected.items() for n in range(1, count + 1)]
+        assert record(folder)["parameters"]["cases"] == cases and "left_out" not in record(folder)
+
+
+def test_an_incomplete_case_is_not_among_the_first(tmp_path: Path) -> None:
+    source = make_source(tmp_path)
+    remove_mask(source)
+    folder = convert_busi(tmp_path / "raw", source, 7, parameters=BusiParameters(cases=4, test_share=0))
+    assert names(folder, "Tr") == ["benign_0001", "benign_0003", "malignant_0001", "malignant_0002"]
+    assert list(record(folder)["left_out"]) == ["benign_0002"]
+
+
+def test_a_folder_within_a_folder(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "archive" / "Dataset_BUSI_with_GT")
+    (tmp_path / "archive" / "__MACOSX" / "benign").mkdir(parents=True)
+    folder = convert_busi(tmp_path / "raw", tmp_path / "archive", 7, strict=True)
+    assert len(read_all(folder, "labels")) == 15
+    assert contents(convert_busi(tmp_path / "raw2", source, 7)) == contents(folder)
 
 
 def test_no_such_folder_and_bad_share(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="found: no such folder"):
         convert_busi(tmp_path / "raw", tmp_path / "nowhere", 7)
     for share in (-0.1, 1.0, float("nan")):
-        with pytest.raises(UserError, match="test share must be in"):
+        with pytest.raises(UserError, match="test_share must be in"):
             BusiParameters(test_share=share)
 
 
@@ -283,6 +420,28 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert (tmp_path / "nnUNet_preprocessed" / splits).read_bytes() == (tmp_path / "nnUNet_raw" / splits).read_bytes()
     assert main(["convert", "busi", str(tmp_path / "nowhere"), "--id", "8"]) == 2
     assert "Al-Dhabyani" in capsys.readouterr().err
+
+
+def test_command_with_a_bad_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (tmp_path / variable).mkdir()
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    source = make_source(tmp_path)
+    truncated_image(source)
+    command = ["convert", "busi", str(source), "--id", "7"]
+    assert main([*command, "--strict"]) == 2
+    assert capsys.readouterr().err.startswith("error: cannot read ") and not list((tmp_path / "nnUNet_raw").iterdir())
+    for _ in range(2):  # the second finds the dataset there
+        assert main(command) == 1
+        out, err = capsys.readouterr()
+        assert out.endswith("next: nnUNetv2_plan_and_preprocess -d 7 --verify_dataset_integrity\n")
+        first, last = err.splitlines()
+        assert first.startswith("left out: benign_0005: cannot read benign/benign (5).png as an image (")
+        assert last.startswith("WARNING: 1 left out, see 'left_out' in ") and last.endswith("BUSI/dataset.json")
+    assert main([*command, "--strict"]) == 2
+    assert len(list((tmp_path / "nnUNet_preprocessed").glob("*/splits_final.json"))) == 1
 
 
 REAL = (

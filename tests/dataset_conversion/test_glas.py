@@ -208,10 +208,91 @@ def test_bad_sources(tmp_path: Path, damage, message: str) -> None:
     source = make_source(tmp_path)
     damage(source)
     with pytest.raises(UserError, match=message) as error:
-        convert_glas(tmp_path / "raw", source, 7)
+        convert_glas(tmp_path / "raw", source, 7, strict=True)
     assert "\n" not in str(error.value)
     assert "warwick.ac.uk" in str(error.value) or "from its owner" in str(error.value) or "mode" in str(error.value)
     assert not list((tmp_path / "raw").glob("*"))
+
+
+def rows_but(*missing: str, **changes: str):
+    def write(source: Path) -> None:
+        lines = [changes.get(name, row(name)) for name in IMAGES if name not in missing]
+        (source / "Grade.csv").write_text("\r".join([HEADER, *lines]))
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("damage", "left", "message"),
+    [
+        (remove("train_3_anno.bmp"), "train_3", "train_3.bmp has no annotation train_3_anno.bmp"),
+        (remove("testB_1.bmp"), "testB_1_anno.bmp", "testB_1_anno.bmp is an annotation without its image"),
+        (put("train_3_anno.bmp", INSTANCES[:5]), "train_3", "train_3_anno.bmp is 9 x 5 pixels, its image 9 x 7"),
+        (put("train_3_anno.bmp", picture("train_1")), "train_3", "train_3_anno.bmp has pixels of mode RGB"),
+        (put("train_3 copy.bmp", INSTANCES), "train_3 copy.bmp", "neither an image nor an annotation"),
+        (put("train_03.bmp", INSTANCES), "train_03.bmp", "neither an image nor an annotation"),
+        (lambda source: (source / "testA_2.bmp").write_bytes(b"BM"), "testA_2", "cannot read testA_2.bmp as an image"),
+        (rows_but("train_2"), "train_2", "Grade.csv has no row for train_2"),
+    ],
+)
+def test_one_bad_pair_is_left_out_and_named(
+    tmp_path: Path, damage, left: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = make_source(tmp_path)
+    damage(source)
+    folder = convert_glas(tmp_path / "raw", source, 7)
+    record = json.loads((folder / "dataset.json").read_text())["nnunet_robust"]
+    ((name, reason),) = record["left_out"].items()
+    assert name == left and message in reason and str(tmp_path) not in reason
+    assert f"left out: {left}: {reason}\n" in capsys.readouterr().out
+    gone = {left, left.removesuffix("_anno.bmp")}
+    assert stems(folder / "labelsTr") | stems(folder / "labelsTs") == set(IMAGES) - gone
+
+
+def test_the_first_cases_of_each_set(tmp_path: Path) -> None:
+    folder = convert_glas(tmp_path / "raw", make_source(tmp_path), 7, parameters=GlasParameters(cases=2))
+    assert stems(folder / "labelsTr") == {"train_1", "train_2"}
+    assert stems(folder / "labelsTs") == {"testA_1", "testA_2"}
+
+
+@pytest.mark.parametrize("grades", [True, False])
+def test_a_test_share_is_of_patients(tmp_path: Path, grades: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    source = make_source(tmp_path, grades=grades)
+    parameters = GlasParameters(test_share=0.4)
+    folder = convert_glas(tmp_path / "raw", source, 7, parameters=parameters)
+    trained, tested = stems(folder / "labelsTr"), stems(folder / "labelsTs")
+    assert trained | tested == set(IMAGES) and not trained & tested and set(IMAGES[10:]) < tested
+    assert len(trained) == 6, "three of five patients, or six of ten images"
+    drawn = tested - set(IMAGES[10:])
+    if grades:
+        patients = [{row(name).split(",")[1] for name in part} for part in (trained, drawn)]
+        assert not patients[0] & patients[1] and len(patients[1]) == 2
+        assert len({row(name).split(",")[2] for name in drawn}) == 2, "of each grade its share"
+    record = json.loads((folder / "dataset.json").read_text())["nnunet_robust"]
+    assert record["parameters"] == {"gray": False, "boundary_px": None, "test_share": 0.4}
+
+
+def test_names_that_pandas_takes_for_missing(tmp_path: Path) -> None:
+    source = make_source(tmp_path)
+    odd = ("NA", "null", "nan", "None", "N/A")
+    patients = {name: odd[IMAGES.index(name) // 2 % 5] for name in IMAGES}
+    lines = [f"{name},{patients[name]}, {('NA', 'null')[i % 4 < 2]}, x" for i, name in enumerate(IMAGES)]
+    (source / "Grade.csv").write_text("\n".join([HEADER, *lines]))
+    folder = convert_glas(tmp_path / "raw", source, 7)
+    assert json.loads((folder / "dataset.json").read_text())["nnunet_robust"]["patients"] == patients
+    folds = json.loads((folder / "splits_final.json").read_text())
+    assert len(folds) == 5 and all(len({patients[case] for case in fold["val"]}) == 1 for fold in folds)
+
+
+def test_a_folder_within_a_folder(tmp_path: Path) -> None:
+    source = make_source(tmp_path)
+    first = convert_glas(tmp_path / "raw", source, 7)
+    source.rename(tmp_path / "x")
+    (tmp_path / "outer" / source.name).mkdir(parents=True)
+    (tmp_path / "outer" / "__MACOSX" / "x").mkdir(parents=True)
+    (tmp_path / "x").rename(tmp_path / "outer" / source.name / source.name)
+    second = convert_glas(tmp_path / "raw2", tmp_path / "outer", 7, strict=True)
+    assert (first / "dataset.json").read_bytes() == (second / "dataset.json").read_bytes()
 
 
 def test_same_bytes_again(tmp_path: Path) -> None:
@@ -226,6 +307,8 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
         (tmp_path / variable).mkdir()
         monkeypatch.setenv(variable, str(tmp_path / variable))
     source = make_source(tmp_path)
+    assert main(["convert", "glas", str(source), "--id", "7", "--gray", "--boundary", "--boundary-px", "2"]) == 0
+    assert main(["convert", "glas", str(source), "--id", "8", "--cases", "5", "--test-share", ".2", "--seed", "1"]) == 0
     assert main(["convert", "glas", str(source), "--id", "7", "--gray", "--boundary", "--boundary-px", "2"]) == 0
     printed = capsys.readouterr().out
     assert printed.endswith("next: nnUNetv2_plan_and_preprocess -d 7 --verify_dataset_integrity\n")

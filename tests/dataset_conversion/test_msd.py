@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import multiprocessing.dummy
 import os
+import re
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,9 +72,9 @@ def edit(task: Path, **changes: Any) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
-def convert(task: Path, **parameters: Any) -> tuple[Path, list[str]]:
+def convert(task: Path, strict: bool = False, **parameters: Any) -> tuple[Path, list[str]]:
     notes: list[str] = []
-    folder = convert_msd(task.parent / "raw", task, 7, None, MsdParameters(**parameters), notes.append)
+    folder = convert_msd(task.parent / "raw", task, 7, None, MsdParameters(**parameters), notes.append, strict)
     return folder, notes
 
 
@@ -123,12 +124,16 @@ def test_unpaired_files_are_reported_and_left_out(task: Path) -> None:
     write_nifti(task / "labelsTr" / "more.nii.gz", arrays(0)[1])
     folder, notes = convert(task)
     assert names(folder, "labelsTr") == ["toy_2", "toy_3", "toy_4", "toy_5"]
+    lacks = {
+        "toy_0": "toy_0 is in dataset.json, but there is no labelsTr/toy_0.nii.gz: get it, or take the entry out",
+        "toy_1": "toy_1 is in dataset.json, but there is no imagesTr/toy_1.nii.gz: get it, or take the entry out",
+    }
     assert notes[:4] == [
-        "left out: toy_0, there is no labelsTr/toy_0.nii.gz",
-        "left out: toy_1, there is no imagesTr/toy_1.nii.gz",
+        *(f"left out: {name}: {reason}" for name, reason in lacks.items()),
         "left out: imagesTr/extra.nii.gz is not in dataset.json",
         "left out: labelsTr/more.nii.gz is not in dataset.json",
     ]
+    assert json.loads((folder / "dataset.json").read_text())["nnunet_robust"]["left_out"] == lacks
 
 
 def test_labels_that_are_not_consecutive_are_renumbered(task: Path) -> None:
@@ -143,6 +148,109 @@ def test_labels_that_are_not_consecutive_are_renumbered(task: Path) -> None:
     written = nibabel.load(folder / "labelsTr" / "toy_4.nii.gz")
     assert np.array_equal(np.asarray(written.dataobj), arrays(4)[1])
     assert notes[0].startswith("label values renumbered")
+
+
+def test_ignore_gets_the_highest_value(task: Path) -> None:
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+    edit(task, labels={"0": "background", "1": "ignore", "2": "near", "3": "far"})
+    for number in range(6):
+        label = np.array([0, 3, 1], np.uint8)[arrays(number)[1]]
+        label[0, 0, 0] = 1  # a slice that shows nothing but what is ignored
+        label[4, 4, 2] = 2
+        write_nifti(task / "labelsTr" / f"toy_{number}.nii.gz", label)
+    folder, notes = convert(task)
+    labels = json.loads((folder / "dataset.json").read_text())["labels"]
+    assert list(labels.items()) == [("background", 0), ("near", 1), ("far", 2), ("ignore", 3)]
+    assert LabelManager(labels, None).ignore_label == 3
+    written = np.asarray(nibabel.load(folder / "labelsTr" / "toy_4.nii.gz").dataobj)
+    source = np.asarray(nibabel.load(task / "labelsTr" / "toy_4.nii.gz").dataobj)
+    assert np.array_equal(written, np.array([0, 3, 1, 2])[source])
+    assert notes[0].startswith("label values renumbered, as nnU-Net wants them consecutive, 'ignore' last: {")
+    slices = convert_msd(task.parent / "raw", task, 8, None, MsdParameters(slices="axial"))
+    assert {name[-3:] for name in names(slices, "labelsTr")} == {"001", "002", "003"}
+    edit(task, labels={"0": "ignore", "1": "near"})
+    with pytest.raises(UserError, match="have 'ignore' as 0, which is the background's"):
+        convert_msd(task.parent / "raw", task, 9)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_label_values_that_are_whole_but_for_rounding(task: Path, dtype: str) -> None:
+    label = arrays(2)[1].astype(dtype)
+    rounded = np.array([0.0009, 0.9999999, 2.001], dtype)[arrays(2)[1]]
+    write_nifti(task / "labelsTr" / "toy_2.nii.gz", rounded)
+    folder, _ = convert(task)
+    assert np.array_equal(np.asarray(nibabel.load(folder / "labelsTr" / "toy_2.nii.gz").dataobj), label)
+    label[3, 3, 3] = 1.998
+    write_nifti(task / "labelsTr" / "toy_2.nii.gz", label)
+    with pytest.raises(UserError, match=r"label value 1\.998 is not among the declared: 0, 1, 2"):
+        convert_msd(task.parent / "raw", task, 8, strict=True)
+
+
+def test_names_that_pandas_takes_for_missing(task: Path) -> None:
+    odd = ["NA", "null", "nan", "None", "NaN", "n.a."]
+    for number, name in enumerate(odd):
+        for kind in ("imagesTr", "labelsTr"):
+            (task / kind / f"toy_{number}.nii.gz").rename(task / kind / f"{name}.nii.gz")
+    entries = [{key: f"./{key}sTr/{name}.nii.gz" for key in ("image", "label")} for name in odd]
+    edit(task, training=entries, labels={"0": "nan", "1": "NA", "2": "null"})
+    folder, _ = convert(task, slices="axial")
+    header = json.loads((folder / "dataset.json").read_text())
+    assert header["labels"] == {"background": 0, "NA": 1, "null": 2}
+    assert set(header["nnunet_robust"]["patients"].values()) == set(odd)
+    splits = json.loads((folder / "splits_final.json").read_text())
+    assert {case.split("_")[0] for fold in splits for case in fold["val"]} == set(odd)
+
+
+@pytest.mark.parametrize("slices", [None, "axial"])
+def test_the_first_cases(task: Path, slices: str | None) -> None:
+    (task / "labelsTr" / "toy_5.nii.gz").write_bytes(b"not among the first")
+    folder, _ = convert(task, slices=slices, cases=3, strict=True)
+    assert {name[:5] for name in names(folder, "labelsTr")} == {"toy_0", "toy_1", "toy_2"}
+    assert json.loads((folder / "dataset.json").read_text())["nnunet_robust"]["parameters"]["cases"] == 3
+    with pytest.raises(UserError, match="cases must be at least 1, got -1"):
+        MsdParameters(cases=-1)
+
+
+@pytest.mark.parametrize("kind", ["imagesTr", "labelsTr"])
+@pytest.mark.parametrize(
+    ("ending", "damage"),
+    [(".nii", "cut"), (".nii", "end"), (".nii.gz", "cut"), (".nii.gz", "end"), (".nii.gz", "checksum")],
+)
+def test_a_damaged_file_is_not_read_as_if_it_were_whole(task: Path, kind: str, ending: str, damage: str) -> None:
+    file = task / kind / f"toy_2{ending}"
+    if ending == ".nii":
+        nibabel.save(nibabel.load(task / kind / "toy_2.nii.gz"), file)
+        (task / kind / "toy_2.nii.gz").unlink()
+        entries = json.loads((task / "dataset.json").read_text())["training"]
+        edit(
+            task,
+            training=[
+                {k: v.replace(f"{kind}/toy_2.nii.gz", f"{kind}/{file.name}") for k, v in e.items()} for e in entries
+            ],
+        )
+    data = bytearray(file.read_bytes())
+    if damage == "checksum":
+        data[-6] ^= 1
+    file.write_bytes(data[: {"cut": len(data) * 3 // 4, "end": len(data) - 3, "checksum": None}[damage]])
+    with pytest.raises(UserError, match=rf"case toy_2: cannot read .*{kind}/{re.escape(file.name)} \(.*\): fetch or"):
+        convert(task, strict=True)
+    folder, _ = convert(task)
+    assert names(folder, "labelsTr") == ["toy_0", "toy_1", "toy_3", "toy_4", "toy_5"]
+
+
+def test_a_folder_within_a_folder(task: Path) -> None:
+    first, _ = convert(task)
+    (task.parent / "outer" / task.name).mkdir(parents=True)
+    (task.parent / "outer" / "__MACOSX" / "x").mkdir(parents=True)
+    task.rename(task.parent / "outer" / task.name / task.name)
+    second = convert_msd(task.parent / "raw2", task.parent / "outer", 7, strict=True)
+    assert (first / "dataset.json").read_bytes() == (second / "dataset.json").read_bytes()
+
+
+def test_unlabelled_test_images_are_in_the_record(task: Path) -> None:
+    folder, _ = convert(task, strict=True)
+    assert json.loads((folder / "dataset.json").read_text())["nnunet_robust"]["unlabelled_test_cases"] == ["toy_90"]
 
 
 def test_test_share_is_drawn_by_seed(task: Path) -> None:
@@ -263,9 +371,13 @@ def test_same_source_same_bytes_and_a_changed_one_is_seen(task: Path, slices: st
 def test_bad_labels(task: Path, label: np.ndarray, message: str) -> None:
     write_nifti(task / "labelsTr" / "toy_2.nii.gz", label)
     with pytest.raises(UserError, match=message) as caught:
-        convert(task)
+        convert(task, strict=True)
     assert "\n" not in str(caught.value)
     assert list((task.parent / "raw").iterdir()) == []
+    folder, _ = convert(task)
+    assert names(folder, "labelsTr") == ["toy_0", "toy_1", "toy_3", "toy_4", "toy_5"]
+    (left_out,) = json.loads((folder / "dataset.json").read_text())["nnunet_robust"]["left_out"].items()
+    assert left_out[0] == "toy_2" and re.search(message, left_out[1]) and str(task.parent) not in left_out[1]
 
 
 def test_a_label_off_its_image(task: Path) -> None:
@@ -281,7 +393,7 @@ def test_a_label_off_its_image(task: Path) -> None:
         moved[int(change[0]), int(change[1])] += change[2]
         write_nifti(task / "labelsTr" / "toy_2.nii.gz", label, moved)
         with pytest.raises(UserError, match=r"toy_2: the label lies up to .* mm off its image"):
-            convert(task)
+            convert(task, strict=True)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -290,20 +402,20 @@ def test_an_image_with_values_that_itk_would_read_as_zero(task: Path, value: flo
     image[1, 2, 3] = value
     write_nifti(task / "imagesTr" / "toy_2.nii.gz", image)
     with pytest.raises(UserError, match=r"case toy_2: .*imagesTr.*holds NaN or infinity"):
-        convert(task)
+        convert(task, strict=True)
 
 
 def test_a_broken_file(task: Path) -> None:
     (task / "imagesTr" / "toy_2.nii.gz").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"case toy_2: cannot read .*toy_2.nii.gz") as caught:
-        convert(task)
+        convert(task, strict=True)
     assert "\n" not in str(caught.value)
 
 
 def test_integers_beyond_32_bits(task: Path) -> None:
     write_nifti(task / "imagesTr" / "toy_2.nii.gz", np.full((7, 6, 5), 2**40))
     with pytest.raises(UserError, match="fit no 32-bit integer"):
-        convert(task)
+        convert(task, strict=True)
 
 
 @pytest.mark.parametrize(
@@ -411,8 +523,8 @@ def test_command(task: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         (task.parent / variable).mkdir()
         monkeypatch.setenv(variable, str(task.parent / variable))
     assert main(["convert", "msd", str(task), "--id", "21", "--slices", "axial", "--test-share", "0.1"]) == 0
-    printed = capsys.readouterr().out
-    assert "left out: 1 test images" in printed and "nnUNetv2_plan_and_preprocess -d 21" in printed
+    printed, said = capsys.readouterr()
+    assert "left out: 1 test images" in said and "nnUNetv2_plan_and_preprocess -d 21" in printed
     assert (task.parent / "nnUNet_preprocessed" / "Dataset021_ToytaskAxial" / "splits_final.json").is_file()
     assert main(["convert", "msd", str(task.parent), "--id", "22"]) == 2
     assert "medicaldecathlon" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from nnunet_robust.cli.main import main
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.dataset_conversion import series as series_module
 from nnunet_robust.dataset_conversion.textures import TextureParameters, blend, synthesize_textures
+from nnunet_robust.dataset_conversion.writer import Case
 from nnunet_robust.eval.sweep.series import read_series
 
 ALPHAS = (0.1, 0.9, 0.98)
@@ -68,6 +69,20 @@ def test_the_file_names_folders_relative_to_itself_and_the_record_names_the_seri
     assert synthesize_textures(tmp_path, 1, parameters()) == folder  # left as it is
     with pytest.raises(UserError, match=r"parameters\.test_alphas"):
         synthesize_textures(tmp_path, 1, parameters(test_alphas=()))
+
+
+def test_names_that_pandas_takes_for_missing(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 6), np.uint8)
+    sets = [
+        series_module.SeriesSet(name, 1.0, "null", [Case("nan", [pixels], pixels), Case("NA", [pixels], pixels)])
+        for name in ("NA", "null", "nan")
+    ]
+    series_module.series_writer(sets, label_values=(0, 1), file_ending=".png")(tmp_path)
+    read = read_series(tmp_path / "series.csv")
+    assert [(one.condition.perturbation, one.unit) for one in read] == [
+        (name, "null") for name in ("NA", "null", "nan")
+    ]
+    assert [case.name for case in read[0].cases(".png", 1, {})] == ["NA", "nan"]
 
 
 def test_whole_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,3 +93,19 @@ def test_pictures_have_no_spacing_and_a_dataset_may_have_no_test_set(tmp_path: P
     assert training.voxels == {"background": 1, "one": 2, "absent": 0}
     assert (testing.cases, testing.sizes, testing.foreground_ratios) == (0, [], [])
     print_summary(folder)
+
+
+def test_ignore_is_no_foreground(tmp_path: Path) -> None:
+    folder = write_dataset(
+        tmp_path,
+        42,
+        "Scribbles",
+        [volume("a", (2, 5, 10), 10, 50, (1.0, 1.0, 1.0), "p")],
+        [],
+        channel_names={0: "MR"},
+        labels={"background": 0, "lesion": 1, "ignore": 2},
+        file_ending=".nii.gz",
+        provenance={"source": "tests"},
+    )
+    training = summarise(folder, "Tr")
+    assert training.foreground_ratios == [0.1] and training.voxels["ignore"] == 50

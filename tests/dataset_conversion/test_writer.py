@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.dataset_conversion.left_out import LeftOut
 from nnunet_robust.dataset_conversion.writer import Case, write_dataset
 
 HEADER: dict[str, Any] = {
@@ -276,6 +277,11 @@ def test_invalid_dataset_names(tmp_path: Path, name: str) -> None:
         ({"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1]}, r"got \[1\]"),
         ({"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 3]}, r"got \[1, 3\]"),
         ({"labels": {"background": 0, "tumour": 1}, "regions_class_order": [1]}, "needs a region"),
+        ({"labels": {"background": 0, "ignore": 1, "tumour": 2}}, "'ignore' must have the highest value, and alone"),
+        (
+            {"labels": {"background": 0, "whole": [1, 2], "ignore": 2}, "regions_class_order": [1]},
+            "'ignore' must have the highest value, and alone",
+        ),
     ],
 )
 def test_invalid_headers(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -331,6 +337,51 @@ def test_bad_cases(tmp_path: Path, bad: Case, message: str, in_test_part: bool) 
 def test_bad_nifti_cases(tmp_path: Path, bad: Case, message: str) -> None:
     with pytest.raises(UserError, match=message):
         write(tmp_path, bad, file_ending=".nii.gz")
+
+
+@pytest.mark.parametrize("file_ending", [".png", ".nii.gz"])
+def test_label_values_are_rounded_and_not_cut_off(tmp_path: Path, file_ending: str) -> None:
+    from nnunet_robust.dataset_conversion.summary import summarise
+
+    label = np.where(case("a").label == 1, 0.9999999, 0.0004)
+    folder = write(tmp_path, case("a", label=label), file_ending=file_ending)
+    assert summarise(folder, "Tr").voxels == {"background": 48 - 10, "foreground": 10}
+    with pytest.raises(UserError, match=r"label value 0\.998999 is not among the declared \[0, 1\]"):
+        write(tmp_path / "2", case("a", label=np.where(label > 0.5, 0.998999, 0)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"labels": {"background": 0, "tumour": 1, "ignore": 2}},
+        {"labels": {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}, "regions_class_order": [1, 2]},
+    ],
+)
+def test_ignore_is_read_by_nnunet(tmp_path: Path, changes: dict[str, Any]) -> None:
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+    label = np.zeros((8, 6), np.uint8)
+    label[:2], label[2:4] = changes["labels"]["ignore"], 1
+    folder = write(tmp_path, case("a", label=label), **changes)
+    header = json.loads((folder / "dataset.json").read_text())
+    manager = LabelManager(header["labels"], header.get("regions_class_order"))
+    assert manager.ignore_label == changes["labels"]["ignore"]
+
+
+def test_what_does_not_fit_is_left_out(tmp_path: Path) -> None:
+    notes: list[str] = []
+    left_out = LeftOut(tmp_path, notes.append)
+    bad = (case("good"), case("deep", dtype="uint16"), case("x y"), case("other", channels=2))
+    folder = write(tmp_path, case("good"), *bad, testing=(case("test"), case("test")), left_out=left_out)
+    assert sorted(path.name for path in folder.glob("labels*/*")) == ["good.png", "test.png"]
+    assert len(list(folder.glob("images*/*"))) == 2
+    record = json.loads((folder / "dataset.json").read_text())["nnunet_robust"]
+    assert list(record["left_out"]) == ["deep", "good", "other", "test", "x y"] and len(notes) == 5
+    assert record["left_out"]["good"] == "two cases are named 'good': give each a name of its own"
+    again = LeftOut(tmp_path, notes.append)
+    assert write(tmp_path, left_out=again) == folder and again.reasons == record["left_out"] and len(notes) == 10
+    with pytest.raises(UserError, match="takes uint8"):
+        write(tmp_path, left_out=LeftOut(tmp_path, notes.append, strict=True))
 
 
 def test_no_training_cases(tmp_path: Path) -> None:

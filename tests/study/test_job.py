@@ -23,7 +23,7 @@ from nnunet_robust.study import stages
 from nnunet_robust.study.attempts import Attempts, epochs_begun
 from nnunet_robust.study.command_lines import report_command, reports, sweep_command
 from nnunet_robust.study.failures import write_failures
-from nnunet_robust.study.folder import BLOCKED, DONE, FAILED, Plan, StudyFolder
+from nnunet_robust.study.folder import BLOCKED, DONE, FAILED, PARTIAL, Plan, StudyFolder
 from nnunet_robust.study.job import run_job
 from nnunet_robust.study.locks import gpu_slots, hold, try_lock
 from nnunet_robust.study.matrix import Job
@@ -293,3 +293,30 @@ def test_a_zombie_is_dead() -> None:
     assert not processes.lives(child.pid, "")
     child.wait()
     assert processes.lives(os.getpid(), processes.started(os.getpid()))
+
+
+def test_a_dataset_without_a_source_file_is_used_and_said(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for kind in ("benign", "malignant"):
+        (tmp_path / "busi" / kind).mkdir(parents=True)
+        for number in range(1, 6):
+            mask = Image.new("L", (40, 40))
+            mask.paste(255, (10, 10, 30, 30))
+            mask.save(tmp_path / "busi" / kind / f"{kind} ({number}).png")
+            mask.save(tmp_path / "busi" / kind / f"{kind} ({number})_mask.png")
+    (tmp_path / "busi" / "benign" / "benign (2).png").write_bytes(b"cut off")
+    what = {"dataset": 901, "command": ["convert", "busi"], "source": str(tmp_path / "busi"), "name": ""}
+    jobs = [
+        a_job("dataset/901", **what, parameters={"cases": 8}),
+        a_job("dataset/902", **what | {"dataset": 902}, parameters={"strict": True}),
+    ]
+    folder = write_plan(tmp_path / "study", *jobs)
+    assert run_job(tmp_path / "study", "dataset/901") == 0 and run_job(tmp_path / "study", "dataset/902") == 0
+    marker = folder.marker("dataset/901")
+    assert marker["outcome"] == PARTIAL and marker["reason"] == "left out of the source: benign_0002"
+    assert len(list((tmp_path / "study" / "nnUNet_raw" / "Dataset901_BUSI").glob("labels*/*"))) == 7
+    refused = folder.marker("dataset/902")
+    assert refused["outcome"] == FAILED and "cannot read" in refused["reason"]
+    rows = write_failures(folder, folder.read_plan())
+    assert [(row["job"], row["outcome"]) for row in rows] == [("dataset/901", PARTIAL), ("dataset/902", FAILED)]
