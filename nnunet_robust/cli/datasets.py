@@ -64,7 +64,7 @@ def textures(
     background: Annotated[str, _of_difficulty(help="brick, grass, gravel, or an image file.")] = "gravel",
     direction: _Direction = Direction.foreground,
     shape: Annotated[Shape, _of_difficulty(help="Outline of the objects.")] = Shape.normal,
-    seed: Annotated[int, _of_cases(min=0, help="Seed of shapes and crops.")] = 0,
+    seed: Annotated[int, _of_cases(help="Seed of shapes and crops.")] = 0,
     test_alphas: _TestAlphas = None,
     both_directions: Annotated[bool, _of_series("--both-directions", help="That series in both directions.")] = False,
     name: _SyntheticName = None,
@@ -108,7 +108,7 @@ def volumes(
     background: Annotated[str | None, _of_difficulty(help="The texture around it; without: 1 in noise.")] = None,
     alpha: _Alpha = 0.1,
     direction: _Direction = Direction.foreground,
-    seed: Annotated[int, _of_cases(min=0, help="Seed of places, radii, noise and crops.")] = 0,
+    seed: Annotated[int, _of_cases(help="Seed of places, radii, noise and crops.")] = 0,
     test_radii: Annotated[
         list[float] | None, _of_series(help="Also a series of test sets, one for each radius, several at once.")
     ] = None,
@@ -164,7 +164,7 @@ def busi(
     include_normal: Annotated[bool, typer.Option("--include-normal", help="Images without a lesion as well.")] = False,
     classes: Annotated[bool, typer.Option("--classes", help="Regions: lesion, and malignant within it.")] = False,
     test_share: Annotated[float, typer.Option(help="Share of each class kept for testing, in [0, 1).")] = 0.2,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the test cases' draw.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the test cases' draw.")] = 0,
 ) -> None:
     """BUSI: breast ultrasound, Dataset_BUSI_with_GT/{benign,malignant,normal}; an image's masks are joined.
 
@@ -209,7 +209,7 @@ def msd(
     dataset_id: _DatasetId,
     name: _DatasetName = None,
     test_share: Annotated[float, typer.Option(help="Share of patients kept for testing, in [0, 1).")] = 0.0,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the test patients' draw.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the test patients' draw.")] = 0,
     slices: Annotated[Slices | None, typer.Option(help="A 2d case of every slice that shows the organ.")] = None,
     min_foreground: Annotated[
         float, typer.Option(help="Least share of foreground pixels in a slice; at 0, one pixel is enough.")

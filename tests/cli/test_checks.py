@@ -1,4 +1,4 @@
-"""Options that can have no effect are refused in one line, before anything is read: a case for each row of the table."""
+"""Options that can have no effect are refused in one line, before anything is read: each row of the table."""
 
 from __future__ import annotations
 
@@ -45,7 +45,6 @@ REFUSED = [
     ("recommend -i I --from O --margin nan", "--margin nan"),
     ("report A --margin -0.1", "--margin -0.1"),
     ("qa -i I -o O -m M --calibration C --dice-limits 0.7 nan", "--dice-limits 0.7 nan: give two in [0, 1]"),
-    ("convert busi B --id 5 --seed -1", "'--seed': -1 is not in the range"),
 ]
 
 
@@ -59,7 +58,9 @@ def test_it_is_refused_at_once(line: str, says: str, capsys: pytest.CaptureFixtu
 def test_every_row_of_the_table_is_among_them() -> None:
     for row in IDLE:
         for command in row.commands:
-            assert any(command in line.split() and row.advice[:20] in says + row.advice for line, says in REFUSED), row
+            assert any(
+                command in line.split() and row.advice.startswith(says.partition(": ")[2]) for line, says in REFUSED
+            ), (command, row.advice)
 
 
 @pytest.mark.parametrize(

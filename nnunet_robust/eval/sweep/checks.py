@@ -50,7 +50,6 @@ CHECKS = (
         "--replicates {p.replicates}: nothing of this sweep is drawn at random: leave it out, or add a perturbation "
         "that is",
     ),
-    Check(lambda p: p.seed < 0, "--seed {p.seed}: give a whole number, 0 or above"),
     Check(lambda p: not 0 <= p.tolerance_mm < math.inf, "--tolerance-mm {p.tolerance_mm:g}: give mm, 0 or above, as 2"),
     Check(
         lambda p: next((name for name, levels in p.conditions.items() if not any(levels)), None),
@@ -72,7 +71,7 @@ CHECKS = (
         "an ensemble is not attacked as one: sweep attacks without --ensemble, or from --attack-source",
     ),
     Check(
-        lambda p: p.attack_sources and not _white_box(p) and _attacks(p)[0].name,
+        lambda p: p.attack_sources and not _white_box(p) and next((row.name for row in _attacks(p)), None),
         "--attack-source: {found} names its source already: leave one of them out",
     ),
     Check(

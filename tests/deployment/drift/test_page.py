@@ -94,6 +94,7 @@ def test_of_a_long_stream_the_extremes_are_drawn() -> None:
 
 
 def test_no_line_doubles_back() -> None:
-    (line,) = re.findall(r'class="evidence" d="M([\d. L]+)"', page(done(40, 3.0)))
-    x = [float(point.split()[0]) for point in line.split("L")]
-    assert x == sorted(x) and len(x) == 41
+    lines = re.findall(r'class="evidence" d="M([\d. L]+)"', page(done(40, 3.0)))
+    for x in ([float(point.split()[0]) for point in line.split("L")] for line in lines):
+        assert x == sorted(x) and len(x) == 41
+    assert lines
