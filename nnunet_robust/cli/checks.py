@@ -48,10 +48,6 @@ IDLE = (
         "--disable-tta leaves no mirrored copies to tell apart: leave out one of the two",
     ),
     Idle(
-        ("recommend",), ("device",), lambda given: not given["models"],
-        "a model alone runs on it: name one of the sweep's with -m, or leave it out",
-    ),
-    Idle(
         ("report",), ("margin",), lambda given: given["compare"],
         "it is of the recipe, which --compare does not make: leave it out",
     ),

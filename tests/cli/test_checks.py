@@ -19,7 +19,6 @@ REFUSED = [
     ("trainers -c 2d", "-c 2d: it is of a dataset's plans"),
     ("calibrate -o O.json -m M --members mirroring --disable-tta", "--members mirroring: --disable-tta leaves no"),
     ("monitor fit -i I -o O.json -m M --members folds mirroring --disable-tta", "--members folds mirroring: --disable"),
-    ("recommend -i I --from O -device cpu", "-device cpu: a model alone runs on it"),
     ("report A B --compare --margin 0.01", "--margin 0.01: it is of the recipe"),
     ("qa -i I -o O -m M --kind margin", "--kind margin: without a calibration"),
     ("convert glas G --id 5 --boundary-px 3", "--boundary-px 3.0: it is of the third class"),
@@ -71,6 +70,7 @@ def test_every_row_of_the_table_is_among_them() -> None:
         "sweep -o O -m X --attack-source B -c 3d_fullres --perturb pgd_linf",
         "calibrate -o O.json -m M --disable-tta",
         "calibrate -o O.json -m M -d 4",
+        "recommend -i I --from O -device cpu",
         "study run S.yaml --executor slurm --partition gpu",
     ],
 )

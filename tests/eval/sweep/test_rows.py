@@ -11,7 +11,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
-from nnunet_robust.eval.report.read import read_sweep
+from nnunet_robust.eval.report.shared.read import read_sweep
 from PIL import Image
 from scipy.ndimage import binary_dilation
 from sklearn.metrics import f1_score
