@@ -105,6 +105,7 @@ def calibrate(
         raise UserError(f"-o {output}: name the file that the calibration goes into, such as calibration.json")
     if len(wanted.labels) > 1:
         raise UserError(f"-l names {len(wanted.labels)} folders: a calibration is on one reference, name it alone")
+    guarantee = Guarantee(alpha, delta or None, interval_alpha, condition)
     name = None if model.dataset is None else dataset_name(model.dataset)
     model.check_one()
     device = device_of(prediction.device)
@@ -117,7 +118,6 @@ def calibrate(
     known, training = check_not_trained_on(cases, loaded)
     if not known:
         print(f"warning: {training}", file=sys.stderr)
-    guarantee = Guarantee(alpha, delta or None, interval_alpha, condition)
     calibration = run_calibration(predictor, cases, guarantee, training, output, bar("calibrating"))
     for label in calibration.bounds:
         print(*calibration.sentences(label), sep="\n", file=sys.stderr)

@@ -17,6 +17,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from typer.core import TyperCommand
 
+from nnunet_robust.cli.checks import check_options
 from nnunet_robust.common.errors import UserError
 
 CommandFunction = Callable[..., None]
@@ -34,7 +35,10 @@ class Commands(typer.Typer):
 class _SeveralValues(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         flags = {flag for option in self.params if getattr(option, "multiple", False) for flag in option.opts}
-        return super().parse_args(ctx, repeat_flags(args, flags))
+        rest: list[str] = super().parse_args(ctx, repeat_flags(args, flags))
+        if not ctx.resilient_parsing:
+            check_options(ctx)
+        return rest
 
 
 def repeat_flags(arguments: list[str], flags: set[str]) -> list[str]:

@@ -54,8 +54,11 @@ def model_folder(dataset: str, trainer: str, plans: str, configuration: str) -> 
     folder = model_folder_of(dataset, trainer, plans, configuration)
     if not folder.is_dir():
         trained = sorted(path.name for path in folder.parent.glob("*__*__*") if path.is_dir())
+        start = f"{trainer}__{plans}__"
+        others = [name.removeprefix(start) for name in trained if name.startswith(start)]
+        meant = f"-c {' or -c '.join(others)}? Or " if others else ""
         raise UserError(
             f"no trained model {folder.name} for {dataset}: there are {', '.join(trained) or 'none'}; "
-            f"train it with nnUNetv2_train {dataset} {configuration} FOLD -tr {trainer} -p {plans}"
+            f"{meant}train it with nnUNetv2_train {dataset} {configuration} FOLD -tr {trainer} -p {plans}"
         )
     return folder

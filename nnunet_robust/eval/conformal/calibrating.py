@@ -42,12 +42,22 @@ class Guarantee:
         delta: 1 - the confidence of that, in (0, 1); None: in expectation.
         interval_alpha: the share of cases whose Dice may lie outside of its interval, in (0, 1).
         condition: what the images are, in words.
+
+    Raises:
+        UserError: a number out of its range.
     """
 
     alpha: float
     delta: float | None
     interval_alpha: float
     condition: str
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "delta", "interval_alpha"):
+            rate = getattr(self, name)
+            if rate is not None and not 0 < rate < 1:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag} {rate:g}: give a number between 0 and 1, as 0.1")
 
 
 def run_calibration(

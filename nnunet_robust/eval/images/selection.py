@@ -25,6 +25,18 @@ class CaseSelection:
     reference: str = "first"
 
 
+def check_cases(selection: CaseSelection) -> None:
+    """Make sure that images, labels and the reference fit each other, as far as that needs no files.
+
+    Raises:
+        UserError: images without labels or the reverse, or a reference without several experts.
+    """
+    if (selection.images is None) == bool(selection.labels):
+        raise UserError("images (-i) and labels (-l) go together: give both or neither")
+    if selection.reference != "first" and len(selection.labels) < 2:
+        raise UserError(f"--reference {selection.reference} is of several experts: give a folder of each with -l")
+
+
 def cases_of(
     selection: CaseSelection, dataset: str | None, fold: str, file_ending: str, channels: int
 ) -> list[CaseFiles]:
@@ -38,15 +50,11 @@ def cases_of(
         channels: how many the images have.
 
     Raises:
-        UserError: images without labels or the reverse, a reference without several experts, or no images at all.
+        UserError: see `check_cases`; or there are no images at all.
     """
-    if (selection.images is None) == bool(selection.labels):
-        raise UserError("images (-i) and labels (-l) go together: give both or neither")
-    several = len(selection.labels) > 1
-    if selection.reference != "first" and not several:
-        raise UserError(f"--reference {selection.reference} is of several experts: give a folder of each with -l")
+    check_cases(selection)
     if selection.images is not None:
-        first = selection.labels[0]
+        first, several = selection.labels[0], len(selection.labels) > 1
         cases = cases_of_folders(selection.images, first, file_ending, channels, complete=False)
         return drawn_by_experts(cases, selection.labels, selection.reference) if several else cases
     if dataset is None:

@@ -127,19 +127,9 @@ def make_ensembles(
         digests: of its cases, name -> digest, and those of each test set of a series.
 
     Raises:
-        UserError: a name that is no model's, an unknown weighting, or an origin that is missing, not needed, of other
-            models, or of the same cases.
+        UserError: a name that is no model's, a single model, or an origin that is of other models or of the same cases.
     """
-    if weighting not in WEIGHTINGS:
-        raise UserError(f"--weights {weighting}: take one of {', '.join(WEIGHTINGS)}")
-    if (weighting == "complexity") != (origin is not None):
-        raise UserError(
-            "--weights complexity and --weights-from OUT go together: OUT is a sweep over calibration cases with "
-            "--ensemble of the same models"
-        )
     if not names:
-        if weighting != "uniform":
-            raise UserError(f"--weights {weighting} needs an ensemble: name its models with --ensemble, or take all")
         return []
     known = {model.trainer for model in models}
     unknown = [name for name in names if name not in known and name != ALL]
@@ -147,6 +137,8 @@ def make_ensembles(
         raise UserError(f"--ensemble {unknown[0]}: not a model of this sweep, which has {', '.join(sorted(known))}")
     # In one order, however they were named: it is one ensemble.
     chosen = tuple(sorted((m for m in models if ALL in names or m.trainer in names), key=lambda model: model.key))
+    if len(chosen) < 2:
+        raise UserError(f"--ensemble {names[0]}: an ensemble of one model is that model: name two, or take all")
     if len({model.folder for model in chosen}) < len(chosen):
         raise UserError("--ensemble with several --tile-size would mix them: sweep one tile size at a time")
     if any(model.label_layout != chosen[0].label_layout for model in chosen):

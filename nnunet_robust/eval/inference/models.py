@@ -318,6 +318,8 @@ def load_model(
         if not (folder / name).is_file():
             raise UserError(f"{folder} is not a trained nnU-Net model: it has no {name}")
     trained = sorted(path.parent.name[5:] for path in folder.glob(f"fold_*/{checkpoint}"))
+    if twice := [fold for at, fold in enumerate(folds or ()) if fold in (folds or ())[:at]]:
+        raise UserError(f"-f {' '.join(folds or ())}: fold {twice[0]} is named twice: name it once")
     missing = [fold for fold in folds or () if fold not in trained]
     if missing or not trained:
         raise UserError(

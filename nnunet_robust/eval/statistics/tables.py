@@ -138,7 +138,7 @@ def comparable(
     Returns:
         The rows to compare, with the clean images repeated as level 0 of each perturbation that is no series (and once
         under the name "clean"), and a sentence for everything that was left out. No row is left out without one. The
-        column `series` tells whose levels are test sets.
+        column `series` tells whose levels are test sets. Levels rise within each perturbation, as figures draw them.
     """
     kept, left_out = [], []
     for dataset, rows in results.groupby("dataset", sort=False):
@@ -150,7 +150,7 @@ def comparable(
             else:
                 under = rows[is_clean | (rows["perturbation"] == name)].assign(perturbation=name)
                 paired, said = _pair(under, lines)
-            kept.append(paired.assign(series=name in series))
+            kept.append(paired.sort_values("level", kind="stable").assign(series=name in series))
             left_out += [f"{dataset}, {names[name]}: {sentence}" for sentence in said]
     return pd.concat(kept, ignore_index=True), left_out
 

@@ -31,6 +31,9 @@ def conditions_for(
         near = difflib.get_close_matches(preset, PRESETS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UserError(f"there is no preset {preset!r}: {hint}choose from {', '.join(PRESETS)}")
+    if levels and names and all("=" in name for name in names):
+        given = " ".join(f"{level:g}" for level in levels)
+        raise UserError(f"--levels {given}: {' '.join(names)} have levels of their own: leave out one of the two")
     if levels is not None and not names:
         raise UserError("--levels belong to perturbations named with --perturb; a preset has levels of its own")
     chosen: dict[str, set[float]] = {name: set(levels) for name, levels in PRESETS.get(preset or "", {}).items()}

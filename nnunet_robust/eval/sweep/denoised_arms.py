@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.denoising.denoiser import Denoiser
 from nnunet_robust.eval.denoising.learned_tolerance import learn
 from nnunet_robust.eval.inference.models import Model
@@ -33,17 +32,8 @@ def denoised_models(
         digests: of its cases, name -> digest, and those of each test set of a series.
 
     Raises:
-        UserError: an unknown way, or an origin that is missing, not needed, of other models, or of the same cases.
+        UserError: an origin that is of other models, or of the same cases.
     """
-    if unknown := [way for way in ways if way not in WAYS]:
-        raise UserError(f"--denoise {unknown[0]}: take {' or '.join(WAYS)}, or both")
-    if "auto" in ways and origin is None:
-        raise UserError(
-            "--denoise auto learns from an earlier sweep how much noise each model bears: sweep other cases (-i, -l) "
-            "with --perturb gaussian_noise, and name that folder with --denoise-from"
-        )
-    if origin is not None and "auto" not in ways:
-        raise UserError(f"--denoise-from {origin} is for --denoise auto: give both or neither")
     found = []
     if origin is not None:
         earlier = EarlierSweep.open("--denoise-from", origin)

@@ -129,27 +129,6 @@ class SweepParameters(
     tolerance_mm: float = 2.0
 
 
-def check_numbers(parameters: SweepParameters) -> None:
-    """Check what can be checked before models are loaded.
-
-    Raises:
-        UserError: no draws, no steps, or a source of attacks without an attack.
-    """
-    if parameters.replicates < 1:
-        raise UserError(f"--replicates {parameters.replicates}: at least 1 draw is needed")
-    if parameters.attack_steps < 1:
-        raise UserError(f"--attack-steps {parameters.attack_steps}: at least 1 step is needed")
-    attacks = [name for name in parameters.conditions if perturbation(name).uses_victim]
-    if parameters.attack_sources and not attacks:
-        raise UserError(
-            "--attack-source is of attacks: name some with --perturb, as pgd_linf, or take --preset attacks"
-        )
-    if parameters.ensemble and _on_themselves(parameters) and any(perturbation(name).white_box for name in attacks):
-        raise UserError("an ensemble is not attacked as one: sweep attacks without --ensemble, or from --attack-source")
-    if parameters.attack_sources and not any(perturbation(name).white_box for name in attacks):
-        raise UserError(f"--attack-source: {attacks[0]} names its source already: leave one of them out")
-
-
 def conditions_of(parameters: SweepParameters, levels_of: Mapping[str, Sequence[float]]) -> list[Condition]:
     """List the conditions, the clean image first; those of series come beside them.
 
@@ -210,9 +189,9 @@ def _source(
 
 def attacked_conditions(parameters: SweepParameters, sources: Mapping[str, Model]) -> dict[str, tuple[float, ...]]:
     """Map perturbations, as the user named them, to levels, with attacks' sources and the noise to compare with."""
-    return with_attacks(parameters.conditions, [*([""] if _on_themselves(parameters) else []), *sources])
+    return with_attacks(parameters.conditions, [*([""] if on_themselves(parameters) else []), *sources])
 
 
-def _on_themselves(parameters: SweepParameters) -> bool:
+def on_themselves(parameters: SweepParameters) -> bool:
     """Whether every model gets attacks on itself."""
     return not parameters.attack_sources or SELF in parameters.attack_sources

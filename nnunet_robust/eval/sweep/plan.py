@@ -19,10 +19,11 @@ from nnunet_robust.eval.results.manifest import Identity, Manifest, ModelEntry
 from nnunet_robust.eval.sweep.arms import Arm
 from nnunet_robust.eval.sweep.attack_settings import AttackSettings, attack_settings, attacked_models
 from nnunet_robust.eval.sweep.cases import SweepCases, find_cases, read_once, unreadable_cases
+from nnunet_robust.eval.sweep.checks import check_parameters
 from nnunet_robust.eval.sweep.denoised_arms import denoised_models
 from nnunet_robust.eval.sweep.earlier_results import read_known
 from nnunet_robust.eval.sweep.guarantees import Guarantees, members_calibrated, read_guarantees
-from nnunet_robust.eval.sweep.parameters import SweepParameters, attacked_conditions, check_numbers, sources_of
+from nnunet_robust.eval.sweep.parameters import SweepParameters, attacked_conditions, sources_of
 from nnunet_robust.eval.sweep.series import new_sets
 from nnunet_robust.eval.sweep.units import shard
 
@@ -91,7 +92,7 @@ def plan_sweep(parameters: SweepParameters) -> SweepPlan:
     Raises:
         UserError: bad input, in one line. Nothing was written then.
     """
-    check_numbers(parameters)
+    check_parameters(parameters)
     device = device_of(parameters.device)
     workers = workers_of(parameters.workers, device)
     shard((), parameters.shard)

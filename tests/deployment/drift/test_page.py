@@ -91,3 +91,10 @@ def test_of_a_long_stream_the_extremes_are_drawn() -> None:
     chosen = _drawn(values)
     assert {0, 77, 1234, 4321, 4999} <= set(chosen) and len(chosen) <= _MOST + 2
     assert _drawn(values[:100]) == [*range(100)]
+
+
+def test_no_line_doubles_back() -> None:
+    lines = re.findall(r'class="evidence" d="M([\d. L]+)"', page(done(40, 3.0)))
+    for x in ([float(point.split()[0]) for point in line.split("L")] for line in lines):
+        assert x == sorted(x) and len(x) == 41
+    assert lines

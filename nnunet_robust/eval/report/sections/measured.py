@@ -28,6 +28,8 @@ def _inputs(analysis: Analysis) -> pd.DataFrame:
     if not stored:
         return pd.DataFrame()
     inputs = pd.concat(stored, ignore_index=True)
+    conditions = inputs.groupby(["dataset", "perturbation"], sort=False).ngroup()
+    inputs = inputs.assign(at=conditions).sort_values(["at", "level"], kind="stable")
     groups = inputs.groupby(["dataset", "perturbation", "level"], sort=False)
     data = groups["case"].nunique().rename("n_cases").reset_index()
     for key in (key for key, _, _ in _MEASURED if key in inputs):

@@ -1,0 +1,111 @@
+"""Options that were given and can have no effect: refused at once, before anything is loaded.
+
+A row of `IDLE` is an option of some commands, and when it does nothing there. What only a sweep's perturbations tell
+is refused by `nnunet_robust.eval.sweep.checks`, values out of range by the dataclasses that they end up in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nnunet_robust.common.errors import UserError
+
+
+class Idle(NamedTuple):
+    """An option that does nothing under a condition.
+
+    Attributes:
+        commands: that have the option.
+        options: names of their parameters.
+        when: whether they do nothing, by the values of all options of the command.
+        advice: why, and what to do.
+    """
+
+    commands: tuple[str, ...]
+    options: tuple[str, ...]
+    when: Callable[[Mapping[str, Any]], Any]
+    advice: str
+
+
+IDLE = (
+    Idle(
+        ("apply", "qa", "denoise", "fit"), ("dataset", "configuration", "plans"), lambda given: given["model_folders"],
+        "the model folder (-m) says it already: leave it out, or name a trainer with -tr instead of -m",
+    ),
+    Idle(
+        ("sweep", "calibrate"), ("configuration", "plans"),
+        lambda given: given["model_folders"] and not (given["trainers"] or given.get("attack_sources")),
+        "it is of trainers (-tr), a model folder (-m) says it already: leave it out",
+    ),
+    Idle(
+        ("trainers",), ("configuration", "plans"), lambda given: not given["dataset"],
+        "it is of a dataset's plans: name one with -d, and trainers",
+    ),
+    Idle(
+        ("calibrate", "fit"), ("members",), lambda given: "mirroring" in given["members"] and not given["mirroring"],
+        "--disable-tta leaves no mirrored copies to tell apart: leave out one of the two",
+    ),
+    Idle(
+        ("report",), ("margin",), lambda given: given["compare"],
+        "it is of the recipe, which --compare does not make: leave it out",
+    ),
+    Idle(
+        ("qa",), ("kind",), lambda given: not given["calibrations"],
+        "without a calibration there are no inner and outer masks: give --calibration, or leave it out",
+    ),
+    Idle(
+        ("glas",), ("boundary_px",), lambda given: not given["boundary"],
+        "it is of the third class: give --boundary, too",
+    ),
+    Idle(
+        ("busi", "msd"), ("seed",), lambda given: given["test_share"] == 0,
+        "it draws test cases, and --test-share 0 keeps none: give a share, or leave it out",
+    ),
+    Idle(
+        ("msd",), ("min_foreground",), lambda given: given["slices"] is None,
+        "it chooses slices: give --slices axial, too",
+    ),
+    Idle(
+        ("volumes",), ("alpha", "direction"), lambda given: given["foreground"] is None,
+        "it is of textures: give --foreground and --background, or leave it out",
+    ),
+    Idle(
+        ("run",), ("partition", "account", "time_limit", "gres"), lambda given: given["executor"] == "local",
+        "it is of a cluster's jobs: give --executor, as in --executor slurm, or leave it out",
+    ),
+)  # fmt: skip
+
+
+def check_options(context: Any) -> None:
+    """Refuse options of a command that were given and can have no effect.
+
+    Args:
+        context: click's, its arguments parsed.
+
+    Raises:
+        UserError: names the first one, its value, and what to do.
+    """
+    given = {
+        option.name: option
+        for option in context.command.params
+        if context.get_parameter_source(option.name).name == "COMMANDLINE"
+    }
+    for name, option in given.items():
+        if getattr(option, "multiple", False):
+            _check_twice(option.opts[0], context.params[name])
+    for row in IDLE:
+        if context.command.name in row.commands and row.when(context.params):
+            for name in (name for name in row.options if name in given):
+                value = context.params[name]
+                values = value if isinstance(value, list | tuple) else [getattr(value, "value", value)]
+                raise UserError(f"{given[name].opts[0]} {' '.join(map(str, values))}: {row.advice}")
+
+
+def _check_twice(flag: str, values: list[Any]) -> None:
+    """Refuse the same word twice; numbers may be alike, as the sides of a volume are."""
+    words = [value.resolve() if isinstance(value, Path) else value for value in values]
+    for at, word in enumerate(words):
+        if isinstance(word, str | Path) and word in words[:at]:
+            raise UserError(f"{flag} {values[at]}: it is named twice: name it once")
