@@ -71,7 +71,7 @@ def _unknown_cases(models: Mapping[str, ModelEntry]) -> list[str]:
         if entry.training_cases is not None and entry.training_cases.unknown:
             by_reason.setdefault(entry.training_cases.unknown, []).append(name)
     return [
-        f"Whether {listed(names, 'or')} {_was(names)} trained on any of these cases is not known ({reason}): if so, "
+        f"Whether {listed(names, 'or')} was trained on any of these cases is not known ({reason}): if so, "
         f"the scores are too good."
         for reason, names in by_reason.items()
     ]
