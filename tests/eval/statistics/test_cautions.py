@@ -81,7 +81,7 @@ def test_training_cases_and_what_is_not_known_of_them_are_said() -> None:
         "scores there are too good, and say nothing of new images."
     )
     assert second == (
-        "Whether C or E were trained on any of these cases is not known (there is no splits_final.json of D in "
+        "Whether C or E was trained on any of these cases is not known (there is no splits_final.json of D in "
         "nnUNet_preprocessed): if so, the scores are too good."
     )
 
