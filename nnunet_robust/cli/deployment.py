@@ -95,11 +95,11 @@ def calibrate(
     """
     from nnunet_robust.common.folders import dataset_name
     from nnunet_robust.eval.conformal.calibrating import Guarantee, run_calibration
-    from nnunet_robust.eval.conformal.training_cases import check_not_trained_on
     from nnunet_robust.eval.images.selection import CaseSelection, cases_of
     from nnunet_robust.eval.inference.devices import device_of, use_nnunets_threads
     from nnunet_robust.eval.inference.predictor import Predictor
     from nnunet_robust.eval.inference.selection import ModelSelection, interface, models_of
+    from nnunet_robust.eval.inference.training_cases import check_not_trained_on
 
     if output.suffix != ".json" or output.is_dir():
         raise UserError(f"-o {output}: name the file that the calibration goes into, such as calibration.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -76,6 +77,8 @@ def report(
     target = outputs[0] if folder is None else folder
     analysis = analyse(outputs, margin)
     print_table(printed_summary(analysis))
+    for warning in analysis.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     if set(wanted) - {"html"}:
         print(*write_files(analysis, target / "figures", wanted), sep="\n")
     if "html" in wanted:

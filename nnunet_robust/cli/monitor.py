@@ -43,10 +43,10 @@ def fit(
     from nnunet_robust.deployment.drift import fitting
     from nnunet_robust.deployment.drift.measuring import new_images
     from nnunet_robust.deployment.drift.reference import check_rate
-    from nnunet_robust.eval.conformal.training_cases import REFERENCE, check_not_trained_on
     from nnunet_robust.eval.inference.devices import device_of, use_nnunets_threads
     from nnunet_robust.eval.inference.models import load_model
     from nnunet_robust.eval.inference.predictor import Predictor
+    from nnunet_robust.eval.inference.training_cases import REFERENCE, check_not_trained_on
 
     if output.suffix != ".json" or output.is_dir():
         raise UserError(f"-o {output}: name the file that the reference goes into, such as reference.json")

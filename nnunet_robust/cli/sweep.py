@@ -44,6 +44,10 @@ class SweepCaseFlags(CaseFlags):
         str, of_cases("--reference", help="Of several -l, what to compare with: first, majority, staple.")
     ] = "first"
     series: Annotated[Path | None, of_cases("--series", help="A CSV of test sets, each a condition.")] = None
+    allow_training_cases: Annotated[
+        bool,
+        of_cases("--allow-training-cases", help="Score models on cases of their own training; the report says so."),
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +198,8 @@ def sweep(
         result = run_sweep(parameters, progress)
     for note in result.notes:
         print(note, file=sys.stderr)
+    for warning in result.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     for failure in result.failures[:_FAILURES_SHOWN]:
         print(f"failed: {failure}", file=sys.stderr)
     if result.failures:

@@ -21,7 +21,7 @@ def calibration(
         output=tmp_path_factory.mktemp("calibration") / "out",
         conditions={"gaussian_noise": (0.03, 0.1, 0.3), "gaussian_blur": (1.0,)},
         dataset="901", trainers=texture_models, folds=["0"], device="cpu", mirroring=False,
-        images=raw / "imagesTr", labels=[raw / "labelsTr"],
+        images=raw / "imagesTr", labels=[raw / "labelsTr"], allow_training_cases=True,
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(precision, "_SECONDS_PER_TRIAL", 0.01)

@@ -60,8 +60,9 @@ def expected_table(recommendation: Recommendation) -> pd.DataFrame:
 
 def sentences(recommendation: Recommendation) -> list[str]:
     """Write the answer for all images, the reasons, and what it rests on."""
+    warnings = [f"Warning: {warning}" for warning in recommendation.warnings]
     if recommendation.verdict is None:
-        return [f"Declined: {recommendation.declined}."]
+        return [f"Declined: {recommendation.declined}.", *warnings]
     inside = [answer for answer in recommendation.images if answer.verdict]
     found = [_verdict(recommendation.verdict, recommendation.margin), _reasons(recommendation, inside)]
     if by_mask := _masks(recommendation.images):
@@ -82,7 +83,7 @@ def sentences(recommendation: Recommendation) -> list[str]:
         )
     if recommendation.verdict.patients < FEW_PATIENTS:
         found.append(f"{recommendation.verdict.patients} patients are few: other patients could change the answer.")
-    return found
+    return found + warnings
 
 
 def _verdict(verdict: Verdict, margin: float) -> str:
@@ -138,6 +139,7 @@ def as_json(recommendation: Recommendation) -> str:
         "confidence_level_of_intervals": CONFIDENCE,
         "verdict": _verdict_json(recommendation.verdict),
         "declined": recommendation.declined,
+        "warnings": list(recommendation.warnings),
         "sentences": sentences(recommendation),
         "clean_dice": recommendation.clean,
         "images": [

@@ -33,6 +33,7 @@ from nnunet_robust.eval.report.shared.read import Sweep, read_sweep
 from nnunet_robust.eval.results.display_names import DisplayNames
 from nnunet_robust.eval.results.tables import CONDITION
 from nnunet_robust.eval.statistics import CLEAN, MARGIN, N_RESAMPLES
+from nnunet_robust.eval.statistics.cautions import cautions
 from nnunet_robust.eval.statistics.verdict import Verdict, decide
 
 FEWEST_PATIENTS = 5
@@ -85,6 +86,7 @@ class Recommendation:
         images: a part for each image.
         verdict: for all images that lie inside of what was measured, together; None where it declines.
         declined: why; empty where it does not.
+        warnings: what is to be known of the sweep, see `statistics.cautions`.
     """
 
     sweep: Path
@@ -96,6 +98,7 @@ class Recommendation:
     images: tuple[ImageAnswer, ...]
     verdict: Verdict | None
     declined: str
+    warnings: tuple[str, ...] = ()
 
 
 def recommend(
@@ -155,6 +158,7 @@ def recommend(
         images=tuple(answers),
         verdict=verdict,
         declined=declined,
+        warnings=tuple(cautions(sweep.manifest, sweep.results)),
     )
 
 

@@ -148,6 +148,43 @@ class CalibrationEntry(Entry):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainingEntry(Entry):
+    """How a model was trained.
+
+    Attributes:
+        dataset: name of the dataset that it was trained on.
+        epochs: fold -> epochs that its checkpoint has behind it; without folds whose checkpoint does not say.
+        iterations_per_epoch: None where the trainer's name is not of this package's grammar.
+        batch_size: patches of an iteration.
+        patch_size: voxels per axis, as in "64x96".
+        seed: in the trainer's name; None without one.
+    """
+
+    NULLABLE = frozenset({"iterations_per_epoch", "batch_size", "seed"})
+    dataset: str = ""
+    epochs: Mapping[str, int] = field(default_factory=dict)
+    iterations_per_epoch: int | None = None
+    batch_size: int | None = None
+    patch_size: str = ""
+    seed: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingCasesEntry(Entry):
+    """Which of the sweep's cases a model was trained on.
+
+    Attributes:
+        n_cases: cases that were looked up.
+        found: fold -> those that it was trained on; without folds that were trained on none.
+        unknown: what could not be looked up, and why; empty where all could.
+    """
+
+    n_cases: int = 0
+    found: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    unknown: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelEntry(Entry):
     """An arm of the sweep: a model, a model with denoising, or an ensemble.
 
@@ -163,6 +200,8 @@ class ModelEntry(Entry):
         checkpoints: fold -> SHA-256 of its checkpoint.
         images: the images that it takes.
         choices: how its network was run.
+        training: how it was trained; None for a denoised model or an ensemble, and in older manifests, as is the next.
+        training_cases: which of the sweep's cases it was trained on.
     """
 
     model: str = ""
@@ -181,6 +220,8 @@ class ModelEntry(Entry):
     checkpoints: Mapping[str, str] = field(default_factory=dict)
     images: ImagesEntry | None = field(default=None, metadata={_IS: ImagesEntry})
     choices: Mapping[str, Any] | None = None
+    training: TrainingEntry | None = field(default=None, metadata={_IS: TrainingEntry})
+    training_cases: TrainingCasesEntry | None = field(default=None, metadata={_IS: TrainingCasesEntry})
 
     @property
     def arm(self) -> dict[str, str]:

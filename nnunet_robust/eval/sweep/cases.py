@@ -12,6 +12,7 @@ from nnunet_robust.eval.images.image_files import check_stored
 from nnunet_robust.eval.images.selection import cases_of
 from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.inference.selection import interface
+from nnunet_robust.eval.inference.training_cases import Overlap, TrainingCases, refuse_overlaps
 from nnunet_robust.eval.results.manifest import Manifest
 from nnunet_robust.eval.sweep.parameters import SweepParameters
 from nnunet_robust.eval.sweep.series import SeriesCases, series_cases
@@ -37,10 +38,14 @@ class SweepCases:
         return [self.digests, *(of_set.digests for of_set in self.series)]
 
     @property
+    def every(self) -> list[CaseFiles]:
+        """Its own cases, and those of each test set."""
+        return [*self.own, *(case for of_set in self.series for case in of_set.cases)]
+
+    @property
     def patients(self) -> dict[str, str]:
         """Case -> its patient."""
-        every = [*self.own, *(case for of_set in self.series for case in of_set.cases)]
-        return {case.name: case.patient for case in every}
+        return {case.name: case.patient for case in self.every}
 
 
 def find_cases(parameters: SweepParameters, dataset: str | None, models: Sequence[Model]) -> SweepCases:
@@ -58,6 +63,31 @@ def find_cases(parameters: SweepParameters, dataset: str | None, models: Sequenc
     cases = cases_of(parameters, dataset, models[0].fold, shared["file ending"], shared["channels"])
     series = series_cases(parameters.series, parameters.labels, cases, shared["file ending"], shared["channels"])
     return SweepCases(cases, {case.name: _digest(case) for case in cases}, series)
+
+
+def training_overlaps(
+    parameters: SweepParameters, dataset: str | None, cases: SweepCases, models: Sequence[Model]
+) -> dict[str, Overlap]:
+    """Model key -> which cases of a sweep it was trained on.
+
+    Args:
+        parameters: of the sweep.
+        dataset: its full name, for its own cases.
+        cases: of the sweep, those of its series, too.
+        models: of the sweep, as they are: denoised ones and ensembles are made of these.
+
+    Raises:
+        UserError: there are any, and it is not said that they may be scored.
+    """
+    known = TrainingCases()
+    found = {}
+    for model in models:
+        # The own cases of another dataset may have the same names by chance.
+        by_name = parameters.images is not None or dataset == model.predictor.plans_manager.dataset_name
+        found[model.key] = known.overlap(cases.every, model, by_name)
+    if not parameters.allow_training_cases:
+        refuse_overlaps(found, len(cases.patients))
+    return found
 
 
 def unreadable_cases(cases: Sequence[CaseFiles], manifest: Manifest, model: Model) -> dict[str, str]:

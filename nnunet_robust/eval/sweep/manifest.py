@@ -20,6 +20,7 @@ from nnunet_robust.eval.results.manifest import (
     Manifest,
     ModelEntry,
     PerturbationEntry,
+    TrainingCasesEntry,
 )
 from nnunet_robust.eval.sweep.arms import Arm
 from nnunet_robust.eval.sweep.guarantees import Guarantees
@@ -66,7 +67,8 @@ def describe(before: Manifest, plan: SweepPlan) -> Manifest:
     """
     models = dict(before.models)
     for arm in plan.arms:
-        models[arm.key] = _described(models.get(arm.key, ModelEntry()), arm, plan.guarantees.get(arm.key))
+        entry = _described(models.get(arm.key, ModelEntry()), arm, plan.guarantees.get(arm.key))
+        models[arm.key] = _with_training(entry, arm.key, plan)
     perturbations = dict(before.perturbations)
     for name, levels in plan.levels.items():
         row = perturbation(name)
@@ -129,6 +131,20 @@ def _described(before: ModelEntry, arm: Arm, guarantees: Guarantees | None) -> M
     if guarantees is not None:
         known["calibration"] = guarantees.described()
     return replace(before, **known)
+
+
+def _with_training(entry: ModelEntry, key: str, plan: SweepPlan) -> ModelEntry:
+    """An arm's entry with how it was trained, and on which of the cases: those that earlier runs have found, too."""
+    if key not in plan.overlaps:
+        return entry
+    overlap, before = plan.overlaps[key], entry.training_cases or TrainingCasesEntry()
+    folds = dict.fromkeys([*before.found, *overlap.found])
+    cases = TrainingCasesEntry(
+        n_cases=len(plan.cases.patients),
+        found={fold: sorted({*before.found.get(fold, ()), *overlap.found.get(fold, ())}) for fold in folds},
+        unknown=overlap.unknown,
+    )
+    return replace(entry, training=plan.trainings[key], training_cases=cases)
 
 
 def _levels(known: Mapping[str, PerturbationEntry], name: str, levels: Iterable[float]) -> list[float]:

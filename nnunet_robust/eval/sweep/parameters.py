@@ -110,6 +110,7 @@ class SweepParameters(
     Attributes:
         output: folder of the results.
         conditions: perturbation -> levels.
+        allow_training_cases: score models on cases that they were trained on, too; manifest and report say so.
         series: a `series.csv`: test sets that are conditions of their own, see `nnunet_robust.eval.sweep.series`.
         tile_sizes: sliding windows to predict with, as in "64" or "32x64x64", each an arm of its own for every model;
             none takes the patch size of its training.
@@ -121,6 +122,7 @@ class SweepParameters(
 
     output: Path
     conditions: Mapping[str, Sequence[float]]
+    allow_training_cases: bool = False
     series: Path | None = None
     tile_sizes: Sequence[str] = ()
     replicates: int = 1

@@ -15,10 +15,12 @@ from nnunet_robust.eval.inference.members import members_by
 from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.inference.selection import models_of
 from nnunet_robust.eval.inference.sliding_window import SlidingWindow
-from nnunet_robust.eval.results.manifest import Identity, Manifest, ModelEntry
+from nnunet_robust.eval.inference.training import training_of
+from nnunet_robust.eval.inference.training_cases import Overlap
+from nnunet_robust.eval.results.manifest import Identity, Manifest, ModelEntry, TrainingEntry
 from nnunet_robust.eval.sweep.arms import Arm
 from nnunet_robust.eval.sweep.attack_settings import AttackSettings, attack_settings, attacked_models
-from nnunet_robust.eval.sweep.cases import SweepCases, find_cases, read_once, unreadable_cases
+from nnunet_robust.eval.sweep.cases import SweepCases, find_cases, read_once, training_overlaps, unreadable_cases
 from nnunet_robust.eval.sweep.checks import check_parameters
 from nnunet_robust.eval.sweep.denoised_arms import denoised_models
 from nnunet_robust.eval.sweep.earlier_results import read_known
@@ -50,6 +52,8 @@ class SweepPlan:
         levels: perturbation -> levels.
         cases: of the sweep.
         unreadable: case -> what is wrong with it.
+        trainings: model key -> how it was trained; of models without denoising, as is the next.
+        overlaps: model key -> which of the cases it was trained on.
     """
 
     parameters: SweepParameters
@@ -66,6 +70,8 @@ class SweepPlan:
     levels: Mapping[str, Sequence[float]]
     cases: SweepCases
     unreadable: Mapping[str, str]
+    trainings: Mapping[str, TrainingEntry]
+    overlaps: Mapping[str, Overlap]
 
     @property
     def arms(self) -> list[Arm]:
@@ -105,6 +111,7 @@ def plan_sweep(parameters: SweepParameters) -> SweepPlan:
     levels = attacked_conditions(parameters, sources)
     attacks = attack_settings(levels, parameters.attack_steps, sources)
     cases = find_cases(parameters, dataset, plain)
+    overlaps = training_overlaps(parameters, dataset, cases, plain)
     identity = _identity(parameters, dataset or plain[0].predictor.plans_manager.dataset_name, by, cases)
     seen = cases.all_digests
     ensembles = make_ensembles(plain, parameters.ensemble, parameters.weights, parameters.weights_from, identity, seen)
@@ -132,6 +139,8 @@ def plan_sweep(parameters: SweepParameters) -> SweepPlan:
         levels=levels,
         cases=cases,
         unreadable=unreadable,
+        trainings={model.key: training_of(model, parameters.checkpoint) for model in plain},
+        overlaps=overlaps,
     )
 
 

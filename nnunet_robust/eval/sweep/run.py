@@ -7,14 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from nnunet_robust.common.console import quiet
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.images import pictures
 from nnunet_robust.eval.images.cases import CaseFiles
 from nnunet_robust.eval.results.failures import Failure, combine_failures, record, recorded
 from nnunet_robust.eval.results.manifest import Manifest, Pictures, open_manifest, write_manifest
 from nnunet_robust.eval.results.parts import combine_tables
 from nnunet_robust.eval.results.tables import RESULTS, Condition
+from nnunet_robust.eval.statistics.cautions import cautions
+from nnunet_robust.eval.statistics.tables import load_results
 from nnunet_robust.eval.sweep.attacker import Attacker
 from nnunet_robust.eval.sweep.denoised_arms import notes
 from nnunet_robust.eval.sweep.earlier_results import MANIFEST
@@ -36,11 +40,13 @@ class SweepResult:
         table: the path of `results.csv`.
         failures: what could not be computed of this run's models and cases, by this run or an earlier one.
         notes: what was learned before anything was predicted, in sentences.
+        warnings: what readers of the numbers must know, in sentences, see `statistics.cautions`.
     """
 
     table: Path
     failures: tuple[Failure, ...]
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def execute(plan: SweepPlan, progress: Progress) -> SweepResult:
@@ -158,4 +164,12 @@ def _combine(plan: SweepPlan) -> SweepResult:
     combine_tables(output, arms, names, perturbations)
     keys = {"", *(arm.key for arm in plan.arms)}
     failures = tuple(failure for failure in combine_failures(output) if failure.model in keys)
-    return SweepResult(RESULTS.file(output), failures, notes(plan.models))
+    warnings = tuple(cautions(manifest, _results(RESULTS.file(output))))
+    return SweepResult(RESULTS.file(output), failures, notes(plan.models), warnings)
+
+
+def _results(table: Path) -> pd.DataFrame | None:
+    try:
+        return load_results(table)
+    except UserError:  # nothing could be predicted
+        return None

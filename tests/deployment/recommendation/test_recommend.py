@@ -259,6 +259,23 @@ def test_the_command_line_prints_a_table_and_writes_json(sweep: Path, tmp_path: 
     assert (tmp_path / "a.json").read_bytes() == written
 
 
+def test_what_is_to_be_known_of_the_sweep_is_said(sweep: Path, tmp_path: Path) -> None:
+    shutil.copytree(sweep, out := tmp_path / "out")
+    manifest = json.loads((out / "manifest.json").read_text())
+    for epochs, (model, entry) in zip((1000, 100), manifest["models"].items(), strict=True):
+        training = {"epochs": {"0": epochs}, "iterations_per_epoch": 250, "batch_size": 2}
+        entry |= {"model": model, "fold": "0", "training": training}
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    answer = recommend(write_images(tmp_path / "new", "clean", 0.0, count=1), out)
+    said = (
+        f"The trainings are of unequal length: {STEEP} on 500,000 patches (1,000 epochs of 250 iterations, batch size "
+        f"2); {GENTLE} on 50,000 patches (100 epochs of 250 iterations, batch size 2)."
+    )
+    assert sentences(answer)[-1].startswith(f"Warning: {said}")
+    (warning,) = json.loads(as_json(answer))["warnings"]
+    assert warning.startswith(said)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

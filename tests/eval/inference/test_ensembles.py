@@ -199,7 +199,7 @@ def test_weights_by_complexity_are_learned_from_other_cases(
     raw = nnunet / "nnUNet_raw" / textures
     learned = replace(
         parameters, output=tmp_path / "learned", images=raw / "imagesTr", labels=[raw / "labelsTr"],
-        save_predictions=False,
+        allow_training_cases=True, save_predictions=False,
     )  # fmt: skip
     run_sweep(learned, Silent())
     by_complexity = replace(parameters, weights="complexity", weights_from=learned.output)

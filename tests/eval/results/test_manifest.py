@@ -14,6 +14,8 @@ from nnunet_robust.eval.results.manifest import (
     Manifest,
     ModelEntry,
     PerturbationEntry,
+    TrainingCasesEntry,
+    TrainingEntry,
     read_manifest,
     write_manifest,
 )
@@ -70,3 +72,16 @@ def test_a_new_entry_has_its_keys_in_the_order_of_its_fields() -> None:
     assert list(PerturbationEntry(series={}).to_json()) == ["levels", "unit", "series"]
     assert {"members", "denoise", "choices"}.isdisjoint(ModelEntry().to_json())
     assert Identity().to_json() == {"reference": None, "cases": {}} and Manifest().to_json()["git_commit"] is None
+
+
+def test_how_a_model_was_trained_is_kept(tmp_path: Path) -> None:
+    training = TrainingEntry(dataset="D", epochs={"0": 5}, batch_size=2, patch_size="64x64")
+    entry = ModelEntry(model="m", training=training, training_cases=TrainingCasesEntry(n_cases=3, found={"0": ["a"]}))
+    write_manifest(tmp_path / "manifest.json", Manifest(models={"m": entry}))
+    stored = json.loads((tmp_path / "manifest.json").read_text())["models"]["m"]
+    assert stored["training"] == {
+        "dataset": "D", "epochs": {"0": 5}, "iterations_per_epoch": None, "batch_size": 2, "patch_size": "64x64",
+        "seed": None,
+    }  # fmt: skip
+    assert stored["training_cases"] == {"n_cases": 3, "found": {"0": ["a"]}, "unknown": ""}
+    assert read_manifest(tmp_path / "manifest.json").models["m"] == entry

@@ -54,6 +54,7 @@ def parameters(
     return SweepParameters(
         output=tmp_path / "out", conditions={"gaussian_noise": (0.3,)}, dataset="901", trainers=texture_models[:1],
         folds=["0"], device="cpu", images=images, labels=[labels], calibrations=[calibration],
+        allow_training_cases=True,
     )  # fmt: skip
 
 

@@ -96,11 +96,12 @@ def series(textures: str, nnunet: Path, tmp_path: Path) -> Path:
         for path in (target / "images").iterdir():
             Image.fromarray(np.asarray(Image.open(path)) // (1 + level)).save(path)
         lines.append(f"darkness,{level},{target.name}/images,{target.name}/labels,halvings\n")
+    splits = json.loads((nnunet / "nnUNet_preprocessed" / textures / "splits_final.json").read_text())
     site = tmp_path / "sets" / "site"
     for kind, ending in (("images", "_0000.png"), ("labels", ".png")):
         (site / kind).mkdir(parents=True)
-        for number in range(2):
-            shutil.copy(raw / f"{kind}Tr" / f"texture_{number:04d}{ending}", site / kind / f"other_{number}{ending}")
+        for number, name in enumerate(splits[0]["val"]):
+            shutil.copy(raw / f"{kind}Tr" / f"{name}{ending}", site / kind / f"other_{number}{ending}")
     lines.append("site,7,site/images,site/labels,\n")
     path = tmp_path / "sets" / "series.csv"
     path.write_text(HEADER + "".join(lines))

@@ -25,6 +25,7 @@ from nnunet_robust.eval.report.sections import (
     summary,
     texture,
     uncertainty,
+    warnings,
 )
 from nnunet_robust.eval.report.shared.analysis import Analysis
 from nnunet_robust.eval.report.shared.figures import ReportFigure
@@ -33,7 +34,7 @@ from nnunet_robust.pages.plots import line_styles
 from nnunet_robust.pages.tables import ReportTable
 
 _MODULES = (
-    summary, recipe, curves, texture, context, ranks, failures, attacks, denoising, uncertainty, calibration,
+    warnings, summary, recipe, curves, texture, context, ranks, failures, attacks, denoising, uncertainty, calibration,
     guarantees, experts, pictures, statistics, limits, left_out, measured, manifest,
 )  # fmt: skip
 

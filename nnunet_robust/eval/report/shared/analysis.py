@@ -15,6 +15,7 @@ from nnunet_robust.eval import statistics
 from nnunet_robust.eval.report.shared.read import Sweep, read_sweeps
 from nnunet_robust.eval.results.display_names import DisplayNames, display_names
 from nnunet_robust.eval.statistics import CLEAN, MARGIN, MEAN_OF_LABELS
+from nnunet_robust.eval.statistics.cautions import cautions
 
 CURVES = ("dice", "hd95_mm", "assd_mm", "nsd")  # IoU says what Dice says
 METRIC = "dice"
@@ -56,6 +57,15 @@ class Analysis:
     def datasets(self) -> list[str]:
         """The datasets, in the order of the sweeps."""
         return list(self.sweep_of)
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """What readers must know before they compare anything, see `statistics.cautions`."""
+        return [
+            self.lead(", ".join(sweep.datasets)) + said
+            for sweep in self.sweeps
+            for said in cautions(sweep.manifest, sweep.results)
+        ]
 
     @cached_property
     def architectures(self) -> list[str]:
