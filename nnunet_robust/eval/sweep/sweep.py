@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nnunet_robust.common.console import quiet
+from nnunet_robust.common.console import quiet, warn
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import write_atomically
 from nnunet_robust.common.folders import dataset_name
@@ -118,7 +118,7 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
     shared = interface(models[0])
     cases = cases_of(parameters, name, models[0].fold, shared["file ending"], shared["channels"])
     series = series_of(parameters, cases, models)
-    digests = [{case.name: sha256_of_case(case) for case in of_set} for _, of_set in series]
+    digests = [{case.name: sha256_of_case(case, shared["channels"]) for case in of_set} for _, of_set in series]
     identity: dict[str, Any] = {
         "dataset": name or models[0].predictor.plans_manager.dataset_name,
         "seed": parameters.seed,
@@ -128,7 +128,7 @@ def _run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
         "precision": parameters.precision,
         "members_by": list(by),
         "reference": cases[0].reference if cases[0].experts else None,
-        "cases": {case.name: _digest(case) for case in cases},
+        "cases": {case.name: _digest(case, shared["channels"]) for case in cases},
     }
     every = [identity["cases"], *digests]
     patients = {case.name: case.patient for of_set in (cases, *(of_set for _, of_set in series)) for case in of_set}
@@ -263,17 +263,20 @@ def _units(cases: Sequence[CaseFiles], conditions: Sequence[Condition], series: 
     return [Unit(case, name, tuple(found), (name, case) not in own) for (name, case), found in images.items()]
 
 
-def _digest(case: CaseFiles) -> str | None:
+def _digest(case: CaseFiles, channels: int) -> str | None:
     try:
-        return sha256_of_case(case)
+        return sha256_of_case(case, channels)
     except OSError:
         return None
 
 
 def _read(case: CaseFiles, model: Model) -> None:
+    """Read a case, and say what is doubtful about it."""
     with quiet():
-        model.read(case)
+        notes = model.read(case).notes
     check_stored(case)
+    for note in notes:
+        warn(f"{case.title}: {note}")
 
 
 def _check(cases: list[CaseFiles], manifest: Mapping[str, Any], model: Model) -> dict[str, str]:
