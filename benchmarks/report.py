@@ -22,9 +22,9 @@ from PIL import Image
 
 from nnunet_robust.eval.report import Analysis, analyse, write_page
 from nnunet_robust.eval.report.export import write_files
-from nnunet_robust.eval.report.figures import report_figures
-from nnunet_robust.eval.report.viewer import viewer_data
-from nnunet_robust.eval.results.results import arm_key
+from nnunet_robust.eval.report.sections import context, failures, ranks, recipe, report_figures, statistics, texture
+from nnunet_robust.eval.report.shared.viewer import viewer_data
+from nnunet_robust.eval.results.tables import arm_key
 from nnunet_robust.pages import plots
 
 ARCHITECTURES = ("", "NoSkip", "NoTopSkip", "AdditiveSkip", "AttentionGated", "DenseSkip", "AdaptiveSkip")
@@ -34,10 +34,20 @@ PERTURBATIONS = (
 )  # fmt: skip
 LEVELS = (0.1, 0.2, 0.3, 0.4)
 SIDE = 256
-PARTS = (
-    "points", "summary", "recipe", "crossings", "friedman", "pairwise", "mcnemar", "mixed", "ranks", "failure_counts",
-    "divergence", "ratio",
-)  # fmt: skip
+PARTS: dict[str, Callable[[Analysis], Any]] = {
+    "points": lambda analysis: analysis.points,
+    "summary": lambda analysis: analysis.summary,
+    "recipe": recipe.recipe,
+    "crossings": statistics.crossings,
+    "friedman": statistics.friedman,
+    "pairwise": statistics.pairwise,
+    "mcnemar": statistics.mcnemar,
+    "mixed": statistics.mixed,
+    "ranks": ranks.ranks,
+    "failure_counts": failures.failure_counts,
+    "divergence": texture.divergence,
+    "ratio": context.ratio,
+}
 
 
 def models() -> list[str]:
@@ -133,8 +143,8 @@ def main() -> None:
 
     def build() -> tuple[Analysis, Path]:
         analysis = timed("read the tables, pair the models", lambda: analyse(folders))
-        for name in PARTS:
-            timed(f"statistics: {name}", lambda name=name: getattr(analysis, name))
+        for name, part in PARTS.items():
+            timed(f"statistics: {name}", lambda part=part: part(analysis))
         return analysis, timed("the page", lambda: write_page(analysis, arguments.folder / "report.html"))
 
     print(f"{'seconds':40s} {'wall':>7s} {'CPU':>7s}")

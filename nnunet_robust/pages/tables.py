@@ -1,4 +1,4 @@
-"""The report's tables, as data: which columns, how a value is written, what the table says.
+"""Tables of pages, as data: which columns, how a value is written, what the table says.
 
 One description serves the page (with values to sort by), the LaTeX files and the CSVs.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -56,7 +57,6 @@ class ReportTable:
         columns: those that the data have.
         data: a row per row, as computed.
         names: of perturbations, for columns of the form "words".
-        section: of the page that it stands in, by its id.
     """
 
     name: str
@@ -65,7 +65,6 @@ class ReportTable:
     columns: tuple[Column, ...]
     data: pd.DataFrame
     names: DisplayNames
-    section: str = "statistics"
 
     def cells(self) -> Iterator[list[Cell]]:
         """The rows as they are written."""
@@ -109,40 +108,39 @@ def _cell(row: dict[Any, Any], column: Column, names: DisplayNames) -> Cell:
     return Cell(text, beside, "" if pd.isna(value) else f"{value:.6g}")
 
 
-class Kind(NamedTuple):
-    """A kind of table: what is shown of an analysis, and what is said of it.
-
-    Attributes:
-        name, title, note, columns, section: as of `ReportTable`.
-        data: an `Analysis` -> its rows, none where there is nothing to show.
-    """
-
-    name: str
-    title: str
-    note: str
-    columns: tuple[Column, ...]
-    data: Callable[[Any], pd.DataFrame]
-    section: str = "statistics"
-
-
 def report_table(
-    name: str,
-    title: str,
-    note: str,
-    columns: tuple[Column, ...],
-    data: pd.DataFrame,
-    names: DisplayNames,
-    section: str = "statistics",
+    name: str, title: str, note: str, columns: tuple[Column, ...], data: pd.DataFrame, names: DisplayNames
 ) -> ReportTable:
     """A table without the columns that the data lack, and without that of the dataset where there is one."""
     one = data["dataset"].nunique() == 1
     shown = tuple(column for column in columns if column.key in data and not (one and column.key == "dataset"))
-    return ReportTable(name, title, note, shown, data, names, section)
+    return ReportTable(name, title, note, shown, data, names)
 
 
 def csv_text(data: pd.DataFrame) -> str:
     """A data frame as CSV, six significant digits."""
     return data.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+
+
+def csv_link(data: pd.DataFrame, name: str, what: str) -> dict[str, str]:
+    """A link that holds a table: nothing else is needed to save it."""
+    return {
+        "uri": "data:text/csv;charset=utf-8," + quote(csv_text(data), safe=",-._"),
+        "name": f"{name}.csv",
+        "what": what,
+    }
+
+
+def table_data(table: ReportTable) -> dict[str, Any]:
+    """A table as `page_macros.html.j2` shows it."""
+    return {
+        "name": table.name,
+        "title": table.title,
+        "note": table.note,
+        "columns": [{"heading": column.heading, "is_number": table.is_number(column)} for column in table.columns],
+        "rows": list(table.cells()),
+        "csv": csv_link(table.data, table.name, table.title),
+    }
 
 
 def latex(table: ReportTable) -> str:

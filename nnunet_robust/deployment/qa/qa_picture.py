@@ -12,7 +12,7 @@ from PIL import Image
 
 from nnunet_robust.deployment.qa.assess import Assessment
 from nnunet_robust.eval.images import pictures
-from nnunet_robust.eval.report.viewer import outline
+from nnunet_robust.eval.report.shared.viewer import outline
 from nnunet_robust.perturbations import robust_range
 
 _SIDE = 320  # pixels of the longer side, at most

@@ -112,6 +112,11 @@ def perturbation(name: str) -> Perturbation:
     return perturbations.perturbation(name, PERTURBATIONS)
 
 
+def with_source(attack: str, source: str) -> str:
+    """The name of an attack on the model that is called `source`, whoever predicts."""
+    return f"{attack}{_FROM}{source}"
+
+
 def against(victim: Victim, steps: int = STEPS) -> Extra:
     """What `perturb` hands to the row of an attack.
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from nnunet_robust.eval.report.analysis import MARGIN, Analysis, analyse
 from nnunet_robust.eval.report.page import write_page
+from nnunet_robust.eval.report.shared.analysis import MARGIN, Analysis, analyse
 
 __all__ = ["MARGIN", "Analysis", "analyse", "printed_summary", "summary_table", "write_page", "write_report"]
 

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import clean_up, write_atomically
-from nnunet_robust.eval.report.analysis import Analysis
-from nnunet_robust.eval.report.figures import report_figures
-from nnunet_robust.eval.report.kinds import recipe_tables, report_tables
-from nnunet_robust.eval.report.panels import with_legend
+from nnunet_robust.eval.report.sections import report_figures, report_tables
+from nnunet_robust.eval.report.shared.analysis import Analysis
+from nnunet_robust.eval.report.shared.panels import with_legend
 from nnunet_robust.pages import plots
 from nnunet_robust.pages.tables import csv_text, latex
 
@@ -58,8 +57,7 @@ def write_files(analysis: Analysis, folder: Path, formats: Sequence[str]) -> lis
                 written.append(_write(folder / f"{figure.name}.{name}", picture.getvalue()))
             if "csv" in formats:
                 written.append(_write(folder / f"{figure.name}.csv", csv_text(figure.data).encode()))
-    has_recipe = len(analysis.architectures) > 1 and len(analysis.recipe)
-    for table in [*(recipe_tables(analysis) if has_recipe else ()), *report_tables(analysis)]:
+    for table in report_tables(analysis):
         if "csv" in formats:
             written.append(_write(folder / f"table_{table.name}.csv", csv_text(table.data).encode()))
         if "tex" in formats:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nnunet_robust.eval.results.results import ARM
+from nnunet_robust.eval.results.tables import ARM
 
 TEXT = ("dataset", *ARM, "patient", "case", "perturbation", "label", "outcome", "weights")
 """The columns of names; a patient may be called NA."""

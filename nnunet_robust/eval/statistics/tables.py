@@ -18,7 +18,7 @@ from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.metrics.metrics import METRIC_INFO
 from nnunet_robust.eval.results.display_names import PLAIN, DisplayNames
 from nnunet_robust.eval.results.reading import read_table
-from nnunet_robust.eval.results.results import ARM, SCORES
+from nnunet_robust.eval.results.tables import ARM, SCORES
 
 CLEAN = "clean"  # the perturbation's name in the rows of unperturbed images
 

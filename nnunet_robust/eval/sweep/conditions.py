@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.eval.attacks.rows import PERTURBATIONS, PRESETS, perturbation
+from nnunet_robust.eval.attacks.rows import PERTURBATIONS, PRESETS, perturbation, with_source
 from nnunet_robust.perturbations import check_level
 
 
@@ -53,7 +53,7 @@ def with_attacks(conditions: Mapping[str, Sequence[float]], sources: Sequence[st
     found: dict[str, set[float]] = {}
     for name, levels in conditions.items():
         row = perturbation(name)
-        named = [f"{name}_from_{source}" if source else name for source in sources] if row.white_box else [name]
+        named = [with_source(name, source) if source else name for source in sources] if row.white_box else [name]
         for one in (*named, *filter(None, [row.control])):
             found.setdefault(one, set()).update(levels)
     return {name: tuple(sorted(levels)) for name, levels in found.items()}

@@ -13,8 +13,7 @@ from nnunet_robust.cli.main import main
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.report import analyse
 from nnunet_robust.eval.report.export import write_files
-from nnunet_robust.eval.report.figures import report_figures
-from nnunet_robust.eval.report.kinds import report_tables
+from nnunet_robust.eval.report.sections import report_figures, report_tables
 from nnunet_robust.eval.results.display_names import DisplayNames
 from nnunet_robust.pages.tables import Column, latex, report_table
 from tests.eval.sweep_output import write_sweep_output

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,8 +10,9 @@ import pytest
 from matplotlib.collections import PolyCollection
 
 from nnunet_robust.eval.report import Analysis, analyse
-from nnunet_robust.eval.report.figures import ReportFigure, report_figures
-from nnunet_robust.eval.report.panels import curve_panel, rank_map, y_limits
+from nnunet_robust.eval.report.sections import report_figures
+from nnunet_robust.eval.report.shared.figures import ReportFigure
+from nnunet_robust.eval.report.shared.panels import curve_panel, y_limits
 from nnunet_robust.pages import plots
 from tests.eval.sweep_output import write_sweep_output
 
@@ -60,52 +60,6 @@ def test_shares_end_at_one_and_distances_begin_at_nought() -> None:
     assert y_limits(points.assign(trained_low=0.18, trained_high=0.9), "dice") == (pytest.approx(0.1), 1.02)
 
 
-def test_the_rank_map_says_rank_and_share_in_every_cell() -> None:
-    ranks = pd.DataFrame(
-        [("noise", 0.1, "A", 1, 0.97), ("noise", 0.1, "B", 2, 0.03), ("blur", 1.0, "A", 1, np.nan),
-         ("blur", 1.0, "B", 1, np.nan)],
-        columns=["condition", "level", "line", "rank", "share_first"],
-    )  # fmt: skip
-    axes = rank_map(ranks, ["A", "B"], 2).axes[0]
-    cells = {(round(t.get_position()[0], 1), round(t.get_position()[1], 1)): t for t in axes.texts}
-    assert cells[0.5, 0.5].get_text() == "1\n97 %" and cells[0.5, 1.5].get_text() == "2\n3 %"
-    assert cells[1.5, 0.5].get_text() == "1"
-
-
-def test_ranks_can_be_read_on_every_colour() -> None:
-    lines = [f"m{i}" for i in range(8)]
-    ranks = pd.DataFrame({"condition": "noise", "level": 0.1, "line": lines, "rank": range(1, 9), "share_first": 0.1})
-    axes = rank_map(ranks, lines, 8).axes[0]
-    cells = {(round(t.get_position()[0], 1), round(t.get_position()[1], 1)): t for t in axes.texts}
-    colours = {patch.get_facecolor() for patch in axes.patches}
-    assert len(colours) == 8
-    for patch in axes.patches:
-        x, y = patch.get_xy().mean(axis=0)
-        ink = cells[next(k for k in cells if abs(k[0] - x) < 0.3 and abs(k[1] - y) < 0.3)].get_color()
-        assert _contrast(patch.get_facecolor()[:3], (0, 0, 0) if ink == "black" else (1, 1, 1)) > 4.5
-
-
-def _contrast(a: tuple, b: tuple) -> float:
-    def luminance(colour: tuple) -> float:
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
-        return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
-
-    high, low = sorted((luminance(a), luminance(b)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
-
-
-def test_failures_are_drawn_where_there_are_any(figures: dict[str, ReportFigure], analysis: Analysis) -> None:
-    found = {name: figure for name, figure in figures.items() if figure.group == "failures"}
-    counts = analysis.failure_counts
-    for figure in found.values():
-        assert figure.data["count"].max() > 0
-        drawn = {line.get_ydata().max() for line in figure.draw().axes[0].lines}
-        shares = figure.data["count"] / figure.data["of"]
-        assert max(drawn) == pytest.approx(shares.max())
-    silent = counts[~counts["perturbation"].eq("clean")].groupby(["perturbation", "what"])["count"].sum() > 0
-    assert len(found) == silent.sum()
-
-
 def test_svg_is_the_same_each_time_and_its_ids_are_its_own(figures: dict[str, ReportFigure]) -> None:
     figure = next(iter(figures.values()))
     with plots.plain_style():
@@ -131,8 +85,3 @@ def test_one_level_and_no_interval_can_be_drawn() -> None:
     axes = curve_panel(points, "dice", "", plots.line_styles(["A"]), (0, 1)).axes[0]
     assert len(axes.lines) == 1 and not axes.collections
     assert axes.get_xlabel() == "level"
-
-
-def test_a_report_without_pairs_has_no_ranks(tmp_path: Path) -> None:
-    one = analyse([write_sweep_output(tmp_path, MODELS[:1], 3, pictures=False)])
-    assert not [figure for figure in report_figures(one) if figure.group == "ranks"]

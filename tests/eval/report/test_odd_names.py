@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nnunet_robust.eval.results.results import INPUT_COLUMNS, Condition, Part, combine
 
 from nnunet_robust.deployment.drift.checking import table
 from nnunet_robust.deployment.drift.reference import MeasuredImage, Reference
@@ -17,10 +18,9 @@ from nnunet_robust.eval.denoising.learned_tolerance import learn
 from nnunet_robust.eval.report import analyse
 from nnunet_robust.eval.report.compare_page import write_comparison
 from nnunet_robust.eval.report.export import write_files
-from nnunet_robust.eval.report.read import read_sweep
+from nnunet_robust.eval.report.shared.read import read_sweep
 from nnunet_robust.eval.results.failures import Failure, combine_failures, read_failures, record
 from nnunet_robust.eval.results.reading import read_table
-from nnunet_robust.eval.results.results import INPUT_COLUMNS, Condition, Part, combine
 from nnunet_robust.eval.statistics.earlier_sweep import EarlierSweep
 from tests.eval.sweep_output import MODELS, write_sweep_output
 

@@ -16,9 +16,9 @@ from matplotlib.path import Path as Polygon
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from nnunet_robust.eval.report.page import environment
-from nnunet_robust.eval.report.read import read_sweep
-from nnunet_robust.eval.report.viewer import SIDES, outline, viewer_data
+from nnunet_robust.eval.report.shared.read import read_sweep
+from nnunet_robust.eval.report.shared.viewer import SIDES, outline, viewer_data
+from nnunet_robust.pages.rendering import environment
 from tests.eval.attacked_output import write_attacked_output
 from tests.eval.sweep_output import LEVELS, MODELS, SIZE, write_sweep_output
 
@@ -145,7 +145,7 @@ def test_pictures_shrink_until_they_fit_and_the_page_says_so(folder: Path, viewe
 def test_the_budget_is_kept_whatever_the_estimate_was(
     folder: Path, viewer: dict, share: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nnunet_robust.eval.report.viewer._sides", lambda *_: list(SIDES))
+    monkeypatch.setattr("nnunet_robust.eval.report.shared.viewer._sides", lambda *_: list(SIDES))
     assert _whole(viewer_data([read_sweep(folder)], budget=_whole(viewer) // share)) <= _whole(viewer) // share
 
 

@@ -19,7 +19,7 @@ from nnunet_robust.eval.images.cases import cases_of_folders
 from nnunet_robust.eval.inference import precision
 from nnunet_robust.eval.inference.devices import device_of
 from nnunet_robust.eval.inference.selection import models_of
-from nnunet_robust.eval.report.read import read_sweep
+from nnunet_robust.eval.report.shared.read import read_sweep
 from nnunet_robust.eval.statistics import load_results
 from nnunet_robust.eval.statistics.earlier_sweep import EarlierSweep
 from nnunet_robust.eval.sweep import denoised_arms as arms
@@ -65,6 +65,8 @@ def test_every_image_is_left_alone_or_denoised_by_its_noise_and_the_rows_are_tho
         assert denoised.sum() == (3 if "NoSkip" in trainer else 6) and len(denoised) == 12
         assert auto[~denoised].equals(plain[~denoised]) and auto[denoised].equals(always[denoised])
         assert (always["dice"] != plain["dice"]).sum() >= 0.7 * len(plain)  # not trivially equal
+        assert (entry["kind"], entry["without_denoising"]) == ("denoised", f"{trainer}__nnUNetPlans__2d__fold0")
+        assert models[entry["without_denoising"]]["kind"] == "model"
         assert entry["checkpoints"] == models[f"{trainer}__nnUNetPlans__2d__fold0"]["checkpoints"]
         assert any(note.startswith(f"{trainer} ") and f"{threshold:.3g}" in note for note in result.notes)
     # the models as they are, as without any of this
@@ -76,7 +78,7 @@ def test_every_image_is_left_alone_or_denoised_by_its_noise_and_the_rows_are_tho
     architectures = {name.replace("_seed1", "") for name in found}
     assert set(sweep.rows["architecture"]) == architectures and not sweep.left_out
     assert list(dict.fromkeys("denoise" in name for name in sweep.rows["architecture"])) == [False, True]
-    assert any("+denoise" in sentence for sentence in sweep.manifest["assumptions"])
+    assert any("+denoise" in sentence for sentence in sweep.manifest.assumptions)
 
 
 def test_the_threshold_is_learned_from_the_earlier_sweeps_tables(
@@ -128,14 +130,15 @@ def test_an_ensemble_has_the_models_as_they_are(parameters: SweepParameters) -> 
     (entry,) = (
         e for e in json.loads((sweep.output / "manifest.json").read_text())["models"].values() if "members" in e
     )
+    assert entry["kind"] == "ensemble"
     assert len(entry["members"]) == 2 and not any("denoise" in key for key in entry["members"])
 
 
 def test_names_and_preprocessing_of_denoised_models(parameters: SweepParameters, textures: str, nnunet: Path) -> None:
     (model,) = models_of(replace(parameters, trainers=parameters.trainers[:1]), textures, device_of("cpu"))
-    always = model.with_denoising(Denoiser())
+    always = arms.with_denoising(model, Denoiser())
     assert always.trainer == model.trainer + "+denoise_always" and always.predictor is model.predictor
-    abroad = replace(model, trainer="nnUNetTrainer_seed1@Dataset001_A").with_denoising(Denoiser())
+    abroad = arms.with_denoising(replace(model, trainer="nnUNetTrainer_seed1@Dataset001_A"), Denoiser())
     assert abroad.trainer == "nnUNetTrainer_seed1+denoise_always@Dataset001_A"
     assert always.preprocessing != model.preprocessing == replace(model).preprocessing
     raw = nnunet / "nnUNet_raw" / textures

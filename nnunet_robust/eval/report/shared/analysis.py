@@ -1,0 +1,170 @@
+"""What several sections of a report share: the sweeps that were read, their curves and summaries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.eval import statistics
+from nnunet_robust.eval.report.shared.read import Sweep, read_sweeps
+from nnunet_robust.eval.results.display_names import DisplayNames, display_names
+from nnunet_robust.eval.statistics import CLEAN, MARGIN, MEAN_OF_LABELS
+
+CURVES = ("dice", "hd95_mm", "assd_mm", "nsd")  # IoU says what Dice says
+METRIC = "dice"
+"""The metric of the recipe, the ranks, the tests and the sentences."""
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One or more sweeps of different datasets, and what is computed of them, each when it is first asked for.
+
+    Attributes:
+        sweeps: in the order given.
+        margin: differences of Dice up to this do not matter.
+        computed: what functions that are `shared` returned for this analysis.
+    """
+
+    sweeps: list[Sweep]
+    margin: float = MARGIN
+    computed: dict[Callable[..., Any], Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """The rows of all sweeps that can be compared, see `statistics.comparable`."""
+        return pd.concat([sweep.rows for sweep in self.sweeps], ignore_index=True)
+
+    @cached_property
+    def sweep_of(self) -> dict[str, Sweep]:
+        """The sweep of each dataset, in the order of the sweeps."""
+        return {name: sweep for sweep in self.sweeps for name in sweep.datasets}
+
+    @cached_property
+    def names(self) -> DisplayNames:
+        """The perturbations' display names."""
+        return display_names(*(sweep.manifest for sweep in self.sweeps))
+
+    @property
+    def datasets(self) -> list[str]:
+        """The datasets, in the order of the sweeps."""
+        return list(self.sweep_of)
+
+    @cached_property
+    def architectures(self) -> list[str]:
+        """The architectures in the order of their first rows: by this order they get their styles."""
+        return list(dict.fromkeys(name for sweep in self.sweeps for name in sweep.results["architecture"]))
+
+    @cached_property
+    def n_trained(self) -> int:
+        """How many trained models there are, of all architectures and datasets."""
+        return sum(sweep.results["line"].nunique() for sweep in self.sweeps)
+
+    @cached_property
+    def points(self) -> dict[str, pd.DataFrame]:
+        """For each metric of `CURVES`, each architecture's mean and interval at each level, see `statistics.curves`."""
+        return {metric: statistics.curves(self.rows, metric) for metric in CURVES}
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """What Dice each architecture lost under each perturbation, of each label and over them.
+
+        See `statistics.summary` for the columns.
+        """
+        return statistics.summary(self.rows, METRIC)
+
+    @cached_property
+    def summary_over_labels(self) -> pd.DataFrame:
+        """The rows of the summary that stand for all labels together."""
+        over = self.summary["label"] == MEAN_OF_LABELS
+        several = self.summary.groupby("dataset")["label"].transform("nunique") > 1
+        return self.summary[over | ~several]
+
+    def unit(self, dataset: str, perturbation: str) -> str:
+        """What a perturbation's level is counted in; empty where the sweep does not say."""
+        return self.sweep_of[dataset].unit(perturbation)
+
+    def lead(self, dataset: Hashable, end: str = ": ") -> str:
+        """How a sentence on a dataset begins: with its name where the report has several, else with nothing."""
+        return f"{dataset}{end}" if len(self.datasets) > 1 else ""
+
+    def no_attack(self, table: pd.DataFrame) -> pd.Series:
+        """Which rows of a table are not of attacks.
+
+        Args:
+            table: columns dataset, perturbation.
+        """
+        return ~self._among(table, {of: set(sweep.attacks) for of, sweep in self.sweep_of.items()})
+
+    def against_one(self, table: pd.DataFrame) -> pd.Series:
+        """Which rows of a table are of attacks whose images were made against one model, and shown to all.
+
+        Args:
+            table: columns dataset, perturbation.
+        """
+        return self._among(
+            table,
+            {of: {name for name, row in sweep.attacks.items() if row.source} for of, sweep in self.sweep_of.items()},
+        )
+
+    @property
+    def any_against_one(self) -> bool:
+        """Whether there are attacks whose images were made against one model, and shown to all."""
+        return bool(self.against_one(self.rows).any())
+
+    @staticmethod
+    def _among(table: pd.DataFrame, names: Mapping[str, Collection[str]]) -> pd.Series:
+        found = pd.Series(False, index=table.index)
+        for dataset, of_dataset in names.items():
+            found |= (table["dataset"] == dataset) & table["perturbation"].isin(list(of_dataset))
+        return found
+
+    def in_series(self, dataset: str, perturbation: str) -> bool:
+        """Whether the levels are test sets of their own."""
+        return perturbation in self.sweep_of[dataset].series
+
+    def clean_once(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The rows of a table without those that have the clean images again, as level 0 of each perturbation.
+
+        Args:
+            table: columns dataset, perturbation, level.
+        """
+        pairs = zip(table["dataset"], table["perturbation"], strict=True)
+        series = pd.Series([self.in_series(*pair) for pair in pairs], index=table.index, dtype=bool)
+        kept = (table["perturbation"] == CLEAN) | (table["level"] != 0) | series
+        return table[kept].reset_index(drop=True)
+
+
+def shared(compute: Callable[[Analysis], Value]) -> Callable[[Analysis], Value]:
+    """Let a function compute once for each analysis: figures, tables and sentences share what it returns."""
+
+    @wraps(compute)
+    def once(analysis: Analysis) -> Value:
+        if compute not in analysis.computed:
+            analysis.computed[compute] = compute(analysis)
+        value: Value = analysis.computed[compute]
+        return value
+
+    return once
+
+
+def analyse(folders: Sequence[Path], margin: float = MARGIN) -> Analysis:
+    """Read sweeps of different datasets for a report.
+
+    Args:
+        folders: of sweeps.
+        margin: differences of Dice up to this do not matter, in [0, 1).
+
+    Raises:
+        UserError: as for `read_sweeps`; a margin out of its range.
+    """
+    if not 0 <= margin < 1:
+        raise UserError(f"--margin {margin:g} is no difference of Dice that could matter: give one in [0, 1), as 0.01.")
+    return Analysis(read_sweeps(folders), margin)

@@ -1,0 +1,263 @@
+"""Sweeps' output folders, read for a report: files only, nothing computed but what can be compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.eval.results.display_names import DisplayNames, display_names
+from nnunet_robust.eval.results.failures import MISSING, read_failures
+from nnunet_robust.eval.results.manifest import Manifest, ModelEntry, PerturbationEntry, read_manifest
+from nnunet_robust.eval.results.reading import read_table
+from nnunet_robust.eval.results.tables import ARM, BOUNDS, INPUTS, RELIABILITY, TABLES
+from nnunet_robust.eval.statistics import CLEAN, comparable, load_results
+from nnunet_robust.eval.statistics.tables import without_seed
+
+_FAILURES_SHOWN = 20
+
+
+class Attack(NamedTuple):
+    """An attack of a sweep.
+
+    Attributes:
+        name: of the attack without its source; that of the perturbation where an older manifest lacks it.
+        control: the random noise of the same budget; empty where an older manifest lacks it.
+        source_name: of the model whose attacked images all models got; likewise the name of the perturbation.
+        steps: of the attack.
+        source: key of that model -> fold -> SHA-256 of its checkpoint; None where every model was attacked itself.
+    """
+
+    name: str
+    control: str
+    source_name: str
+    steps: int
+    source: Mapping[str, Mapping[str, str]] | None
+
+
+class Sweep(NamedTuple):
+    """What a sweep's output folder holds.
+
+    Attributes:
+        folder: where it was read from.
+        manifest: its `manifest.json`.
+        results: all rows of `results.csv`.
+        rows: the rows that can be compared, see `statistics.comparable`.
+        left_out: a sentence for everything that cannot, that failed, or that is missing.
+        tables: the name of each further table that there is -> its rows; of a table that has rows of each arm, those
+            for what can be compared, see `beside`.
+        ensembles: the short names of ensembles in `results` and `rows` -> the sweep's own.
+    """
+
+    folder: Path
+    manifest: Manifest
+    results: pd.DataFrame
+    rows: pd.DataFrame
+    left_out: list[str]
+    tables: Mapping[str, pd.DataFrame] = {}
+    ensembles: dict[str, str] = {}  # noqa: RUF012 - never modified
+
+    @property
+    def inputs(self) -> pd.DataFrame | None:
+        """The rows of `inputs.csv`; None where there is no such file."""
+        return self.tables.get(INPUTS.name)
+
+    @property
+    def reliability(self) -> pd.DataFrame | None:
+        """The rows of `reliability.csv`; None where there is no such file."""
+        return self.tables.get(RELIABILITY.name)
+
+    @property
+    def bounds(self) -> pd.DataFrame | None:
+        """The rows of `bounds.csv`; None where there is no such file."""
+        return self.tables.get(BOUNDS.name)
+
+    @property
+    def datasets(self) -> list[str]:
+        """The datasets in it: one, unless somebody put tables together."""
+        return list(map(str, self.results["dataset"].unique()))
+
+    @property
+    def series(self) -> set[str]:
+        """The perturbations whose levels are test sets of their own."""
+        return {name for name, row in self.manifest.perturbations.items() if row.series is not None}
+
+    @property
+    def attacks(self) -> dict[str, Attack]:
+        """Perturbations that are attacks -> what the manifest has of each."""
+        return {
+            name: Attack(
+                row.attack.name or name, row.control or "", row.source or name, row.attack.steps, row.attack.source
+            )
+            for name, row in self.manifest.perturbations.items()
+            if row.attack is not None
+        }
+
+    @property
+    def without_denoising(self) -> dict[str, str]:
+        """Arms that denoise -> the same model without."""
+        described = self.manifest.models
+        return {key: arm.without_denoising for key, arm in described.items() if arm.without_denoising is not None}
+
+    @property
+    def names(self) -> DisplayNames:
+        """The perturbations' display names."""
+        return display_names(self.manifest)
+
+    def unit(self, perturbation: str) -> str:
+        """What a perturbation's level is counted in; empty where the manifest does not say."""
+        return str(self.manifest.perturbations.get(perturbation, PerturbationEntry()).unit)
+
+
+def read_sweep(folder: Path) -> Sweep:
+    """Read a sweep's output folder.
+
+    Args:
+        folder: holds `results.csv` and `manifest.json`; `inputs.csv`, `failures.csv` and `missing.txt` are read where
+            they are there.
+
+    Raises:
+        UserError: the folder lacks a file, a file is broken, or nothing in it can be compared.
+    """
+    return _sweep(folder, load_results(folder / "results.csv"), _manifest(folder))
+
+
+def _manifest(folder: Path) -> Manifest:
+    try:
+        return read_manifest(folder / "manifest.json")
+    except FileNotFoundError:
+        raise UserError(f"No manifest.json in {folder}: give the output folder of `nnunet-robust sweep`.") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{folder / 'manifest.json'} is not JSON ({error}): run the sweep again.") from error
+
+
+def _sweep(folder: Path, results: pd.DataFrame, manifest: Manifest) -> Sweep:
+    sweep = Sweep(folder, manifest, results, results, [])
+    rows, left_out = comparable(results, sweep.series, sweep.names)
+    if rows.empty:
+        raise UserError(
+            f"Nothing in {folder} can be compared yet: no case is complete for every model; go on with the sweep."
+        )
+    left_out = [*_holes(folder, sweep.datasets), *left_out]
+    return sweep._replace(rows=rows, left_out=left_out, tables=_tables(folder, rows))
+
+
+def _tables(folder: Path, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    found = {table: _table(table.file(folder)) for table in TABLES if table.reported}
+    return {
+        table.name: beside(rows, stored) if table.per_arm else stored
+        for table, stored in found.items()
+        if stored is not None
+    }
+
+
+def _table(path: Path) -> pd.DataFrame | None:
+    if not path.is_file():
+        return None
+    try:
+        return read_table(path)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        raise UserError(f"{path} is not a table of {path.stem} ({str(error).strip()}): run the sweep again.") from error
+
+
+def beside(rows: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """What another table of a sweep has of the images that can be compared.
+
+    Args:
+        rows: what `comparable` returns.
+        table: the columns `tables.IDENTITY` and `tables.CONDITION`, the clean images once.
+
+    Returns:
+        The table's rows, with `line` and `architecture`; those of the clean images again as level 0 of each
+        perturbation, as in `rows`.
+    """
+    stored = ["dataset", *ARM, "patient", "case", "stored", "level", "replicate"]
+    named = rows.assign(stored=rows["perturbation"].where(rows["series"] | (rows["level"] != 0), CLEAN))
+    images = named[[*stored, "perturbation", "line", "architecture", "series"]].drop_duplicates()
+    numbers = {"level": float, "replicate": float}
+    return images.merge(table.rename(columns={"perturbation": "stored"}).astype(numbers), on=stored)
+
+
+def _holes(folder: Path, datasets: Sequence[str]) -> list[str]:
+    """What a sweep does not have, and why, in sentences."""
+    where = ", ".join(datasets)
+    missing = folder / MISSING
+    said = missing.read_text(encoding="utf-8").splitlines() if missing.is_file() else []
+    failures = read_failures(folder)
+    said += [f"not computed: {failure}" for failure in failures[:_FAILURES_SHOWN]]
+    if (more := len(failures) - _FAILURES_SHOWN) > 0:
+        said.append(f"not computed: {more} more, see {folder.name}/failures.csv")
+    return [f"{where}: {sentence}" for sentence in said]
+
+
+def read_sweeps(folders: Sequence[Path]) -> list[Sweep]:
+    """Read sweeps of different datasets, to stand side by side; their models are named alike.
+
+    Args:
+        folders: one or more, see `read_sweep`.
+
+    Raises:
+        UserError: as for `read_sweep`; no folder, or two that hold the same dataset.
+    """
+    if not folders:
+        raise UserError("No sweep given: name the output folder of `nnunet-robust sweep`.")
+    tables = [folder / "results.csv" for folder in folders]
+    datasets = [list(load_results(table)["dataset"].unique()) for table in tables]
+    holder: dict[str, Path] = {}
+    for folder, of_folder in zip(folders, datasets, strict=True):
+        for dataset in of_folder:
+            if dataset in holder:
+                raise UserError(
+                    f"{holder[dataset]} and {folder} both hold {dataset}: to compare two sweeps of one dataset, run "
+                    f"`nnunet-robust report --compare {holder[dataset]} {folder}`."
+                )
+            holder[dataset] = folder
+    results = load_results(*tables)
+    manifests = [_manifest(folder) for folder in folders]
+    models = [arm for manifest in manifests for arm in manifest.models.values()]
+    lines = _ensemble_names(results, models, "line", str)
+    architectures = _ensemble_names(results, models, "architecture", without_seed)
+    results = results.assign(
+        line=results["line"].replace(lines), architecture=results["architecture"].replace(architectures)
+    )
+    sweeps = [
+        _sweep(folder, results[results["dataset"].isin(of_folder)].reset_index(drop=True), manifest)
+        for folder, of_folder, manifest in zip(folders, datasets, manifests, strict=True)
+    ]
+    return [
+        sweep._replace(
+            ensembles={
+                short: name
+                for name, short in {**lines, **architectures}.items()
+                if short in set(sweep.results["architecture"])
+            }
+        )
+        for sweep in sweeps
+    ]
+
+
+def _ensemble_names(
+    results: pd.DataFrame, models: Iterable[ModelEntry], column: str, start: Callable[[str], str]
+) -> dict[str, str]:
+    """Short names of ensembles: "ensemble of 2, uniform" for "ensemble_uniform(nnUNetTrainer+nnUNetTrainerNoSkip)".
+
+    Args:
+        results: what `load_results` returns.
+        models: the manifests' arms.
+        column: "line" or "architecture".
+        start: from a model's name to that which the column's begins with.
+
+    Returns:
+        Name -> short name, of the ensembles alone, and of those alone whose short name no other has.
+    """
+    of_model = {
+        arm.model: f"ensemble of {len(arm.members)}, {arm.weights}" for arm in models if arm.members is not None
+    }
+    arms = results[results["model"].isin(of_model)].drop_duplicates(column).to_dict("records")
+    short = {arm[column]: of_model[arm["model"]] + arm[column].removeprefix(start(arm["model"])) for arm in arms}
+    given = list(short.values())
+    return {name: text for name, text in short.items() if given.count(text) == 1}
