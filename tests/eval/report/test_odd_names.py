@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nnunet_robust.eval.results.results import INPUT_COLUMNS, Condition, Part, combine
 
 from nnunet_robust.deployment.drift.checking import table
 from nnunet_robust.deployment.drift.reference import MeasuredImage, Reference
@@ -20,7 +19,9 @@ from nnunet_robust.eval.report.compare_page import write_comparison
 from nnunet_robust.eval.report.export import write_files
 from nnunet_robust.eval.report.shared.read import read_sweep
 from nnunet_robust.eval.results.failures import Failure, combine_failures, read_failures, record
+from nnunet_robust.eval.results.parts import Part, combine
 from nnunet_robust.eval.results.reading import read_table
+from nnunet_robust.eval.results.tables import INPUTS, Condition
 from nnunet_robust.eval.statistics.earlier_sweep import EarlierSweep
 from tests.eval.sweep_output import MODELS, write_sweep_output
 
@@ -95,13 +96,13 @@ def test_comparisons_and_what_a_model_tolerates(sweeps: tuple[Path, Path], tmp_p
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
-    parts = []
+    parts, columns = [], INPUTS.columns
     for name in NAMES:
-        part = Part(tmp_path / "parts" / f"{name}.csv", INPUT_COLUMNS)
-        part.add(Condition.clean(), [{**dict.fromkeys(INPUT_COLUMNS, ""), "case": name, "patient": name, "blur": 0.5}])
-        parts.append(Part(part.path, INPUT_COLUMNS))
+        part = Part(tmp_path / "parts" / f"{name}.csv", columns)
+        part.add(Condition.clean(), [{**dict.fromkeys(columns, ""), "case": name, "patient": name, "blur": 0.5}])
+        parts.append(Part(part.path, columns))
         record(tmp_path, name, "", [Failure(name, "", "", "", "broken")])
-    combine(parts, INPUT_COLUMNS, tmp_path / "inputs.csv")
+    combine(parts, columns, tmp_path / "inputs.csv")
     found = read_table(tmp_path / "inputs.csv")
     assert list(found["case"]) == list(found["patient"]) == list(NAMES)
     assert list(found["blur"]) == [0.5] * 4 and found["psnr_db"].isna().all()
