@@ -409,7 +409,9 @@ def test_if_every_case_is_bad_nothing_is_written(
 
 
 @pytest.mark.parametrize("fault", ["nan", "truncated", "truncated label", "moved label", "sheared"])
-def test_a_bad_nifti(fault: str, volumes: str, volume_model: str, nnunet: Path, tmp_path: Path) -> None:
+def test_a_bad_nifti(
+    fault: str, volumes: str, volume_model: str, nnunet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     raw = nnunet / "nnUNet_raw" / volumes
     for name in ("imagesTs", "labelsTs"):
         shutil.copytree(raw / name, tmp_path / name)
@@ -419,9 +421,10 @@ def test_a_bad_nifti(fault: str, volumes: str, volume_model: str, nnunet: Path, 
     if "truncated" in fault:
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     elif fault == "moved label":
-        moved = sitk.ReadImage(str(file))
-        moved.SetOrigin((90.0, 0.0, 0.0))
-        sitk.WriteImage(moved, str(file))
+        for path, origin in ((file, (90.0, 0.0, 0.0)), (file.with_name("test_0.nii.gz"), (0.4, 0.0, 0.0))):
+            moved = sitk.ReadImage(str(path))
+            moved.SetOrigin(origin)
+            sitk.WriteImage(moved, str(path))
     elif fault == "sheared":
         stored = nibabel.load(file)
         affine = stored.affine + np.outer([1, 0, 0, 0], [0, 0.4, 0, 0])
@@ -448,6 +451,10 @@ def test_a_bad_nifti(fault: str, volumes: str, volume_model: str, nnunet: Path, 
     }.get(fault, f"'test_1' cannot be read: .*{file.name}")
     assert failure.case == "test_1" and re.search(says, failure.reason) and "\n" not in failure.reason
     assert {row["case"] for row in rows(sweep.output / "results.csv")} == {"test_0"}
+    notes = json.loads((sweep.output / "manifest.json").read_text()).get("case_notes", {})
+    off = "the image and its label test_0.nii.gz are up to 0.4 voxels apart, and taken as one grid"
+    assert notes == ({"test_0": [off]} if fault == "moved label" else {})
+    assert capsys.readouterr().err.count(f"warning: case 'test_0': {off}\n") == len(notes)
 
 
 @pytest.mark.parametrize(
