@@ -49,8 +49,8 @@ def denoise(
         earlier = EarlierSweep.open("--from", sweep)
         key = earlier.key_of(loaded.trainer, loaded.checkpoints, loaded.arm["tile_size"])
         denoiser = Denoiser(learn(earlier, key))
-        assert denoiser.borne is not None
-        print(denoiser.borne.sentence(loaded.trainer), file=sys.stderr)
+        assert denoiser.tolerance is not None
+        print(denoiser.tolerance.sentence(loaded.trainer), file=sys.stderr)
     ending = loaded.predictor.dataset_json["file_ending"]
     found = find_images(images, ending, loaded.channels)
     if output.resolve() in {path.resolve().parent for image in found for path in image.images}:

@@ -94,7 +94,7 @@ def calibrate(
     Example: nnunet-robust calibrate -i images -l labels -m MODEL -o calibration.json
     """
     from nnunet_robust.common.folders import dataset_name
-    from nnunet_robust.eval.conformal.calibrating import Promise, run_calibration
+    from nnunet_robust.eval.conformal.calibrating import Guarantee, run_calibration
     from nnunet_robust.eval.conformal.training_cases import check_not_trained_on
     from nnunet_robust.eval.images.selection import CaseSelection, cases_of
     from nnunet_robust.eval.inference.devices import device_of, use_nnunets_threads
@@ -117,8 +117,8 @@ def calibrate(
     known, training = check_not_trained_on(cases, loaded)
     if not known:
         print(f"warning: {training}", file=sys.stderr)
-    promise = Promise(alpha, delta or None, interval_alpha, condition)
-    calibration = run_calibration(predictor, cases, promise, training, output, bar("calibrating"))
+    guarantee = Guarantee(alpha, delta or None, interval_alpha, condition)
+    calibration = run_calibration(predictor, cases, guarantee, training, output, bar("calibrating"))
     for label in calibration.bounds:
         print(*calibration.sentences(label), sep="\n", file=sys.stderr)
     print(output)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file."""
+    """Compute the SHA-256 of a file, as hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -17,14 +17,15 @@ def sha256(path: Path) -> str:
 
 
 def digest_of_files(paths: Iterable[Path]) -> str:
-    """The SHA-256 of each file in order, joined by dashes."""
+    """Compute the SHA-256 of each file in order, joined by dashes."""
     return "-".join(map(sha256, paths))
 
 
 def digest_of_case(images: Sequence[Path], channels: int, labels: Iterable[Path] = ()) -> str:
-    """The first 16 digits of the SHA-256 of each file of a case, joined by dashes: first its images, then its labels.
+    """Compute the digest of a case that sweeps and calibrations keep.
 
-    A sweep and a calibration keep it of every case. Where a file holds several channels it counts for each of them.
+    It is the first 16 digits of the SHA-256 of each file, joined by dashes: first its images, then its labels. An image
+    file that holds several channels counts once for each.
     """
     of_images = [sha256(path)[:16] for path in images]
     of_images += of_images[-1:] * (channels - len(of_images))
@@ -32,7 +33,7 @@ def digest_of_case(images: Sequence[Path], channels: int, labels: Iterable[Path]
 
 
 def digest_of_images(digest: str, channels: int) -> str:
-    """The part of a case's digest that is its images', whatever its labels.
+    """Cut the digest of a case to the part that is its images', whatever its labels.
 
     >>> digest_of_images("4e07408562bedb8b-d4735e3a265e16ee", channels=1)
     '4e07408562bedb8b'
@@ -41,7 +42,7 @@ def digest_of_images(digest: str, channels: int) -> str:
 
 
 def source_digest(folder: Path, files: Iterable[Path]) -> str:
-    """SHA-256 over the names, relative to `folder`, and the contents of files, whatever their order.
+    """Compute one SHA-256 of the names, relative to `folder`, and the contents of files, whatever their order.
 
     Args:
         folder: the source.

@@ -2,14 +2,14 @@
 
 
 class UserError(ValueError):
-    """Bad input. Its message is one line: what is wrong, with the value, and what to do.
+    """Input is bad. The message is one line: what is wrong, with the value, and what to do.
 
     The command line prints the message and exits with 2, without a traceback.
     """
 
 
 def one_line(error: BaseException) -> str:
-    """The text of an error as one line of at most 300 characters.
+    """Return the text of an error as one line of at most 300 characters.
 
     >>> one_line(ValueError("two\\nlines"))
     'two lines'

@@ -20,7 +20,7 @@ def clean_up(temporary: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[TextIO]:
-    """A text file to write that is there whole or not at all."""
+    """Open a text file to write that is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     with clean_up(temporary):

@@ -9,7 +9,7 @@ from nnunet_robust.common.errors import UserError
 
 
 def nnunet_folder(variable: str) -> Path:
-    """The folder that `nnUNet_raw`, `nnUNet_preprocessed` or `nnUNet_results` names.
+    """Return the folder that `nnUNet_raw`, `nnUNet_preprocessed` or `nnUNet_results` names.
 
     Raises:
         UserError: the variable is not set, or names no folder.
@@ -23,7 +23,7 @@ def nnunet_folder(variable: str) -> Path:
 
 
 def dataset_name(name_or_id: str) -> str:
-    """The full name of a dataset, e.g. `Dataset004_Hippocampus` for `4`.
+    """Return the full name of a dataset, e.g. `Dataset004_Hippocampus` for `4`.
 
     Raises:
         UserError: no dataset, or more than one, has this id.
@@ -41,12 +41,12 @@ def dataset_name(name_or_id: str) -> str:
 
 
 def model_folder_of(dataset: str, trainer: str, plans: str, configuration: str) -> Path:
-    """Where nnU-Net keeps a model, be it trained or not."""
+    """Return the folder where nnU-Net keeps a model, be it trained or not."""
     return nnunet_folder("nnUNet_results") / dataset / f"{trainer}__{plans}__{configuration}"
 
 
 def model_folder(dataset: str, trainer: str, plans: str, configuration: str) -> Path:
-    """`nnUNet_results/<dataset>/<trainer>__<plans>__<configuration>`.
+    """Return the folder of a trained model, `nnUNet_results/<dataset>/<trainer>__<plans>__<configuration>`.
 
     Raises:
         UserError: there is no such folder; says which trained models there are.

@@ -9,23 +9,23 @@ from pathlib import Path
 
 
 def host() -> str:
-    """Where process ids mean the same: a machine, and on Linux a container's own numbering."""
+    """Name the place where process ids mean the same: a machine, and on Linux a container's own numbering."""
     with contextlib.suppress(OSError, AttributeError):
         return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
     return socket.gethostname()
 
 
 def started(pid: int) -> str:
-    """When a process began, where the system says so: ids are given out again."""
+    """Return when a process began, where the system says so: ids are given out again."""
     return fields[19] if len(fields := _stat(pid)) > 19 else ""
 
 
 def lives(pid: int, began: str) -> bool:
-    """Whether a process of this machine is running.
+    """Tell whether a process of this machine is running.
 
     Args:
         pid: its id.
-        began: what `started` said of it; empty where that is not known.
+        began: what `started` returned for it; empty where that is not known.
     """
     try:
         os.kill(pid, 0)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def stable_seed(*parts: str | int | float) -> int:
-    """A 63-bit seed from names and numbers, the same in every process, on every machine and Python.
+    """Make a 63-bit seed from names and numbers, the same in every process, on every machine and Python.
 
     Args:
         parts: what the randomness is for, e.g. `(seed, case, perturbation, replicate)`. 1 and "1" differ.
@@ -26,14 +26,14 @@ def stable_seed(*parts: str | int | float) -> int:
 
 
 def numpy_generator(*parts: str | int | float) -> np.random.Generator:
-    """A NumPy generator seeded with `stable_seed(*parts)`."""
+    """Make a NumPy generator seeded with `stable_seed(*parts)`."""
     import numpy as np
 
     return np.random.default_rng(stable_seed(*parts))
 
 
 def torch_generator(*parts: str | int | float) -> torch.Generator:
-    """A CPU torch generator seeded with `stable_seed(*parts)`: on the CPU, so that a GPU sees the same numbers."""
+    """Make a torch generator seeded with `stable_seed(*parts)`, on the CPU, so that a GPU sees the same numbers."""
     import torch
 
     return torch.Generator(device="cpu").manual_seed(stable_seed(*parts))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup, escape
+
+from nnunet_robust import __version__
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -22,6 +25,11 @@ def environment() -> jinja2.Environment:
     made.filters["breakable"] = breakable
     made.filters["capital"] = capital
     return made
+
+
+def render(template: str, **values: Any) -> str:
+    """Render a page of a template, with the version of this package; the same values give the same bytes."""
+    return environment().get_template(template).render(version=__version__, **values)
 
 
 def breakable(text: str) -> Markup:

@@ -17,21 +17,21 @@ from nnunet_robust.common.seeding import numpy_generator
 from nnunet_robust.deployment.drift.features import to_digits
 
 COMPONENTS = 3
-"""At most."""
+"""The largest number of components."""
 
 FEWEST_IN_BASIS = 5
-"""Images; with fewer, components say nothing of how images differ."""
+"""The fewest images of a basis; with fewer, components say nothing of how images differ."""
 
 
 @dataclass(frozen=True)
 class Basis:
-    """What mean activations are reduced by.
+    """The basis that mean activations are reduced by.
 
     Attributes:
         mean: (channels,), of the images that it was made of.
         scale: (channels,), their standard deviations; 1 where they do not differ.
         components: (k, channels), of length 1, orthogonal, the strongest first, k <= `COMPONENTS`.
-        n_images: that it was made of.
+        n_images: number of images that it was made of.
     """
 
     mean: NDArray[np.float64]
@@ -41,7 +41,7 @@ class Basis:
 
     @classmethod
     def of(cls, activations: ArrayLike) -> Basis:
-        """Principal components of images' activations, each channel divided by its standard deviation.
+        """Make a basis: principal components of images' activations, each channel divided by its standard deviation.
 
         Args:
             activations: (images, channels), see `mean_activation`.
@@ -55,13 +55,13 @@ class Basis:
         mean, scale = array.mean(axis=0), array.std(axis=0)
         scale = np.where(scale > 0, scale, 1.0)
         _, sizes, axes = np.linalg.svd((array - mean) / scale, full_matrices=False)
-        kept = axes[: min(COMPONENTS, int(np.sum(sizes > 1e-9 * max(sizes[0], 1e-300))))]
+        used = axes[: min(COMPONENTS, int(np.sum(sizes > 1e-9 * max(sizes[0], 1e-300))))]
         # Either sign would do; a file read again must give the same.
-        signs = np.sign(kept[np.arange(len(kept)), np.abs(kept).argmax(axis=1)])
-        return cls(mean, scale, kept * signs[:, None], len(array))
+        signs = np.sign(used[np.arange(len(used)), np.abs(used).argmax(axis=1)])
+        return cls(mean, scale, used * signs[:, None], len(array))
 
     def features(self, activation: Sequence[float]) -> dict[str, float]:
-        """An image's mean activations, reduced.
+        """Reduce an image's mean activations.
 
         Args:
             activation: (channels,).
@@ -84,7 +84,7 @@ class Basis:
 
 
 def basis_patients(patients: Sequence[str]) -> frozenset[str]:
-    """The patients of a reference, half of them at random, whose images make the basis and nothing else of it.
+    """Draw half of a reference's patients, whose images make the basis and nothing else of it.
 
     The draw depends on their names alone.
     """

@@ -1,4 +1,4 @@
-"""Where a stream stands after a check."""
+"""The state of a stream after a check."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from nnunet_robust.deployment.drift.stream import Stream
 from nnunet_robust.deployment.drift.two_sample import TwoSample
 
 RECENT = 20
-"""Images, the stream's last, that are compared with the reference alone."""
+"""The number of the stream's last images that are compared with the reference alone."""
 
 FEWEST_RECENT = 5
-"""Fewer are not compared."""
+"""The fewest last images that are compared."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """Where a stream stands after a check.
+    """The state of a stream after a check.
 
     Attributes:
         reference: that it is compared with.
         stream: with all of its images.
-        n_new: images that this check has added.
+        n_new: number of images that this check has added.
         left_out: case -> why it does not count, of this folder's images that are not in the stream.
         failed: case -> why it could not be measured.
         recent: the stream's last `RECENT` images against the reference alone; None: they are fewer than
@@ -44,5 +44,5 @@ class Checked:
 
     @property
     def exit_code(self) -> int:
-        """3: an alarm, now or earlier; 1: images that could not be measured; 0: neither."""
+        """The exit code: 3 for an alarm, now or earlier, 1 for images that could not be measured, 0 for neither."""
         return 3 if self.moved else 1 if self.failed else 0

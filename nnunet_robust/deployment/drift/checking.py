@@ -106,7 +106,7 @@ def _take(
 
 
 def as_fitted(predictor: Predictor, reference: Reference) -> Predictor:
-    """A model, if it is the reference's.
+    """Make sure that a model is the reference's, and return it.
 
     Raises:
         UserError: it is another.
@@ -128,7 +128,7 @@ def _recent(reference: Reference, stream: Stream) -> TwoSample | None:
 
 
 def table(reference: Reference, stream: Stream) -> str:
-    """A row per image of the stream, as CSV: its features and, after it, each one's evidence; empty: not defined."""
+    """Write the stream as CSV, a row per image: its features and each one's evidence after it; empty: not defined."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
@@ -142,8 +142,8 @@ def table(reference: Reference, stream: Stream) -> str:
     alarm = stream.test.alarm
     for number, (image, evidence) in enumerate(zip(stream.images, stream.test.evidence, strict=True)):
         values = ["" if math.isnan(value) else f"{value:g}" for value in reference.row(image)]
-        said = "yes" if alarm is not None and number >= alarm else "no"
+        alarmed = "yes" if alarm is not None and number >= alarm else "no"
         writer.writerow(
-            [number + 1, image.case, image.patient, image.digest, *values, *(f"{e:.3f}" for e in evidence), said]
+            [number + 1, image.case, image.patient, image.digest, *values, *(f"{e:.3f}" for e in evidence), alarmed]
         )
     return text.getvalue()

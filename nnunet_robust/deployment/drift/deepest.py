@@ -44,7 +44,7 @@ class Deepest:
         self._name, self.there = name or "", name is not None
 
     def activations(self, data: torch.Tensor) -> tuple[float, ...]:
-        """Mean activations of one preprocessed image: over the tiles, all alike, and over space.
+        """Compute the mean activations of one preprocessed image: over the tiles, all alike, and over space.
 
         Args:
             data: float32 (C, *spatial), as for `SlidingWindow.logits`.

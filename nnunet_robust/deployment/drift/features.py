@@ -25,7 +25,7 @@ DIGITS = 6
 def image_features(
     image: NDArray[np.floating], spacing_mm: Sequence[float], channels: Sequence[str]
 ) -> dict[str, float]:
-    """What an image is like, whatever a model makes of it.
+    """Measure an image, whatever a model makes of it.
 
     Args:
         image: (C, *spatial), finite raw intensities, 2d or 3d.
@@ -59,13 +59,13 @@ def prediction_features(
     masks: Mapping[str, NDArray[np.bool_]],
     scores: Mapping[str, StructureScores] | None = None,
 ) -> dict[str, float]:
-    """What a model made of an image.
+    """Measure what a model made of an image.
 
     Args:
         image: (C, *spatial), finite raw intensities.
         spacing_mm: the voxel's size along each axis, in mm.
         masks: structure -> bool (*spatial), what the model calls it.
-        scores: structure -> how sure it is; None where members were not told apart.
+        scores: structure -> its uncertainty scores; None where members were not told apart.
 
     Returns:
         "texture divergence" between all that is called foreground and the rest (bits, in [0, 1], mean over channels);
@@ -89,7 +89,7 @@ def prediction_features(
 
 
 def mean_activation(activations: NDArray[np.floating]) -> tuple[float, ...]:
-    """A layer's output in a number per channel: its mean over space.
+    """Reduce a layer's output to a number per channel: its mean over space.
 
     Args:
         activations: (channels, *spatial) of one image; of several tiles, stack them along a spatial axis.
@@ -107,7 +107,7 @@ def mean_activation(activations: NDArray[np.floating]) -> tuple[float, ...]:
 
 
 def ordered(values: Sequence[float] | NDArray[np.floating]) -> NDArray[np.float64]:
-    """Features as the tests of drift take them: undefined is lower than any number, and as undefined as any other.
+    """Order features as the tests of drift do: undefined is lower than any number, and equal to any other undefined.
 
     So a feature that is undefined as often as it was in the reference is no drift, one that is more often or more
     rarely undefined is, and no image is left out.
@@ -117,7 +117,7 @@ def ordered(values: Sequence[float] | NDArray[np.floating]) -> NDArray[np.float6
 
 
 def to_digits(value: float) -> float:
-    """A number to `DIGITS` significant digits; what is not finite is undefined, NaN."""
+    """Round a number to `DIGITS` significant digits; what is not finite is undefined, NaN."""
     return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else math.nan
 
 

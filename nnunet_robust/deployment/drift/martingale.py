@@ -15,7 +15,7 @@ probability at least 1 - `rate`, whatever ties the features to each other. Money
 (The mean of the players' money would see changes of many features somewhat sooner. But it need not be a martingale:
 each player's money is one as long as only that feature's places are known, and the others' may tell of the next one.)
 
-What that promises, and what not:
+What that guarantees, and what not:
 
 - Of all references and streams together at most the share `rate` ever sees a false alarm. For one reference, once
   drawn, the probability is another: lower for most, higher for some; above c times `rate` for at most one reference in
@@ -85,7 +85,7 @@ class Moved:
 
 
 class DriftTest:
-    """The test, over all images so far. The same images in the same order give the same numbers, in pieces or at once.
+    """The test over all images so far. The same images in the same order give the same numbers, in pieces or at once.
 
     Args:
         names: of the features.
@@ -156,12 +156,12 @@ class DriftTest:
 
     @property
     def alarm(self) -> int | None:
-        """Which of the stream's images, from 0, has set off the alarm; None: there was none. Once set off, it stays."""
+        """The index of the stream's image that has set off the alarm; None: there was none. Once set off, it stays."""
         over = np.flatnonzero((self.evidence >= self.limit).any(axis=1))
         return int(over[0]) if len(over) else None
 
     def moved(self) -> tuple[Moved, ...]:
-        """The features that are known to have moved, in the order in which that became known; none without an alarm.
+        """List the features known to have moved, in the order in which that became known; none without an alarm.
 
         That one of those that have not moved is ever named has a probability of at most `rate` over the whole stream,
         whatever the others do.
@@ -183,7 +183,7 @@ class DriftTest:
 
 
 def places(earlier: Sequence[list[float]], now: Sequence[float], draws: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Where an image stands among earlier ones: (lower + draw * (equal + 1)) / (earlier + 1). Conformal p-values.
+    """Compute conformal p-values, places among earlier images: (lower + draw * (equal + 1)) / (earlier + 1).
 
     Args:
         earlier: for each feature the values of earlier images, in ascending order; not NaN.
@@ -201,7 +201,7 @@ def places(earlier: Sequence[list[float]], now: Sequence[float], draws: NDArray[
 
 
 def payoffs(place: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What each of `BETS` pays for a unit of money: (features,) in (0, 1) -> (features, bets), >= 0, 1 on average."""
+    """Compute what each of `BETS` pays for one: (features,) in (0, 1) -> (features, bets), >= 0, 1 on average."""
     a, b = _PARAMETERS.T
     where = place[:, None]
     return np.exp((a - 1) * np.log(where) + (b - 1) * np.log1p(-where) - betaln(a, b))
@@ -210,7 +210,7 @@ def payoffs(place: NDArray[np.float64]) -> NDArray[np.float64]:
 def jump(
     wealth: NDArray[np.float64], paid: NDArray[np.float64], share: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A step of the simple jumper.
+    """Make a step of the simple jumper.
 
     Args:
         wealth: (features, bets), how each player's money is spread, with a sum of 1.

@@ -108,7 +108,7 @@ class Meter:
     def features(
         self, array: NDArray[np.float32], properties: dict[str, Any]
     ) -> tuple[dict[str, float], tuple[float, ...]]:
-        """An image in memory in numbers.
+        """Measure an image in memory.
 
         Args:
             array: (C, *spatial), finite raw intensities as nnU-Net's reader gives them.

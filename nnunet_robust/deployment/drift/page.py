@@ -7,10 +7,9 @@ import math
 import numpy as np
 from markupsafe import Markup
 
-from nnunet_robust import __version__
 from nnunet_robust.deployment.drift import words
 from nnunet_robust.deployment.drift.checked import Checked
-from nnunet_robust.pages.rendering import environment
+from nnunet_robust.pages.rendering import render
 
 _WIDTH, _HEIGHT = 420, 150  # of a panel's box, in SVG units
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 8, 8, 22
@@ -20,41 +19,37 @@ BAND = (5.0, 95.0)
 
 
 def page(done: Checked) -> str:
-    """The page; the same stream gives the same bytes. It needs neither a network nor other files."""
+    """Write the page; the same stream gives the same bytes. It needs neither a network nor other files."""
     reference, test = done.reference, done.stream.test
     moved = {found.name: words.movement(found, done) for found in done.moved}
     highest = test.evidence.max(axis=0) if len(test) else np.zeros(len(test.names))
     by_evidence = sorted(range(len(test.names)), key=lambda i: (test.names[i] not in moved, -highest[i], i))
     cases = [image.case for image in done.stream.images]
     rows = np.array([reference.row(image) for image in done.stream.images]).reshape(len(cases), len(test.names))
-    return (
-        environment()
-        .get_template("monitor.html.j2")
-        .render(
-            version=__version__,
-            alarm=test.alarm is not None,
-            verdict=words.verdict(done),
-            moved=list(moved.values()),
-            facts=_facts(done),
-            features=[
-                {
-                    "name": test.names[i],
-                    "meaning": words.meaning(test.names[i]),
-                    "moved": test.names[i] in moved,
-                    "highest": f"{highest[i]:.1f}",
-                    "evidence": _evidence(test.evidence[:, i], test.limit),
-                    "panel": _values(rows[:, i], reference.rows[reference.measured[:, i], i]),
-                }
-                for i in by_evidence
-            ],
-            limit=f"{test.limit:.1f}",
-            recent=words.recent_sentence(done),
-            shifts=_shifts(done),
-            band=BAND,
-            promises=words.promise(done),
-            left_out=list(done.left_out.items()),
-            failed=list(done.failed.items()),
-        )
+    return render(
+        "monitor.html.j2",
+        alarm=test.alarm is not None,
+        verdict=words.verdict(done),
+        moved=list(moved.values()),
+        facts=_facts(done),
+        features=[
+            {
+                "name": test.names[i],
+                "meaning": words.meaning(test.names[i]),
+                "moved": test.names[i] in moved,
+                "highest": f"{highest[i]:.1f}",
+                "evidence": _evidence(test.evidence[:, i], test.limit),
+                "panel": _values(rows[:, i], reference.rows[reference.measured[:, i], i]),
+            }
+            for i in by_evidence
+        ],
+        limit=f"{test.limit:.1f}",
+        recent=words.recent_sentence(done),
+        shifts=_shifts(done),
+        band=BAND,
+        guarantees=words.guarantees(done),
+        left_out=list(done.left_out.items()),
+        failed=list(done.failed.items()),
     )
 
 

@@ -21,20 +21,23 @@ from nnunet_robust.deployment.drift.bottleneck import Basis, basis_patients
 FORMAT = 1
 
 FEWEST_PATIENTS = 10
-"""Of a reference. Simulated, at a rate of 1 %, where one feature of ten leaves all that the reference has: with 5
-patients 43 % of streams set off an alarm within 150 images, with 10 all (benchmarks/drift_simulation.py)."""
+"""The fewest patients of a reference.
+
+Simulated, at a rate of 1 %, where one feature of ten leaves all that the reference has: with 5 patients
+43 % of streams set off an alarm within 150 images, with 10 all (benchmarks/drift_simulation.py).
+"""
 
 
 @dataclass(frozen=True)
 class MeasuredImage:
-    """An image in numbers.
+    """An image that was measured.
 
     Attributes:
         case: its name.
         patient: that it is of.
         digest: SHA-256 of its files.
         features: name -> number; NaN: not defined.
-        activations: means of a layer's channels, see `mean_activation`; none: not asked for.
+        activations: means of a layer's channels, see `mean_activation`; none where the layer is not known.
     """
 
     case: str
@@ -46,13 +49,13 @@ class MeasuredImage:
 
 @dataclass(frozen=True)
 class Reference:
-    """What images were like when all was well. `of` makes one.
+    """The images of a time when all was well, measured. `of` makes one.
 
     Attributes:
         model: what tells the model from others: names, and the digests of its checkpoints.
         condition: what the images are, in words: "clean images of the test set".
         images: measured, by patient and case, the first of each patient.
-        n_left_out: further images of the same patients, which do not count.
+        n_left_out: number of further images of the same patients, which do not count.
         rate: of false alarms over the whole stream that follows, in (0, 1).
         setup: how later images are to be read: "folder" of the model, its "checkpoint", the "file_ending" and number of
             "channels" of images, the "patient" pattern of their names, and what is known of the model's "training".
@@ -92,23 +95,23 @@ class Reference:
         return cls(dict(model), condition, firsts, len(given) - len(firsts), rate, dict(setup or {}))
 
     def leaving_out(self, n_left_out: int) -> Reference:
-        """The same, with so many further images of its patients that were not even measured."""
+        """Return the same reference, with a number of further images of its patients that were not even measured."""
         return replace(self, n_left_out=n_left_out)
 
     @cached_property
     def basis(self) -> Basis | None:
-        """What activations are reduced by, made of half of the patients; None without activations."""
+        """The basis that activations are reduced by, made of half of the patients; None without activations."""
         if not self.images[0].activations:
             return None
         return Basis.of([image.activations for image in self.images if image.patient in self._in_basis])
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Of all features, in a fixed order."""
+        """The names of all features, in a fixed order."""
         return (*self.images[0].features, *self._reduced(self.images[0]))
 
     def row(self, image: MeasuredImage) -> NDArray[np.float64]:
-        """A new image's features (features,), in the order of `names`; NaN: not defined.
+        """Return a new image's features (features,), in the order of `names`; NaN: not defined.
 
         Raises:
             UserError: it was measured otherwise than the reference.
@@ -118,12 +121,12 @@ class Reference:
 
     @cached_property
     def rows(self) -> NDArray[np.float64]:
-        """(images, features), see `row`."""
+        """The features of all images (images, features), see `row`."""
         return np.array([self.row(image) for image in self.images])
 
     @cached_property
     def measured(self) -> NDArray[np.bool_]:
-        """(images, features), False where an image does not count: one that has made the basis, for its features."""
+        """Whether a feature of an image counts (images, features): not those of the basis, for images that made it."""
         counts = np.ones(self.rows.shape, bool)
         from_basis = [image.patient in self._in_basis for image in self.images]
         counts[from_basis, len(self.images[0].features) :] = False
@@ -138,7 +141,7 @@ class Reference:
 
 
 def check_rate(rate: float) -> None:
-    """Make sure that a rate of false alarms is one.
+    """Make sure that a rate of false alarms is in (0, 1).
 
     Raises:
         UserError: it is not.
@@ -148,7 +151,7 @@ def check_rate(rate: float) -> None:
 
 
 def check_patients(n_patients: int) -> None:
-    """Make sure that a reference has patients enough.
+    """Make sure that a reference has enough patients.
 
     Raises:
         UserError: it has not.
@@ -196,20 +199,20 @@ def read_reference(path: Path) -> Reference:
 
 
 def lines_to_json(head: Mapping[str, Any], images: Iterable[Mapping[str, Any]]) -> str:
-    """A JSON object with a line for each entry and each image: a file to look into."""
+    """Write a JSON object with a line for each entry and each image, for people to look into."""
     entries = [f"{json.dumps(name)}: {_dumps(value)}" for name, value in head.items()]
     return "{\n" + ",\n".join(entries) + ',\n"images": [\n' + ",\n".join(map(_dumps, images)) + "\n]\n}\n"
 
 
 def image_to_json(image: MeasuredImage) -> dict[str, Any]:
-    """A measured image, JSON-ready; what is not defined is null."""
+    """Turn a measured image into what JSON can hold; what is not defined is null."""
     features = {name: None if math.isnan(value) else value for name, value in image.features.items()}
     who = {"case": image.case, "patient": image.patient, "digest": image.digest}
     return {**who, "features": features, "activations": list(image.activations)}
 
 
 def image_from_json(image: Mapping[str, Any]) -> MeasuredImage:
-    """The image that `image_to_json` was given.
+    """Restore the image that `image_to_json` was given.
 
     Raises:
         ValueError, KeyError, TypeError, AttributeError: it was given none.

@@ -1,6 +1,6 @@
 """The images that came after a reference, in their order, in one JSON file: the state of a test that goes on for years.
 
-Kept are raw numbers only. Reading the file makes the test again, image by image: a day's images at a time give the same
+It holds raw numbers only. Reading the file makes the test again, image by image: a day's images at a time give the same
 numbers as all at once, and a run that was killed has changed nothing.
 """
 
@@ -81,11 +81,11 @@ class Stream:
         return left_out
 
     def left_out(self, patient: str, digest: str) -> str | None:
-        """Why an image would not count, as `add` says it; None: it would."""
+        """Say why an image would not count, as `add` does; None if it would."""
         return _left_out(patient, digest, self._patients, self._digests)
 
     def write(self, path: Path) -> None:
-        """Write it, whole or not at all; the same stream gives the same bytes."""
+        """Write the stream, whole or not at all; the same stream gives the same bytes."""
         head = {"version": __version__, **self._settings}
         write_atomically(path, lines_to_json(head, map(image_to_json, self.images)))
 

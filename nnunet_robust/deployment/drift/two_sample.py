@@ -1,6 +1,6 @@
 """Is a batch of images of the same kind as the reference? Each feature by itself, and all of them together.
 
-A test of one batch, once. Done again every day, it gives false alarms every so many days: what watches a stream is
+A test of one batch, once. Done again every day, it gives false alarms from time to time: what watches a stream is
 `martingale`. Slow changes, to which that one gets used, are seen here: the reference alone is what a batch is compared
 with. Images are those of different patients; where a feature is not defined, see `ordered`.
 """
@@ -26,7 +26,7 @@ _EQUAL = 1e-12  # statistics that differ by less are the same but for rounding
 
 @dataclass(frozen=True)
 class FeatureShift:
-    """How one feature of a batch differs from the reference.
+    """The difference of one feature between a batch and the reference.
 
     Attributes:
         name: of the feature.
@@ -56,7 +56,7 @@ class FeatureShift:
 
 @dataclass(frozen=True)
 class TwoSample:
-    """How a batch differs from the reference.
+    """The difference between a batch and the reference.
 
     Attributes:
         features: one by one.
@@ -113,7 +113,7 @@ def compare(
 def mmd_test(
     reference: NDArray[np.float64], batch: NDArray[np.float64], seed: int = 0, permutations: int = PERMUTATIONS
 ) -> tuple[float, float]:
-    """Do two samples differ in any way? Maximum mean discrepancy, its p-value by permutation.
+    """Test whether two samples differ in any way: maximum mean discrepancy, its p-value by permutation.
 
     Each feature is replaced by its rank in both samples together, divided by their size: whatever units it has and
     however far it is out. The kernel is exp(-d^2 / (2 h^2)), h the median distance of all pairs.

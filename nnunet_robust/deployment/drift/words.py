@@ -34,22 +34,22 @@ MEANINGS = {
 
 
 def meaning(name: str) -> str:
-    """What a feature is."""
+    """Say what a feature is."""
     return MEANINGS[max((start for start in MEANINGS if name.startswith(start)), key=len)]
 
 
 def percent(share: float) -> str:
-    """A share as a percentage, to at most three digits."""
+    """Write a share as a percentage, to at most three digits."""
     return f"{100 * share:.3g} %"
 
 
 def n_images(number: int) -> str:
-    """A number of images."""
+    """Write a number of images."""
     return f"{number} image{'' if number == 1 else 's'}"
 
 
 def verdict(done: Checked) -> str:
-    """Alarm or not, in a sentence."""
+    """Say in a sentence whether there is an alarm."""
     test = done.stream.test
     if test.alarm is None:
         if not len(test):
@@ -67,7 +67,7 @@ def verdict(done: Checked) -> str:
 
 
 def movement(moved: Moved, done: Checked) -> str:
-    """How a feature has moved, in a sentence."""
+    """Say in a sentence how a feature has moved."""
     case = done.stream.images[moved.image].case
     return (
         f"{moved.name}: {moved.bet} than before ({_medians(_values(done, moved.name))}); known since image "
@@ -97,25 +97,25 @@ def _middle(values: np.ndarray) -> str:
 
 
 def shifted(done: Checked) -> list[FeatureShift]:
-    """The features in which the last images differ from the reference, at `ALPHA`, corrected for their number."""
+    """List the features in which the last images differ from the reference, at `ALPHA`, corrected for their number."""
     return [] if done.recent is None else [shift for shift in done.recent.features if shift.p_holm < ALPHA]
 
 
 def recent_sentence(done: Checked) -> str:
-    """What the comparison of the last images says; empty: there is none."""
+    """Say what the comparison of the last images has found; empty: there is none."""
     if done.recent is None:
         return ""
     found = shifted(done)
-    said = ", ".join(f"{s.name} (p = {s.p_holm:.2g})" for s in sorted(found, key=lambda s: s.p_holm)) or "no feature"
+    listed = ", ".join(f"{s.name} (p = {s.p_holm:.2g})" for s in sorted(found, key=lambda s: s.p_holm)) or "no feature"
     together = "" if math.isnan(done.recent.p_mmd) else f"; all features together, p = {done.recent.p_mmd:.2g} (MMD)"
     return (
         f"the last {n_images(done.recent.n_batch)} against the reference alone, at {percent(ALPHA)} for this once: "
-        f"{said}{together}"
+        f"{listed}{together}"
     )
 
 
-def promise(done: Checked) -> list[str]:
-    """What the stated rate means, and what not."""
+def guarantees(done: Checked) -> list[str]:
+    """Say what the stated rate guarantees, and what not."""
     n, rate = len(done.reference.images), percent(done.reference.rate)
     return [
         f"The rate of false alarms is {rate}: of all references and streams in which nothing changes, at most this "
@@ -133,7 +133,7 @@ def promise(done: Checked) -> list[str]:
 
 
 def lines(done: Checked) -> list[str]:
-    """A few lines for the terminal."""
+    """Write a few lines for the terminal."""
     found = [
         f"{n_images(done.n_new)} new, {len(done.stream.images)} in all"
         + (f"; {len(done.left_out)} not counted (seen before, or a patient's second)" if done.left_out else "")

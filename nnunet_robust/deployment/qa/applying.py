@@ -90,7 +90,7 @@ _PACKAGES = ("nnunet-robust", "nnunetv2", "torch", "numpy", "scipy")
 
 
 def rating_rows(found: Assessment) -> list[dict[str, Any]]:
-    """A row for each structure of a case, or one for a case without a prediction; nothing where there is no number."""
+    """Make a row for each structure of a case, or one for a case without a prediction; empty: there is no number."""
     if found.predicted is None:
         row: dict[str, Any] = dict.fromkeys(COLUMNS, "")
         return [{**row, "case": found.case, "colour": colour_of(found), "reasons": list(found.reasons)}]
@@ -131,7 +131,7 @@ def _write_masks(output: Path, found: Assessment, assessor: Assessor, maps: bool
 
 
 def file_names(structures: Sequence[str]) -> dict[str, str]:
-    """Structure -> its name as a part of a file's: letters, digits, and _ for all else; unique, if by a number."""
+    """Name each structure as a part of a file's name: letters, digits, and _ for all else; unique, if by a number."""
     named: dict[str, str] = {}
     for number, structure in enumerate(structures, 1):
         name = re.sub(r"[^\w.+-]", "_", structure)

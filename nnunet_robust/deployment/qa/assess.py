@@ -41,7 +41,7 @@ NO_CALIBRATION = "without a calibration the verdict rests on checks of the image
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one structure of one image.
+    """The findings on one structure of one image.
 
     Attributes:
         evidence: what the rating rests on.
@@ -58,7 +58,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Assessment:
-    """What was found of one image.
+    """The findings on one image.
 
     Attributes:
         case: its name.
@@ -132,7 +132,7 @@ class Assessor:
 
     @property
     def structures(self) -> tuple[str, ...]:
-        """Of the model."""
+        """The names of the model's structures."""
         return tuple(self._predictor.model.label_layout.structures)
 
     @property
@@ -142,7 +142,7 @@ class Assessor:
 
     @property
     def file_ending(self) -> str:
-        """Of the images that the model takes."""
+        """The file ending of the images that the model takes."""
         return str(self._predictor.model.predictor.dataset_json["file_ending"])
 
     def assess(self, files: ImageFiles) -> Assessment:
@@ -208,7 +208,7 @@ class Assessor:
 
 
 def unit_of(spacing_mm: Sequence[float], shape: Sequence[int]) -> tuple[str, float]:
-    """What sizes are given in, and how much of it a voxel is: ml, or mm² of what nnU-Net has read from a 2d format."""
+    """Return the unit of sizes, and how much of it a voxel is: ml, or mm² of what nnU-Net read from a 2d format."""
     # There the readers give a voxel 999 times the depth of its other sides.
     if shape[0] == 1 and spacing_mm[0] >= 999 * max(spacing_mm[1:]) * (1 - 1e-6):
         return "mm²", float(np.prod(spacing_mm[1:]))
@@ -230,5 +230,5 @@ def _together(ratings: Mapping[str, Rating], verdict: Verdict) -> tuple[str, ...
 
 
 def colour_of(assessment: Assessment) -> str:
-    """Of an image, in the words of a rating."""
+    """Return the colour of an image, as a rating has it."""
     return COLOUR_OF[assessment.verdict]

@@ -31,7 +31,7 @@ VERDICTS: tuple[Verdict, ...] = ("accept", "review", "reject")
 
 @dataclass(frozen=True)
 class Limits:
-    """How far from what was seen is far. A factor of 1.1 means 10 % above the largest seen, or below the smallest.
+    """The limits of a check. A factor of 1.1 means 10 % above the largest seen, or below the smallest.
 
     Attributes:
         review: from here on a person should look.
@@ -67,7 +67,7 @@ _OBJECT_VOXELS = 1e-4
 
 @dataclass(frozen=True)
 class Check:
-    """What one check found.
+    """The result of one check.
 
     Attributes:
         name: of the check.
@@ -82,7 +82,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Training:
-    """What a model was trained on, and what images it was calibrated on.
+    """The images that a model was trained on, and those that it was calibrated on, in numbers.
 
     Attributes:
         channels: names of the channels, in order.
@@ -103,7 +103,7 @@ class Training:
 
 
 def read_training(model_folder: Path, configuration: str, calibration: Iterable[ImageStatistics] = ()) -> Training:
-    """What a trained nnU-Net model's folder says of its training images.
+    """Read what a trained nnU-Net model's folder says of its training images.
 
     Args:
         model_folder: `<trainer>__<plans>__<configuration>`.
@@ -149,7 +149,7 @@ def read_training(model_folder: Path, configuration: str, calibration: Iterable[
 
 @dataclass(frozen=True)
 class CheckedImage:
-    """An image, and what its checks found.
+    """An image, and the results of its checks.
 
     Attributes:
         checks: one for each.
@@ -270,7 +270,7 @@ def check_segmented(image: NDArray[np.floating], segmentation: Mask, training: T
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
-    """The strictest of some verdicts; accept, if there are none."""
+    """Return the strictest of some verdicts; accept, if there are none."""
     return max(verdicts, key=VERDICTS.index, default="accept")
 
 

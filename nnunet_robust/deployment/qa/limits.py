@@ -1,4 +1,6 @@
-"""Below which Dice a segmentation is looked at, or rejected: by the calibration's own cases, or as is asked for.
+"""The limits of the Dice below which a segmentation is looked at, or rejected.
+
+They come from the calibration's own cases, or from the user.
 
 A limit that suits one model and one object makes no triage of another's: where every case is below it, all are to be
 looked at. So the default goes by what is usual for this model, on images like those of its calibration.
@@ -22,7 +24,7 @@ Pair = tuple[float, float]
 
 
 def check_limits(dice: Pair | None, share: Pair | None) -> None:
-    """Make sure that limits, to review and then to reject, are what they should be.
+    """Make sure that limits, to review and then to reject, are in [0, 1] and in order.
 
     Raises:
         UserError: limits out of [0, 1], or the one to reject is the milder.
@@ -36,7 +38,7 @@ def check_limits(dice: Pair | None, share: Pair | None) -> None:
 def rules_of(
     calibration: Calibration, dice: Pair | None = None, share: Pair | None = None
 ) -> dict[str, tuple[Rule, ...]]:
-    """Structure -> the rules that its segmentations are rated by.
+    """Make the rules that the segmentations of each structure are rated by.
 
     Args:
         calibration: of the model.
@@ -55,7 +57,7 @@ def rules_of(
 
 
 def usual_dice(calibration: Calibration, structure: str) -> Rule:
-    """Limits of the lower end of the Dice's interval, by those of the calibration's own cases.
+    """Derive limits of the lower end of the Dice's interval from those of the calibration's own cases.
 
     Amber is what is below their `REVIEWED` quantile, of the conformal rank: a new case is with that probability at
     most (with fewer than 19 patients: 1 / (patients + 1)), on average over calibration sets. Patients have one weight
@@ -85,7 +87,7 @@ def usual_dice(calibration: Calibration, structure: str) -> Rule:
 
 
 def described(rules: Mapping[str, tuple[Rule, ...]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Structure -> rule -> its limits, for a manifest."""
+    """Describe the limits of each structure's rules, for a manifest."""
     return {
         structure: {rule.name: {"amber": rule.amber, "red": rule.red} for rule in of_structure}
         for structure, of_structure in rules.items()

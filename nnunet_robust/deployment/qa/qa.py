@@ -22,7 +22,7 @@ SYMBOLS: dict[Verdict, str] = {"accept": "✓", "review": "?", "reject": "✗"}
 
 @dataclass(frozen=True)
 class Row:
-    """What is kept of an assessed image.
+    """An assessed image, as the table and the page show it.
 
     Attributes:
         case: its name.
@@ -111,5 +111,5 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
 
 
 def counts(rows: Sequence[Row]) -> dict[Verdict, int]:
-    """How many there are of each verdict."""
+    """Count the rows of each verdict."""
     return {verdict: sum(row.verdict == verdict for row in rows) for verdict in VERDICTS}

@@ -9,13 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from nnunet_robust import __version__
 from nnunet_robust.common.files import write_atomically
 from nnunet_robust.deployment.qa.input_checks import LIMITS
 from nnunet_robust.deployment.qa.qa import SYMBOLS, Row, counts
 from nnunet_robust.deployment.qa.rating import Rule, size
 from nnunet_robust.eval.conformal.calibration import Calibration
-from nnunet_robust.pages.rendering import environment
+from nnunet_robust.pages.rendering import render
 
 UNCALIBRATED = (
     "No calibration was given: verdicts rest on checks of the images alone, which cannot see a wrong segmentation."
@@ -45,20 +44,16 @@ def write_page(
         ignored: files of the folder that were not looked at.
     """
     sentences = [s for label in calibration.bounds for s in calibration.sentences(label)] if calibration else []
-    page = (
-        environment()
-        .get_template("qa.html.j2")
-        .render(
-            version=__version__,
-            model=model,
-            rows=[_shown(row) for row in rows],
-            counts=[(verdict, SYMBOLS[verdict], n) for verdict, n in counts(rows).items()],
-            sentences=[*sentences, *([calibration.training] if calibration and calibration.training else [])],
-            uncalibrated="" if calibration else UNCALIBRATED,
-            what_it_is=WHAT_IT_IS,
-            ignored=list(ignored),
-            limits=_limits(rules),
-        )
+    page = render(
+        "qa.html.j2",
+        model=model,
+        rows=[_shown(row) for row in rows],
+        counts=[(verdict, SYMBOLS[verdict], n) for verdict, n in counts(rows).items()],
+        sentences=[*sentences, *([calibration.training] if calibration and calibration.training else [])],
+        uncalibrated="" if calibration else UNCALIBRATED,
+        what_it_is=WHAT_IT_IS,
+        ignored=list(ignored),
+        limits=_limits(rules),
     )
     write_atomically(path, page)
 
@@ -83,15 +78,15 @@ def _in_words(measured: dict[str, Any]) -> tuple[str, str]:
     """The interval of the Dice, and the three sizes with the share that two of them leave open."""
     dice = "" if measured["dice_low"] == "" else f"{measured['dice_low']:.2f} to {measured['dice_high']:.2f}"
     sizes = [measured[which] for which in ("inner", "segmentation", "outer")]
-    said = " / ".join("not calibrated" if value == "" else size(value) for value in sizes)
+    listed = " / ".join("not calibrated" if value == "" else size(value) for value in sizes)
     share = measured["outer_not_inner"]
-    return dice, f"{said} {measured['unit']}" + (
+    return dice, f"{listed} {measured['unit']}" + (
         "" if share == "" else f", {100 * share:.0f} % of the outer not in the inner"
     )
 
 
 def printed_table(rows: Sequence[Row]) -> pd.DataFrame:
-    """A row per case, the worst first: the verdict, the interval of the worst structure's Dice, and why."""
+    """Make a table with a row per case, the worst first: verdict, interval of the worst structure's Dice, and why."""
     listed = []
     for row in rows:
         lows = {name: measured["dice_low"] for name, measured in row.structures.items() if measured["dice_low"] != ""}

@@ -21,7 +21,7 @@ _QUALITY = 80  # of WebP
 
 @dataclass(frozen=True)
 class Picture:
-    """A slice.
+    """A slice of an image, with outlines.
 
     Attributes:
         uri: of the image, as data.
@@ -41,7 +41,7 @@ class Picture:
 
 
 def picture_of(found: Assessment) -> Picture | None:
-    """The slice with the most segmented voxels, or the middle one."""
+    """Draw the slice with the most segmented voxels, or the middle one."""
     image = found.checked.image
     if image is None or not np.isfinite(image).all():
         return None

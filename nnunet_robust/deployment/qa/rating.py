@@ -1,4 +1,4 @@
-"""Green, amber or red: what a clinician is told of one segmentation, and why.
+"""Ratings: green, amber or red for one segmentation, and why.
 
 A rule that does not hold gives a colour and a reason; the worst counts. Which rules apply: `limits.rules_of`.
 """
@@ -21,7 +21,7 @@ COLOUR_OF: dict[Verdict, Colour] = {verdict: colour for colour, verdict in VERDI
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of one segmentation of one structure.
+    """The evidence on one segmentation of one structure.
 
     Attributes:
         dice: interval of its Dice, in [0, 1]; None: none was calibrated.
@@ -49,7 +49,7 @@ class Evidence:
         return 1 - self.inner / self.outer if self.outer else 0.0
 
     def columns(self) -> dict[str, Any]:
-        """By the names that it has in every table, empty where there is no number."""
+        """Return it by the names of its columns in every table, empty where there is no number."""
         low, high = self.dice or ("", "")
         numbers = {
             "inner": self.inner,
@@ -63,7 +63,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Rating:
-    """What a clinician is told.
+    """The rating that a clinician sees.
 
     Attributes:
         colour: green, amber or red.
@@ -105,7 +105,7 @@ class Rule:
 
 
 def dice_rule(amber: float, red: float, why: tuple[str, str] = ("", "")) -> Rule:
-    """A limit on the lower end of the interval of the Dice.
+    """Make a rule with limits on the lower end of the interval of the Dice.
 
     Args:
         amber: below which it is amber, in [0, 1].
@@ -126,7 +126,7 @@ def dice_rule(amber: float, red: float, why: tuple[str, str] = ("", "")) -> Rule
 
 
 def share_rule(amber: float, red: float) -> Rule:
-    """A limit on the share of the outer mask that is not in the inner one.
+    """Make a rule with limits on the share of the outer mask that is not in the inner one.
 
     Args:
         amber: above which it is amber, in [0, 1].
@@ -145,7 +145,7 @@ def share_rule(amber: float, red: float) -> Rule:
 
 
 def rate(evidence: Evidence, rules: Sequence[Rule]) -> Rating:
-    """The colour of one segmentation.
+    """Rate one segmentation.
 
     Args:
         evidence: what is known of it.
@@ -198,7 +198,7 @@ def _judge(rule: Rule, evidence: Evidence) -> tuple[Colour, str]:
 
 
 def size(value: float) -> str:
-    """Three digits, or all that stand before the point."""
+    """Write a size with three digits, or with all that stand before the point."""
     return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
 
 

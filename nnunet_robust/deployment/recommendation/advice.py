@@ -16,7 +16,7 @@ from nnunet_robust.eval.statistics import CONFIDENCE, NO_DIFFERENCE
 from nnunet_robust.eval.statistics.verdict import Verdict
 
 FEW_PATIENTS = 20
-"""Below, it is said that they are few."""
+"""With fewer, the answer says that they are few."""
 
 SURE = 0.8
 """A confidence below this is called a tendency."""
@@ -25,7 +25,7 @@ _CONDITIONS = 3  # that an image is likened to, at most
 
 
 def image_table(recommendation: Recommendation) -> pd.DataFrame:
-    """A row per image: what was measured, what of the sweep it is most like, how far off, the answer for it alone."""
+    """Make a table with a row per image: what was measured, what it is most like, how far off, and its own answer."""
     return pd.DataFrame([_image_row(answer, recommendation.names) for answer in recommendation.images])
 
 
@@ -42,7 +42,7 @@ def _image_row(answer: ImageAnswer, names: DisplayNames) -> dict[str, Any]:
 
 
 def expected_table(recommendation: Recommendation) -> pd.DataFrame:
-    """A row per architecture: its mean Dice in the sweep at images like these, and on the clean ones. Best first."""
+    """Make a table with a row per architecture: its mean Dice at images like these, and on clean ones. Best first."""
     verdict = recommendation.verdict
     rows = [
         {
@@ -59,30 +59,30 @@ def expected_table(recommendation: Recommendation) -> pd.DataFrame:
 
 
 def sentences(recommendation: Recommendation) -> list[str]:
-    """The answer for all images, the reasons, and what it rests on."""
+    """Write the answer for all images, the reasons, and what it rests on."""
     if recommendation.verdict is None:
         return [f"Declined: {recommendation.declined}."]
     inside = [answer for answer in recommendation.images if answer.verdict]
-    said = [_verdict(recommendation.verdict, recommendation.margin), _reasons(recommendation, inside)]
+    found = [_verdict(recommendation.verdict, recommendation.margin), _reasons(recommendation, inside)]
     if by_mask := _masks(recommendation.images):
-        said.append(by_mask)
+        found.append(by_mask)
     if outside := [answer for answer in recommendation.images if not answer.verdict]:
         names = _listed([answer.image for answer in outside])
-        said.append(
+        found.append(
             f"Not answered for: {names} ({len(outside)} of {len(recommendation.images)} images; {outside[0].image}: "
             f"{outside[0].declined})."
         )
-    said.append(
+    found.append(
         f"This rests on the {recommendation.verdict.patients} patients of {recommendation.dataset} whose images, clean "
         "or perturbed, are most like yours in what was measured; it was not checked on yours, which have no labels."
     )
     if recommendation.verdict.confidence < SURE:
-        said.append(
+        found.append(
             f"A confidence below {_percent(SURE)} is a tendency, no answer: the sweep has too few patients for one."
         )
     if recommendation.verdict.patients < FEW_PATIENTS:
-        said.append(f"{recommendation.verdict.patients} patients are few: other patients could change the answer.")
-    return said
+        found.append(f"{recommendation.verdict.patients} patients are few: other patients could change the answer.")
+    return found
 
 
 def _verdict(verdict: Verdict, margin: float) -> str:
@@ -130,7 +130,7 @@ def _masks(answers: tuple[ImageAnswer, ...]) -> str:
 
 
 def as_json(recommendation: Recommendation) -> str:
-    """All of it, for programs."""
+    """Write all of it as JSON, for programs."""
     answer = {
         "sweep": str(recommendation.sweep),
         "dataset": recommendation.dataset,

@@ -19,7 +19,7 @@ from nnunet_robust.eval.inference.sliding_window import SlidingWindow
 
 @dataclass(frozen=True)
 class Format:
-    """What images the models of a sweep take, by its manifest.
+    """The format of the images that the models of a sweep take, by its manifest.
 
     Attributes:
         file_ending: e.g. ".nii.gz".
@@ -32,7 +32,7 @@ class Format:
     reader: str
 
     def make_reader(self) -> BaseReaderWriter:
-        """nnU-Net's reader of these files."""
+        """Make nnU-Net's reader of these files."""
         with quiet():
             reader: BaseReaderWriter = recursive_find_reader_writer_by_name(self.reader)()
         return reader

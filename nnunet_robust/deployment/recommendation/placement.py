@@ -50,7 +50,7 @@ MASK_FEATURES = ("texture_divergence_bits", "foreground_ratio")
 
 @dataclass(frozen=True)
 class Place:
-    """Where an image lies.
+    """The place of an image among those of a sweep.
 
     Attributes:
         distance: to the nearest curve, in standard deviations of what was measured over the whole sweep.
@@ -69,7 +69,7 @@ class Place:
 
     @property
     def inside(self) -> bool:
-        """Whether images like it were measured."""
+        """Whether the sweep has measured images like it."""
         return self.distance <= self.limit
 
 

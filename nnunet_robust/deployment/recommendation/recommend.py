@@ -52,7 +52,7 @@ Track = Callable[[Sequence[ImageFiles]], Iterable[ImageFiles]]
 
 @dataclass(frozen=True)
 class ImageAnswer:
-    """What is said of one image.
+    """The answer for one image.
 
     Attributes:
         image: its name.

@@ -1,1 +1,1 @@
-"""What can be promised of a segmentation: bounds and intervals from calibration cases, checks of images, a rating."""
+"""Guarantees for segmentations: bounds and intervals from calibration cases."""

@@ -34,8 +34,8 @@ Track = Callable[[Sequence[CaseFiles]], Iterable[CaseFiles]]
 
 
 @dataclass(frozen=True)
-class Promise:
-    """What is to be promised; see `calibrate`.
+class Guarantee:
+    """What is to be guaranteed; see `calibrate`.
 
     Attributes:
         alpha: the largest mean loss of a mask, in (0, 1).
@@ -51,14 +51,14 @@ class Promise:
 
 
 def run_calibration(
-    predictor: Predictor, cases: Sequence[CaseFiles], promise: Promise, training: str, output: Path, track: Track
+    predictor: Predictor, cases: Sequence[CaseFiles], guarantee: Guarantee, training: str, output: Path, track: Track
 ) -> Calibration:
     """Calibrate a model and write the file; a run that was killed goes on where it stood.
 
     Args:
         predictor: the model.
         cases: to calibrate on.
-        promise: what is to be promised.
+        guarantee: what is to be guaranteed.
         training: what is known of whether the model was trained on these cases.
         output: of the calibration, a `.json`.
         track: wraps the cases that are gone through, for a progress bar.
@@ -68,17 +68,17 @@ def run_calibration(
             them are named, and nothing is computed.
     """
     n_patients = len({case.patient for case in cases})
-    for alpha, delta in ((promise.alpha, promise.delta), (promise.interval_alpha, None)):
+    for alpha, delta in ((guarantee.alpha, guarantee.delta), (guarantee.interval_alpha, None)):
         if n_patients < fewest_patients(alpha, delta):
             raise UserError(too_few_patients(n_patients, alpha, delta))
     _check_readable(predictor, cases)
     held = f"another process is calibrating into {output}: wait for it, or give another -o"
     with exclusive_lock(output.with_name(f".{output.name}.lock"), held):  # there is one list of finished cases
-        return _run(predictor, cases, promise, training, output, track)
+        return _run(predictor, cases, guarantee, training, output, track)
 
 
 def _run(
-    predictor: Predictor, cases: Sequence[CaseFiles], promise: Promise, training: str, output: Path, track: Track
+    predictor: Predictor, cases: Sequence[CaseFiles], guarantee: Guarantee, training: str, output: Path, track: Track
 ) -> Calibration:
     unfinished = _Unfinished(output.with_name(f".{output.name}.unfinished"), predictor.identity)
     measured = []
@@ -92,10 +92,10 @@ def _run(
     calibration = calibrate(
         measured,
         predictor.identity,
-        promise.condition,
-        promise.alpha,
-        promise.delta,
-        promise.interval_alpha,
+        guarantee.condition,
+        guarantee.alpha,
+        guarantee.delta,
+        guarantee.interval_alpha,
         training,
     )
     write_calibration(output, calibration)

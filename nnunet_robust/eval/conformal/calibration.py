@@ -1,4 +1,4 @@
-"""A calibration: what was measured on which cases under which condition, and what is promised on them."""
+"""A calibration: what was measured on which cases under which condition, and the guarantees that rest on them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from nnunet_robust.eval.images.image_statistics import ImageStatistics
 
 @dataclass(frozen=True)
 class CaseScores:
-    """What is known of one structure in one calibration case.
+    """The scores of one structure in one calibration case.
 
     Attributes:
         curves: its losses, a curve per kind.
@@ -61,10 +61,10 @@ class CalibrationCase:
 
 @dataclass(frozen=True)
 class Bound:
-    """A promise about the outer or inner masks of one structure.
+    """A guarantee about the outer or inner masks of one structure.
 
     Attributes:
-        setting: of the kind's masks: a probability, or mm; None: no setting can promise it.
+        setting: of the kind's masks: a probability, or mm; None: no setting can guarantee it.
         mean_loss: at this setting, over the calibration patients, rounded to 9 decimals; None where there is none.
         n_cases: that it was calibrated on; for an outer mask those that have the object.
         n_patients: of these.
@@ -78,7 +78,7 @@ class Bound:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Promises, and all that they rest on. `calibrate` makes one, `calibration_file` stores it.
+    """Guarantees, and all that they rest on. `calibrate` makes one, `calibration_file` stores it.
 
     Attributes:
         model: what tells the model from others: names, and the digests of its checkpoints.
@@ -87,7 +87,7 @@ class Calibration:
         delta: 1 - the confidence of that; None: in expectation.
         interval_alpha: the share of cases whose Dice may lie outside of its interval.
         cases: the calibration set, by name.
-        bounds: structure -> kind -> promise.
+        bounds: structure -> kind -> guarantee.
         intervals: structure -> interval; none for structures whose cases have no predicted Dice.
         training: what is known of whether the model was trained on these cases, in words.
     """
@@ -116,7 +116,7 @@ class Calibration:
             )
 
     def check_unseen(self, digests: Mapping[str, str], patients: Mapping[str, str]) -> None:
-        """Make sure that promises are not measured on what they were made on.
+        """Make sure that guarantees are not measured on what they rest on.
 
         Args:
             digests: case -> SHA-256 of its files; of its images that counts, whatever its labels.
@@ -140,7 +140,7 @@ class Calibration:
             )
 
     def described(self) -> dict[str, Any]:
-        """What a manifest says of it: JSON-ready."""
+        """Describe it for a manifest, JSON-ready."""
         return {
             "condition": self.condition,
             "alpha": self.alpha,
@@ -153,15 +153,15 @@ class Calibration:
         }
 
     def sentences(self, label: str) -> list[str]:
-        """What is promised of a structure, in words, a sentence per promise; each holds on its own, not all at once."""
-        said = [_promise(self, label, kind, bound) for kind, bound in self.bounds[label].items()]
+        """Write a sentence for each guarantee of a structure; each holds on its own, not all at once."""
+        sentences = [_sentence(self, label, kind, bound) for kind, bound in self.bounds[label].items()]
         if label in self.intervals:
             interval = self.intervals[label]
-            said.append(
+            sentences.append(
                 f"{label}: a Dice lies in its interval in {_percent(1 - interval.alpha)} of cases "
                 f"({_on(interval.n_cases, interval.n_patients, self.condition)})."
             )
-        return said
+        return sentences
 
 
 def calibrate(
@@ -173,7 +173,7 @@ def calibrate(
     interval_alpha: float = 0.1,
     training: str = "",
 ) -> Calibration:
-    """Make the promises that a calibration set allows.
+    """Make the guarantees that a calibration set allows.
 
     Args:
         cases: that the model was not trained on, drawn as those to come will be.
@@ -217,7 +217,7 @@ def _bound(
     label: str, kind: Kind, curves: list[LossCurve], patients: list[str], alpha: float, delta: float | None
 ) -> Bound:
     outer = kind in ("outer_threshold", "outer_margin_mm")
-    # Where there is no object nothing can be missed: such cases would make the promise cheap for those that have one.
+    # Where there is no object nothing can be missed: such cases would make the guarantee cheap for those that have one.
     used = [index for index, curve in enumerate(curves) if not outer or curve.of[0] > 0]
     whose = [patients[index] for index in used]
     n_patients = len(set(whose))
@@ -249,10 +249,10 @@ def _known(case: CalibrationCase) -> dict[str, tuple[list[Kind], bool, bool]]:
     }
 
 
-def _promise(calibration: Calibration, label: str, kind: Kind, bound: Bound) -> str:
+def _sentence(calibration: Calibration, label: str, kind: Kind, bound: Bound) -> str:
     side, by = kind.split("_", 1)
     wrong = "of the object lies outside of the outer mask" if side == "outer" else "of the inner mask is not object"
-    sure = "" if calibration.delta is None else f", with confidence {_percent(1 - calibration.delta)}"
+    confidence = "" if calibration.delta is None else f", with confidence {_percent(1 - calibration.delta)}"
     who = "patients who have it" if side == "outer" else "patients"
     average = f"on average over {who}" + (" and calibration sets" if calibration.delta is None else "")
     where = _on(bound.n_cases, bound.n_patients, calibration.condition)
@@ -261,10 +261,10 @@ def _promise(calibration: Calibration, label: str, kind: Kind, bound: Bound) -> 
     if bound.setting is None or bound.mean_loss is None:
         needed = fewest_patients(calibration.alpha, calibration.delta)
         why = f"; at least {needed} patients are needed" if bound.n_patients < needed else ""
-        return f"{label}: no {how} can promise that at most {at_most} {wrong}, on average{sure} ({where}{why})."
+        return f"{label}: no {how} can promise that at most {at_most} {wrong}, on average{confidence} ({where}{why})."
     setting = f"{bound.setting:.4g}" + (" mm" if by == "margin_mm" else "")
     return (
-        f"{label}: with the {how} {setting}, at most {at_most} {wrong}, {average}{sure} "
+        f"{label}: with the {how} {setting}, at most {at_most} {wrong}, {average}{confidence} "
         f"({where}; there it was {_percent(bound.mean_loss)})."
     )
 

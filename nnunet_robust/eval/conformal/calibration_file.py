@@ -1,6 +1,6 @@
-"""`calibration.json`: a calibration with every case's digest and loss curves, so that its promises can be made again.
+"""`calibration.json`: a calibration with every case's digest and loss curves, so that its guarantees can be made again.
 
-Reading it does that: a file whose promises do not follow from its cases is refused.
+Reading it does that: a file whose guarantees do not follow from its cases is refused.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
         "format": FORMAT,
         "version": __version__,
         **{name: getattr(calibration, name) for name in _GIVEN},
-        **_promises(calibration),
+        **_guarantees(calibration),
         "settings": settings(),
     }
     # A line for each: a file to look into.
@@ -40,10 +40,10 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
 
 
 def read_calibration(path: Path) -> Calibration:
-    """Read a calibration and make its promises again from its curves.
+    """Read a calibration and make its guarantees again from its curves.
 
     Raises:
-        UserError: no such file, not a calibration, of another version of this package, or one whose promises are not
+        UserError: no such file, not a calibration, of another version of this package, or one whose guarantees are not
             those of its cases.
     """
     if not path.is_file():
@@ -54,17 +54,17 @@ def read_calibration(path: Path) -> Calibration:
             raise UserError(f"{path} is of another version of this package ({content['version']}): calibrate again")
         cases = [case_from_json(case) for case in content["cases"]]
         calibration = calibrate(cases, **{name: content[name] for name in _GIVEN})
-        promised = {name: content[name] for name in _promises(calibration)}
+        stored = {name: content[name] for name in _guarantees(calibration)}
     except UserError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a calibration ({type(error).__name__}: {error}): calibrate again") from error
-    if promised != _promises(calibration):
+    if stored != _guarantees(calibration):
         raise UserError(f"the promises in {path} are not those of its cases: the file was changed, calibrate again")
     return calibration
 
 
-def _promises(calibration: Calibration) -> dict[str, Any]:
+def _guarantees(calibration: Calibration) -> dict[str, Any]:
     """What follows from the cases, JSON-ready."""
     return {
         "in_words": [sentence for label in calibration.bounds for sentence in calibration.sentences(label)],
@@ -76,7 +76,7 @@ def _promises(calibration: Calibration) -> dict[str, Any]:
 
 
 def settings() -> dict[str, list[float]]:
-    """What curves have a number for, JSON-ready."""
+    """List the settings that curves have a number for, JSON-ready."""
     return {kind: settings.tolist() for kind, settings in SETTINGS.items()}
 
 
@@ -85,7 +85,7 @@ def _dumps(value: Any) -> str:
 
 
 def case_to_json(case: CalibrationCase) -> dict[str, Any]:
-    """A case, JSON-ready."""
+    """Turn a case into what JSON can hold."""
     labels = {
         label: {
             "dice": scores.dice,
@@ -102,7 +102,7 @@ def case_to_json(case: CalibrationCase) -> dict[str, Any]:
 
 
 def case_from_json(case: Mapping[str, Any]) -> CalibrationCase:
-    """The case that `case_to_json` was given.
+    """Restore the case that `case_to_json` was given.
 
     Raises:
         ValueError, KeyError, TypeError, AttributeError: it was given none.

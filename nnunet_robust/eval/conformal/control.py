@@ -1,9 +1,9 @@
-"""Promises from a calibration set: a share of the object that is missed at most, an interval for a case's Dice.
+"""Guarantees from a calibration set: a share of the object that is missed at most, an interval for a case's Dice.
 
-Everything here works on numbers per patient and per case, not on images. The promises hold for new patients who are
+Everything here works on numbers per patient and per case, not on images. The guarantees hold for new patients who are
 drawn as those of the calibration set were; under any other condition they may break.
 
-Two kinds of promise for a loss in [0, 1], averaged over the cases of a patient:
+Two kinds of guarantee for a loss in [0, 1], averaged over the cases of a patient:
 
 - in expectation: over calibration sets and new patients, the mean loss is at most alpha. Conformal risk control,
   Angelopoulos et al. 2022, arXiv 2208.02814.
@@ -33,7 +33,7 @@ UNCERTAINTY_FLOOR = 0.02
 
 
 def patient_losses(losses: NDArray[np.float64], patients: Sequence[str]) -> NDArray[np.float64]:
-    """The mean losses of each patient's cases.
+    """Compute the mean losses of each patient's cases.
 
     Args:
         losses: (cases, settings), in [0, 1].
@@ -56,7 +56,7 @@ def patient_losses(losses: NDArray[np.float64], patients: Sequence[str]) -> NDAr
 
 
 def fewest_patients(alpha: float, delta: float | None = None) -> int:
-    """The smallest calibration set that can keep a promise: if none of its patients had any loss.
+    """Find the smallest calibration set that allows a guarantee, if none of its patients has any loss.
 
     Args:
         alpha: the largest mean loss, in (0, 1).
@@ -69,16 +69,16 @@ def fewest_patients(alpha: float, delta: float | None = None) -> int:
     if delta is None:
         return math.ceil((1 - _ROUNDING) / alpha - 1)
     too_few, enough = 0, 1
-    while not _could_promise(enough, alpha, delta):
+    while not _could_guarantee(enough, alpha, delta):
         too_few, enough = enough, 2 * enough
     while enough - too_few > 1:
         middle = (too_few + enough) // 2
-        too_few, enough = (too_few, middle) if _could_promise(middle, alpha, delta) else (middle, enough)
+        too_few, enough = (too_few, middle) if _could_guarantee(middle, alpha, delta) else (middle, enough)
     return enough
 
 
 def too_few_patients(n_patients: int, alpha: float, delta: float | None) -> str:
-    """What to say of a calibration set that is too small, and how large it has to be."""
+    """Say that a calibration set is too small, and how large it has to be."""
     wanted = f"alpha {alpha:g}" + ("" if delta is None else f" with confidence {100 * (1 - delta):.4g} %")
     return (
         f"{n_patients} calibration patients are too few for {wanted}: at least {fewest_patients(alpha, delta)} are "
@@ -87,7 +87,7 @@ def too_few_patients(n_patients: int, alpha: float, delta: float | None) -> str:
 
 
 def control_risk(losses: NDArray[np.float64], alpha: float, delta: float | None = None) -> int | None:
-    """The boldest setting that keeps the promise.
+    """Find the boldest setting that holds the guarantee.
 
     Args:
         losses: (patients, settings), in [0, 1], the most cautious setting first.
@@ -95,7 +95,7 @@ def control_risk(losses: NDArray[np.float64], alpha: float, delta: float | None 
         delta: 1 - confidence, in (0, 1); None: in expectation.
 
     Returns:
-        Index of the setting; None if not even the most cautious one keeps the promise.
+        Index of the setting; None if not even the most cautious one holds the guarantee.
 
     Raises:
         UserError: alpha or delta out of range, or too few patients: says how many it takes.
@@ -105,15 +105,15 @@ def control_risk(losses: NDArray[np.float64], alpha: float, delta: float | None 
     if delta is None:
         # Conformal risk control needs losses that only rise: each setting answers for all that are more cautious.
         worst_so_far = np.maximum.accumulate(losses, axis=1)
-        kept = worst_so_far.sum(axis=0) + 1 <= alpha * (len(losses) + 1) + _ROUNDING
+        holds = worst_so_far.sum(axis=0) + 1 <= alpha * (len(losses) + 1) + _ROUNDING
     else:
-        kept = betting_p_values(losses, alpha, delta) <= delta
-    in_a_row = int(np.argmin(kept)) if not kept.all() else len(kept)
+        holds = betting_p_values(losses, alpha, delta) <= delta
+    in_a_row = int(np.argmin(holds)) if not holds.all() else len(holds)
     return in_a_row - 1 if in_a_row else None
 
 
 def betting_p_values(losses: NDArray[np.float64], alpha: float, delta: float) -> NDArray[np.float64]:
-    """For each setting, a p-value of "its mean loss is above alpha", made to be compared with delta.
+    """Compute for each setting a p-value of "its mean loss is above alpha", made to be compared with delta.
 
     A gambler with capital 1 bets on each loss that it is below alpha; were the mean above alpha, the capital would ever
     reach 1 / p with probability p at most (Ville). With the losses L_i in their order,
@@ -144,7 +144,7 @@ def betting_p_values(losses: NDArray[np.float64], alpha: float, delta: float) ->
 
 @dataclass(frozen=True)
 class DiceInterval:
-    """Where the Dice of a new patient's case lies with probability 1 - alpha: predicted ± quantile x scale.
+    """An interval that holds the Dice of a new patient's case with probability 1 - alpha: predicted ± quantile x scale.
 
     The scale is the case's uncertainty plus `UNCERTAINTY_FLOOR`.
 
@@ -161,7 +161,7 @@ class DiceInterval:
     n_patients: int
 
     def around(self, predicted: float, uncertainty: float) -> tuple[float, float]:
-        """The interval of one case, within [0, 1].
+        """Compute the interval of one case, within [0, 1].
 
         Args:
             predicted: its predicted Dice, in [0, 1], got as those of the calibration cases were.
@@ -182,7 +182,7 @@ def calibrate_interval(
     patients: Sequence[str],
     alpha: float,
 ) -> DiceInterval:
-    """Split conformal prediction of the Dice, with errors normalised by an uncertainty.
+    """Calibrate an interval of the Dice by split conformal prediction, with errors normalised by an uncertainty.
 
     Cases of one patient are not independent: each patient's errors share one weight, which keeps the coverage for a
     case of a new patient. With a case per patient it is the usual quantile, of rank ceil((n + 1)(1 - alpha)).
@@ -220,7 +220,7 @@ def calibrate_interval(
 
 
 def conformal_quantile(scores: NDArray[np.float64], patients: Sequence[str], rate: float) -> float:
-    """What the score of a new patient's case is above with probability `rate` at most, or as near as patients allow.
+    """Find what a new patient's case scores above with probability `rate` at most, or as near as patients allow.
 
     Each patient's cases share one weight. With a case per patient it is the score of rank ceil((n + 1)(1 - rate));
     where that is beyond the last, it is the largest, above which a new one is with probability 1 / (n + 1) at most.
@@ -237,7 +237,7 @@ def conformal_quantile(scores: NDArray[np.float64], patients: Sequence[str], rat
     return float(scores[order][min(int(rank), len(scores) - 1)])
 
 
-def _could_promise(n: int, alpha: float, delta: float) -> bool:
+def _could_guarantee(n: int, alpha: float, delta: float) -> bool:
     return bool(betting_p_values(np.zeros((n, 1)), alpha, delta)[0] <= delta)
 
 

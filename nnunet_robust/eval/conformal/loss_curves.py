@@ -69,7 +69,7 @@ class LossCurve:
 
     @property
     def losses(self) -> NDArray[np.float64]:
-        """float (settings), in [0, 1]; 0 where there is nothing to miss, or nothing is claimed."""
+        """The losses, float (settings), in [0, 1]; 0 where there is nothing to miss, or nothing is claimed."""
         return self.wrong / np.maximum(self.of, 1)
 
 
@@ -129,7 +129,7 @@ def bound_mask(
     spacing_mm: Sequence[float],
     probability: NDArray[np.floating] | None = None,
 ) -> Mask:
-    """The outer or inner mask of a segmentation; see the table above.
+    """Make the outer or inner mask of a segmentation; see the table above.
 
     Distances run between the centres of voxels. The image's border is no border of the object: an inner mask may reach
     it. An empty segmentation has no margin around it.
@@ -201,7 +201,7 @@ def _distances(target: Mask, points: Mask, spacing_mm: Sequence[float]) -> NDArr
 
 
 def _box(mask: Mask, grow: Sequence[int]) -> tuple[slice, ...]:
-    """Where a mask lies, so many voxels wider; nowhere, if it is empty."""
+    """Find the box of a mask, wider by a number of voxels on each axis; empty, if the mask is."""
     boxes = ndimage.find_objects(mask.view(np.uint8))
     if not boxes:
         return tuple(slice(0, 0) for _ in mask.shape)

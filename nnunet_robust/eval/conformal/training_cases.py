@@ -1,4 +1,4 @@
-"""Which cases a model was trained on, as far as nnU-Net's files tell: nothing can be promised on those."""
+"""The cases that a model was trained on, as far as nnU-Net's files tell: nothing can be guaranteed on those."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nnunet_robust.eval.inference.models import Model
 
 @dataclass(frozen=True)
 class Use:
-    """What cases are for, in words.
+    """The use that cases are for, in words.
 
     Attributes:
         harm: what is wrong with cases that the model was trained on.

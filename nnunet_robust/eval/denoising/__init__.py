@@ -1,1 +1,1 @@
-"""Adaptive preprocessing: images are denoised where they are noisier than what a model was measured to bear."""
+"""Adaptive preprocessing: images are denoised where their noise is above the noise tolerance of a model."""

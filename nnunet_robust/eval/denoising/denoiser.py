@@ -1,4 +1,4 @@
-"""Denoised or not, by the image's own noise."""
+"""The denoiser decides by the image's own noise."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nnunet_robust.eval.denoising.noise_tolerance import Borne
+from nnunet_robust.eval.denoising.noise_tolerance import NoiseTolerance
 from nnunet_robust.eval.denoising.variation import ANISOTROPY, STRENGTH, denoise
 from nnunet_robust.eval.images.image_quality import mean_of, noise_sigmas
 
@@ -18,34 +18,34 @@ FILTER = f"total variation (Chambolle 2004), weight {STRENGTH:g} x noise, slice 
 
 @dataclass(frozen=True)
 class Denoiser:
-    """Denoises an image, always or where it is noisier than what a model bears. Threads may use it at once.
+    """Denoises an image, always or where its noise is above a model's tolerance. Several threads may use it at once.
 
     Attributes:
-        borne: what the model was measured to bear; None denoises always.
+        tolerance: the noise tolerance of the model; None denoises always.
     """
 
-    borne: Borne | None = None
+    tolerance: NoiseTolerance | None = None
 
     @property
     def label(self) -> str:
-        """What is added to the name of a model."""
-        return "+denoise_always" if self.borne is None else "+denoise"
+        """The suffix of a model's name."""
+        return "+denoise_always" if self.tolerance is None else "+denoise"
 
     @property
     def threshold(self) -> float | None:
-        """Images whose `noise_sigma` is above are denoised; None: all whose noise can be measured."""
-        return None if self.borne is None else self.borne.threshold
+        """The `noise_sigma` above which images are denoised; None: all whose noise can be measured."""
+        return None if self.tolerance is None else self.tolerance.threshold
 
     def needed(self, noise_sigma: float) -> bool:
-        """Whether an image is denoised.
+        """Tell whether an image is to be denoised.
 
         Args:
             noise_sigma: its noise, see `image_quality`; NaN, which cannot be measured, leaves it as it is.
         """
-        return noise_sigma > (0.0 if self.borne is None else self.borne.threshold)
+        return noise_sigma > (0.0 if self.tolerance is None else self.tolerance.threshold)
 
     def __call__(self, image: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-        """The image, denoised if it needs it.
+        """Denoise an image if it needs it.
 
         Args:
             image: (C, *spatial), raw intensities, as nnU-Net's reader gives them; not modified.
@@ -64,16 +64,16 @@ class Denoiser:
         return known.denoised
 
     def noise_sigma(self, image: np.ndarray, spacing_mm: Sequence[float]) -> float:
-        """The image's noise, as `image_quality` has it; measured once for one image."""
+        """Measure the image's noise, as `image_quality` has it, once for one image."""
         return _look(image, spacing_mm).noise_sigma
 
-    def does_as(self, described: Mapping[str, Any]) -> bool:
-        """Whether it does to images what the one that a manifest describes did; what it was learned from may differ."""
+    def matches(self, described: Mapping[str, Any]) -> bool:
+        """Tell whether it does the same to images as one that a manifest describes, whatever each was learned from."""
         return (described["filter"], described.get("threshold")) == (FILTER, self.threshold)
 
     def described(self) -> dict[str, Any]:
-        """For the manifest."""
-        return {"filter": FILTER, **({} if self.borne is None else self.borne.described())}
+        """Describe it for the manifest."""
+        return {"filter": FILTER, **({} if self.tolerance is None else self.tolerance.described())}
 
 
 class _Seen(NamedTuple):

@@ -26,7 +26,7 @@ RECORD = "denoised.json"
 
 @dataclass(frozen=True)
 class Done:
-    """What became of an image.
+    """The outcome for one image.
 
     Attributes:
         noise_sigma: its noise as a share of its robust range; None where it cannot be measured.
@@ -46,7 +46,7 @@ def denoise_folder(
     denoiser: Denoiser,
     track: Callable[[Sequence[ImageFiles]], Iterable[ImageFiles]] = iter,
 ) -> tuple[dict[str, Done], dict[str, str]]:
-    """Write the images that a model is to see, one after the other; what was done in an earlier run is not done again.
+    """Write the images that a model is to see, one after the other; what an earlier run has done is not done again.
 
     Args:
         images: see `find_images`.
@@ -56,7 +56,7 @@ def denoise_folder(
         track: wraps the images that are gone through, for a progress bar.
 
     Returns:
-        Name -> what became of it, and name -> why it could not be read.
+        Name -> outcome, and name -> why it could not be read.
 
     Raises:
         UserError: the folder holds something else, or was made otherwise, or is that of the images; or an image cannot
@@ -119,7 +119,7 @@ def _earlier(
         return {}
     before = json.loads(record.read_text(encoding="utf-8"))
     same = all(before.get(name) == settings[name] for name in ("model", "checkpoints"))
-    if not same or not denoiser.does_as(before["denoise"]):
+    if not same or not denoiser.matches(before["denoise"]):
         raise UserError(f"-o {output} was made for another model or by another threshold: take a new folder")
     return {name: Done(**{**entry, "files": tuple(entry["files"])}) for name, entry in before["cases"].items()}
 

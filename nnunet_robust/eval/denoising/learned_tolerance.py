@@ -1,4 +1,4 @@
-"""How much noise does a model bear? Learned from an earlier sweep of it, over other cases."""
+"""The noise tolerance of a model, learned from an earlier sweep of it over other cases."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sklearn.isotonic import IsotonicRegression
 
 from nnunet_robust.common.digest import sha256
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.eval.denoising.noise_tolerance import Borne
+from nnunet_robust.eval.denoising.noise_tolerance import NoiseTolerance
 from nnunet_robust.eval.results.reading import read_table
 from nnunet_robust.eval.results.tables import CONDITION, Condition
 from nnunet_robust.eval.statistics import MARGIN
@@ -21,25 +21,25 @@ NOISE = ("gaussian_noise", "rician_noise", "speckle_noise", "poisson_noise")
 """Perturbations that count: noise of its own in every voxel, which is what `noise_sigma` estimates."""
 
 FEWEST_PATIENTS = 5
-"""To learn from."""
+"""The fewest patients to learn from."""
 
 CLEAN_PERCENTILE = 95.0
-"""Of the noise of clean images: what is below counts as clean, whatever a model bears."""
+"""Percentile of the noise of clean images: what is below counts as clean, whatever a model tolerates."""
 
 
-def noise_borne(
+def tolerated_noise(
     noise: NDArray[np.float64],
     losses: NDArray[np.float64],
     patients: Sequence[str],
     clean: NDArray[np.bool_],
     margin: float = MARGIN,
 ) -> tuple[float, str]:
-    """The largest noise up to which the mean loss is within a margin.
+    """Find the largest noise up to which the mean loss is within a margin.
 
     The mean loss as a function of the estimated noise is taken to fall nowhere: it is fitted by isotonic regression,
     each patient with the same weight. The threshold is the largest noise of an image at which the fit is within the
     margin, and never below the `CLEAN_PERCENTILE`th percentile of the clean images' noise, as it would be where clean
-    images are as noisy by the estimate (fine texture counts as noise) as some that the model does not bear.
+    images are as noisy by the estimate (fine texture counts as noise) as some that the model does not tolerate.
 
     Args:
         noise: (images,), `noise_sigma`.
@@ -49,7 +49,7 @@ def noise_borne(
         margin: >= 0.
 
     Returns:
-        The threshold, and the outcome, see `Borne`.
+        The threshold, and the outcome, see `NoiseTolerance`.
 
     Reference: Barlow et al., "Statistical Inference under Order Restrictions", 1972 (pool adjacent violators).
     """
@@ -57,17 +57,17 @@ def noise_borne(
     fit = IsotonicRegression().fit(noise, losses, sample_weight=1.0 / sizes[of_patient])
     within = fit.predict(noise) <= margin + 1e-12
     of_clean = float(np.percentile(noise[clean], CLEAN_PERCENTILE))
-    borne = float(noise[within].max(initial=-np.inf))
+    tolerated = float(noise[within].max(initial=-np.inf))
     if within.all():
-        return borne, "all"
-    return (borne, "within") if borne > of_clean else (of_clean, "clean")
+        return tolerated, "all"
+    return (tolerated, "within") if tolerated > of_clean else (of_clean, "clean")
 
 
-def learn(earlier: EarlierSweep, key: str) -> Borne:
-    """What a model bore in an earlier sweep.
+def learn(earlier: EarlierSweep, key: str) -> NoiseTolerance:
+    """Learn the noise tolerance of a model from an earlier sweep.
 
     Args:
-        earlier: which.
+        earlier: the sweep.
         key: the model's, one of `earlier.models`.
 
     Raises:
@@ -96,8 +96,8 @@ def learn(earlier: EarlierSweep, key: str) -> Borne:
     noise = images["noise_sigma"].to_numpy(float)
     losses = images["case"].map(of_clean).to_numpy(float) - images["dice"].to_numpy(float)
     clean = images["clean"].to_numpy(bool)
-    threshold, outcome = noise_borne(noise, losses, images["patient"].tolist(), clean)
-    return Borne(
+    threshold, outcome = tolerated_noise(noise, losses, images["patient"].tolist(), clean)
+    return NoiseTolerance(
         threshold=threshold,
         outcome=outcome,
         margin=MARGIN,

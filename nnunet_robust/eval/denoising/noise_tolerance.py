@@ -1,4 +1,4 @@
-"""The noise that a model was measured to bear, and where that is known from."""
+"""The noise tolerance of a model, and what it was measured on."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Borne:
-    """What a model was measured to bear.
+class NoiseTolerance:
+    """The noise that a model was measured to tolerate.
 
     Attributes:
         threshold: the largest estimated noise (`noise_sigma`) up to which it is not worth denoising.
         outcome: "within": the loss exceeded the margin within what was measured; "all": it did not, and the threshold
             is the largest noise that was measured; "clean": it did so at once, and the threshold is what clean images
             have.
-        margin: mean loss of Dice against the same patients' clean images that counts as borne.
-        clean_noise: of the noise of clean images, see `bearing.CLEAN_PERCENTILE`.
-        largest_noise: that was measured.
-        n_patients: that it was learned from.
-        n_images: clean and perturbed.
-        perturbations: that these were perturbed with.
+        margin: mean loss of Dice against the same patients' clean images that counts as tolerated.
+        clean_noise: the percentile `learned_tolerance.CLEAN_PERCENTILE` of the noise of clean images.
+        largest_noise: the largest noise that was measured.
+        n_patients: number of patients that it was learned from.
+        n_images: number of images, clean and perturbed.
+        perturbations: names of those that the images were perturbed with.
         origin: SHA-256 of the sweep's tables, results and inputs.
     """
 
@@ -35,11 +35,11 @@ class Borne:
     origin: tuple[str, str] = ("", "")
 
     def described(self) -> dict[str, Any]:
-        """For the manifest."""
+        """Describe it for the manifest."""
         return {**asdict(self), "perturbations": list(self.perturbations), "origin": list(self.origin)}
 
     def sentence(self, model: str) -> str:
-        """In words."""
+        """Write it as a sentence."""
         what = {
             "within": f"bears noise up to {self.threshold:.3g} of the robust range",
             "all": f"bore all noise that was measured, up to {self.threshold:.3g} of the robust range",

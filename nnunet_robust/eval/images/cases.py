@@ -65,7 +65,7 @@ class CaseFiles(ImageFiles):
 
     @property
     def labels(self) -> tuple[Path, ...]:
-        """Every file that its reference is made of, or set against."""
+        """The files that its reference is made of, or set against."""
         return tuple(path for _, path in self.experts) or (self.label,)
 
     @property
@@ -104,7 +104,7 @@ def label_names(dataset_json: Mapping[str, Any]) -> dict[int, str]:
 def cases_of_folders(
     images: Path, labels: Path, file_ending: str, channels: int, *, complete: bool = True
 ) -> list[CaseFiles]:
-    """The cases of a folder of images in nnU-Net's naming (see `files_of_cases`) and a folder of labels.
+    """List the cases of a folder of images in nnU-Net's naming (see `files_of_cases`) and a folder of labels.
 
     Whatever else is in the folder of images is named on the standard error stream.
 
@@ -137,7 +137,7 @@ def cases_of_folders(
 
 
 def drawn_by_experts(cases: Sequence[CaseFiles], folders: Sequence[Path], reference: str) -> list[CaseFiles]:
-    """The same cases, each with the labels of all experts.
+    """Give each case the labels of all experts.
 
     Args:
         cases: with the first expert's labels.
@@ -166,7 +166,7 @@ def drawn_by_experts(cases: Sequence[CaseFiles], folders: Sequence[Path], refere
 
 
 def cases_of_dataset(dataset: str, fold: str, file_ending: str, channels: int) -> list[CaseFiles]:
-    """A dataset's test cases (`imagesTs` with `labelsTs`), or else the validation cases of a fold.
+    """List a dataset's test cases (`imagesTs` with `labelsTs`), or else the validation cases of a fold.
 
     Files of a case may be missing: `load_case` says so.
 
@@ -197,7 +197,7 @@ def cases_of_dataset(dataset: str, fold: str, file_ending: str, channels: int) -
 
 
 def recorded_patients(raw: Path) -> dict[str, str]:
-    """Case to patient, where one of our converters has recorded it in a raw dataset's `dataset.json`."""
+    """Read the patient of each case, where one of our converters has recorded it in a raw dataset's `dataset.json`."""
     file = raw / "dataset.json"
     return json.loads(file.read_text()).get("nnunet_robust", {}).get("patients", {}) if file.is_file() else {}
 

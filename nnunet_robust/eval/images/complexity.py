@@ -38,7 +38,7 @@ BAND = 3
 """Pixels on either side of the border whose intensities make the boundary contrast."""
 
 SWEEP_SLICES = 32
-"""Of a volume, in a sweep, which measures every perturbed input: at most so many, evenly spaced."""
+"""The largest number of slices of a volume, evenly spaced, in a sweep, which measures every perturbed input."""
 
 # What a code's circle and its centre lie in, bilinear interpolation included: the 7 x 7 pixels.
 _FOOTPRINT: np.ndarray = np.ones((2 * RADIUS + 1, 2 * RADIUS + 1), bool)
@@ -65,7 +65,7 @@ class Complexity:
 
 
 def symmetric_divergence(inside: np.ndarray, outside: np.ndarray) -> float:
-    """Jensen-Shannon divergence of two histograms in bits, smoothed, less what chance alone would give.
+    """Compute the Jensen-Shannon divergence of two histograms in bits, smoothed, less what chance alone would give.
 
     JSD = 1/2 KL(p || m) + 1/2 KL(q || m), m = (p + q) / 2: what one code tells of the side that it comes from, were
     both sides equally large; 0 for equal histograms, 1 for disjoint ones. Each histogram gets `PSEUDO_CODES` more
@@ -101,7 +101,7 @@ def symmetric_divergence(inside: np.ndarray, outside: np.ndarray) -> float:
 
 
 def published_divergence(inside: np.ndarray, outside: np.ndarray) -> float:
-    """Kullback-Leibler divergence of two histograms in bits, as the papers' code has it.
+    """Compute the Kullback-Leibler divergence of two histograms in bits, as the papers' code has it.
 
     Bins that are empty on either side are left out of the sum: it can be negative, and of disjoint textures it is 0.
 
@@ -128,7 +128,7 @@ def _kullback_leibler(p: np.ndarray, q: np.ndarray) -> float:
 
 
 def grey_range(image: np.ndarray) -> np.ndarray:
-    """What becomes black and white: (0, 255) for 8-bit images, else each channel's 0.5th and 99.5th percentile.
+    """Find what becomes black and white: (0, 255) for 8-bit images, else each channel's 0.5th and 99.5th percentile.
 
     Args:
         image: (C, *spatial), finite.
@@ -143,13 +143,13 @@ def grey_range(image: np.ndarray) -> np.ndarray:
 
 
 def to_grey(image: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    """(C, *spatial) in 8-bit grey: black and white at `bounds` (C, 2), clipped, rounded."""
+    """Bring an image (C, *spatial) to 8-bit grey: black and white at `bounds` (C, 2), clipped, rounded."""
     low, high = (side.reshape(-1, *[1] * (image.ndim - 1)) for side in bounds.T)
     return np.rint(np.clip((image - low) * (255.0 / (high - low)), 0, 255)).astype(np.uint8)
 
 
 def slice_axis(spacing_mm: Sequence[float]) -> int:
-    """The axis of low resolution, across which the slices lie: that of the coarsest spacing, the first of equals."""
+    """Find the axis across which the slices lie: that of the coarsest spacing, the first of equals."""
     return int(np.argmax(spacing_mm))
 
 
@@ -230,7 +230,7 @@ class ComplexityMeter:
         spacing_mm: per spatial axis; slices lie across the coarsest.
         ignore: the value that is neither inside nor outside of anything.
         variant: "symmetric", or "published" as in the papers' code.
-        max_slices: at most so many, evenly spaced, of the slices that hold a region; None takes all.
+        max_slices: the largest number of slices, evenly spaced, of those that hold a region; None takes all.
     """
 
     def __init__(
@@ -265,7 +265,7 @@ class ComplexityMeter:
         return _Region(sides, bands)
 
     def measure(self, image: np.ndarray) -> dict[str, Complexity]:
-        """Complexity by region.
+        """Measure the complexity of each region.
 
         Args:
             image: the clean one or a perturbed version of it, of its shape.

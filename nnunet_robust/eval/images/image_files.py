@@ -71,7 +71,7 @@ class LoadedImage:
 
     @property
     def spacing_mm(self) -> tuple[float, ...]:
-        """Voxel size per spatial axis; 1 where the format has no spacing (PNG), so that mm then are pixels."""
+        """The voxel's size per spatial axis; 1 where the format has no spacing (PNG), so that mm then are pixels."""
         return tuple(float(s) for s in self.properties["spacing"])
 
 
@@ -110,7 +110,7 @@ def _missing_channels(images: Sequence[Path], channels: int) -> list[str]:
 
 
 def channel_count(dataset_json: Mapping[str, Any]) -> int:
-    """The number of channels that `dataset.json` declares."""
+    """Count the channels that `dataset.json` declares."""
     return len(dataset_json.get("channel_names") or dataset_json["modality"])
 
 

@@ -16,7 +16,7 @@ from nnunet_robust.eval.images.complexity import SWEEP_SLICES, slice_axis
 from nnunet_robust.perturbations import ROBUST_PERCENTILES
 
 FEWEST_COEFFICIENTS = 100
-"""Of wavelet coefficients in a channel; with fewer there is no estimate of the noise."""
+"""Wavelet coefficients of a channel; with fewer there is no estimate of the noise."""
 
 MOST_SATURATED = 3
 """Of the 16 pixels that a coefficient sees; with more of them saturated it says nothing of the noise."""
@@ -50,7 +50,7 @@ class ImageQuality:
 def image_quality(
     image: np.ndarray, spacing_mm: Sequence[float], max_slices: int | None = SWEEP_SLICES
 ) -> ImageQuality:
-    """Measure an image.
+    """Measure the noise and the blur of an image.
 
     Noise: 1.4826 times the median of the absolute finest diagonal wavelet coefficients (Daubechies, four taps), divided
     by the range from the 0.5th to the 99.5th percentile. Left out are coefficients with more than `MOST_SATURATED`
@@ -64,7 +64,7 @@ def image_quality(
     Args:
         image: (C, *spatial), finite raw intensities, 2d or 3d.
         spacing_mm: per spatial axis; slices lie across the coarsest.
-        max_slices: at most so many of a volume, evenly spaced; None takes all.
+        max_slices: the largest number of slices of a volume, evenly spaced; None takes all.
 
     Returns:
         The means over the channels that can be measured: noise needs `FEWEST_COEFFICIENTS` coefficients, blur a
@@ -80,7 +80,7 @@ def image_quality(
 
 
 def noise_sigmas(image: np.ndarray, spacing_mm: Sequence[float], max_slices: int | None = SWEEP_SLICES) -> list[float]:
-    """The noise of each channel alone, NaN where it cannot be measured: `mean_of` them is `ImageQuality.noise_sigma`.
+    """Measure the noise of each channel; NaN where that cannot be done. `mean_of` them is `ImageQuality.noise_sigma`.
 
     Args:
         image: as for `image_quality`, as the other arguments.
@@ -97,7 +97,7 @@ def _channels(image: np.ndarray, spacing_mm: Sequence[float], max_slices: int | 
 
 
 def mean_of(values: Sequence[float]) -> float:
-    """The mean of those that are there; NaN if none is."""
+    """Return the mean of the values that are not NaN; NaN if all are."""
     there = [value for value in values if not math.isnan(value)]
     return float(np.mean(there)) if there else math.nan
 

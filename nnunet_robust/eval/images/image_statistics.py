@@ -36,7 +36,7 @@ class ImageStatistics:
 
     @classmethod
     def of(cls, image: NDArray[np.floating], spacing_mm: Sequence[float]) -> ImageStatistics:
-        """Measure an image.
+        """Measure the statistics of an image.
 
         Args:
             image: (C, *spatial), finite.
@@ -53,7 +53,7 @@ class ImageStatistics:
 
 
 def polarity(image: NDArray[np.floating], spacing_mm: Sequence[float]) -> tuple[float | None, ...]:
-    """Whether bright details prevail or dark ones: the skewness of a difference of Gaussians, slice by slice.
+    """Measure whether bright or dark details prevail: the skewness of a difference of Gaussians, slice by slice.
 
     Inverting the grey values changes its sign; adding to them, or a gain, changes nothing.
 

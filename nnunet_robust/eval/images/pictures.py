@@ -13,7 +13,7 @@ from nnunet_robust.common.files import clean_up
 
 
 def choose_cases(scores: Mapping[str, float]) -> dict[str, str]:
-    """A good, a median and a bad case.
+    """Choose a good, a median and a bad case.
 
     Args:
         scores: a case's score on its clean image, higher is better.
@@ -31,7 +31,7 @@ def choose_cases(scores: Mapping[str, float]) -> dict[str, str]:
 
 
 def display_slice(label: np.ndarray) -> int:
-    """The index along the first axis with the most foreground; the middle where there is none."""
+    """Find the index along the first axis with the most foreground; the middle where there is none."""
     area = (label > 0).sum(axis=tuple(range(1, label.ndim)))
     return int(area.argmax()) if area.any() else label.shape[0] // 2
 

@@ -1,4 +1,4 @@
-"""Which cases: what the user named, and the files that it comes to."""
+"""The selection of cases: what the user named, and the files that it comes to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nnunet_robust.eval.images.cases import CaseFiles, cases_of_dataset, cases_o
 
 @dataclass(frozen=True, kw_only=True)
 class CaseSelection:
-    """Which images, and what they are compared with.
+    """What the user named: images, and what they are compared with.
 
     Attributes:
         images: folder of images; None takes the dataset's test cases or the fold's validation cases.
@@ -28,7 +28,7 @@ class CaseSelection:
 def cases_of(
     selection: CaseSelection, dataset: str | None, fold: str, file_ending: str, channels: int
 ) -> list[CaseFiles]:
-    """The cases that a selection comes to; files may be missing.
+    """List the cases that a selection comes to; files may be missing.
 
     Args:
         selection: what the user named.

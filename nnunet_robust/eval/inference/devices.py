@@ -1,4 +1,4 @@
-"""Where networks predict, with how many threads beside them."""
+"""Devices: where networks predict, with how many threads beside them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nnunet_robust.common.errors import UserError
 
 
 def device_of(name: str | None) -> torch.device:
-    """The device of that name; by default CUDA where there is one."""
+    """Return the device of a name; by default CUDA where there is one."""
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name is None:
         return torch.device("cuda" if available["cuda"] else "cpu")
@@ -22,7 +22,7 @@ def device_of(name: str | None) -> torch.device:
 
 
 def workers_of(given: int | None, device: torch.device) -> int:
-    """How many threads work beside the network's."""
+    """Return the number of threads that work beside the network's."""
     if given is not None:
         if given < 0:
             raise UserError(f"--workers {given}: give a number of threads, or 0 for none beside the network's")

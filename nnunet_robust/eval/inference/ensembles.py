@@ -44,7 +44,7 @@ class Ensemble:
         models: its members.
         weighting: where the weights of a case come from: one of `WEIGHTINGS`.
         curve: how well each member did, by texture divergence; for weights by complexity.
-        origin: SHA-256 of the results that the curve was made from.
+        origin: the SHA-256 of the results that the curve was made from.
     """
 
     models: tuple[Model, ...]
@@ -59,7 +59,7 @@ class Ensemble:
 
     @cached_property
     def arm(self) -> dict[str, str]:
-        """What tells it from the other arms of a sweep: the columns `tables.ARM`."""
+        """The columns `tables.ARM`, which tell it from the other arms of a sweep."""
         shared = {name: "+".join(dict.fromkeys(model.arm[name] for model in self.models)) for name in ARM}
         return {**shared, "model": self.trainer}
 
@@ -70,7 +70,7 @@ class Ensemble:
 
     @property
     def checkpoints(self) -> dict[str, str]:
-        """SHA-256 of each checkpoint of each member, and of what the weights were made from."""
+        """The SHA-256 of each checkpoint of each member, and of what the weights were made from."""
         members = {f"{m.key}/{fold}": digest for m in self.models for fold, digest in m.checkpoints.items()}
         return members if self.origin is None else {**members, "weights": self.origin}
 
@@ -80,7 +80,7 @@ class Ensemble:
         return self.models[0].label_layout
 
     def predict(self, members: Members, image: np.ndarray, spacing_mm: Sequence[float]) -> Prediction:
-        """What the ensemble says of an image.
+        """Predict an image from the predictions of the members.
 
         Args:
             members: one for each model, in order.
@@ -115,7 +115,7 @@ def make_ensembles(
     identity: Identity,
     digests: Sequence[Mapping[str, str | None]],
 ) -> list[Ensemble]:
-    """The ensemble that a sweep was asked for, if any.
+    """Make the ensemble that the user named, if any.
 
     Args:
         models: of the sweep.

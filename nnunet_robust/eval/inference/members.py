@@ -19,7 +19,9 @@ from nnunet_robust.eval.uncertainty.uncertainty import Uncertainty, uncertainty
 
 @dataclass(frozen=True)
 class Members:
-    """Probabilities (heads, *spatial), float32, a member at a time: each pass makes them again, so that one is held.
+    """The probabilities (heads, *spatial), float32, of the members of a prediction, one after the other.
+
+    Each pass over them makes them again, so that those of a single member are in memory.
 
     Attributes:
         logits: of each member, with the model that they are of and the properties of its preprocessed image.
@@ -37,28 +39,28 @@ class Members:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model or an ensemble says of an image.
+    """The prediction of a model or an ensemble for an image.
 
     Attributes:
         labels: (*spatial), on the image's own grid.
-        found: what its members say; None where they were not told apart.
+        uncertainty: what its members say; None where they were not told apart.
         weights: of an ensemble's models, with a sum of 1.
         divergence_bits: of an ensemble, the texture divergence between what its models, all alike, call foreground
             and the rest; NaN where that is not defined.
     """
 
     labels: NDArray[np.integer]
-    found: Uncertainty | None = None
+    uncertainty: Uncertainty | None = None
     weights: tuple[float, ...] = ()
     divergence_bits: float = math.nan
 
 
 def predict(model: Model, logits: Logits, properties: Mapping[str, Any]) -> Prediction:
-    """The prediction of one model: the labels are those of `nnUNetv2_predict`, whatever its members.
+    """Make the prediction of one model; its labels are those of `nnUNetv2_predict`, whatever its members.
 
     Args:
         model: which.
-        logits: of the preprocessed image, with those of its members where they were asked for.
+        logits: of the preprocessed image, with those of its members where they are wanted.
         properties: from `Model.preprocess`.
     """
     labels = model.export(logits.mean, properties)
@@ -69,7 +71,7 @@ def predict(model: Model, logits: Logits, properties: Mapping[str, Any]) -> Pred
 
 
 def members_by(words: Collection[str]) -> tuple[str, ...]:
-    """What members are told apart by, in a fixed order.
+    """Check by what members are told apart, and bring it into a fixed order.
 
     Raises:
         UserError: a word that is none of `MEMBERS_BY`.

@@ -56,7 +56,7 @@ class ImageFilter(Protocol):
     def __call__(self, image: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
         """The image (C, *spatial), filtered or itself; not modified."""
 
-    def does_as(self, described: Mapping[str, Any]) -> bool:
+    def matches(self, described: Mapping[str, Any]) -> bool:
         """Whether it does to images what the one that a manifest describes did."""
 
     def described(self) -> dict[str, Any]:
@@ -94,12 +94,12 @@ class Model:
 
     @property
     def tile_size(self) -> tuple[int, ...]:
-        """Voxels per axis of the sliding window."""
+        """The number of voxels per axis of the sliding window."""
         return tuple(int(n) for n in self.predictor.configuration_manager.patch_size)
 
     @property
     def arm(self) -> dict[str, str]:
-        """What tells it from the other models of a sweep: the columns `tables.ARM`."""
+        """The columns `tables.ARM`, which tell it from the other models of a sweep."""
         return {
             "model": self.trainer,
             "plans": self.plans,
@@ -115,7 +115,7 @@ class Model:
         return arm_key(**self.arm)
 
     def with_tile_size(self, text: str) -> Model:
-        """The same weights under another sliding window; nothing is loaded again.
+        """Put the same weights under another sliding window; nothing is loaded again.
 
         Args:
             text: voxels per axis, as in "64" (every axis) or "32x64x64".
@@ -178,7 +178,9 @@ class Model:
         return json.dumps(settings, sort_keys=True, default=str)
 
     def preprocess(self, image: np.ndarray, properties: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
-        """nnU-Net's own preprocessing of one image, denoised before where that is asked for. Threads may do so at once.
+        """Preprocess one image as nnU-Net does, after denoising it if the model has a denoiser.
+
+        Several threads may do so at once.
 
         Args:
             image: (C, *spatial), raw intensities as nnU-Net's reader gives them; not modified.
@@ -201,7 +203,7 @@ class Model:
         return torch.from_numpy(data).to(dtype=torch.float32, memory_format=torch.contiguous_format), found
 
     def export(self, logits: torch.Tensor, properties: Mapping[str, Any]) -> np.ndarray:
-        """From logits to labels, by nnU-Net's own resampling and label handling. Threads may do so at once.
+        """Turn logits into labels, by nnU-Net's own resampling and label handling. Several threads may do so at once.
 
         Args:
             logits: (heads, *spatial) of the preprocessed image.
@@ -218,7 +220,9 @@ class Model:
         return labels
 
     def probabilities(self, logits: torch.Tensor, properties: Mapping[str, Any]) -> np.ndarray:
-        """From logits to probabilities, as `nnUNetv2_predict --save_probabilities` has them. Threads may do so at once.
+        """Turn logits into probabilities, as `nnUNetv2_predict --save_probabilities` does.
+
+        Several threads may do so at once.
 
         Args:
             logits: (heads, *spatial) of the preprocessed image.
@@ -250,7 +254,7 @@ class Model:
 
     @property
     def channels(self) -> int:
-        """How many channels it takes."""
+        """The number of channels that it takes."""
         return channel_count(self.predictor.dataset_json)
 
     @property
@@ -260,12 +264,12 @@ class Model:
 
     @property
     def label_names(self) -> dict[int, str]:
-        """Every label value of `dataset.json`, with the first name that has it."""
+        """Each label value of `dataset.json`, with the first name that has it."""
         return label_names(self.predictor.dataset_json)
 
     @property
     def regions(self) -> dict[str, int | tuple[int, ...]]:
-        """Foreground labels and regions by name, as `dataset.json` has them."""
+        """The foreground labels and regions by name, as `dataset.json` has them."""
         labels = self.predictor.dataset_json["labels"]
         regions = {name: tuple(v) if isinstance(v, (list, tuple)) else int(v) for name, v in labels.items()}
         return {name: value for name, value in regions.items() if name != "ignore" and value not in (0, (0,))}

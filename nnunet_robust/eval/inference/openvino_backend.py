@@ -34,7 +34,7 @@ def _openvino() -> Any:
 
 
 def supported_types() -> list[str]:
-    """The types that this CPU computes in by itself, e.g. float32 and bfloat16.
+    """List the types that this CPU computes in by itself, e.g. float32 and bfloat16.
 
     Raises:
         UserError: OpenVINO is not installed.

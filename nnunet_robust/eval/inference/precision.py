@@ -234,7 +234,7 @@ def torch_forward(network: nn.Module, choices: Choices, probe: torch.Tensor) -> 
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory does not suffice; torch and OpenVINO have several ways to say so."""
+    """Tell whether an error says that memory does not suffice; torch and OpenVINO have several ways to say so."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _NO_MEMORY)
@@ -242,7 +242,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def torch_threads(count: int, device: torch.device) -> Iterator[None]:
-    """On a CPU, run torch with so many threads."""
+    """Run torch with this number of threads, on a CPU."""
     before = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(count)

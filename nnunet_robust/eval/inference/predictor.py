@@ -22,7 +22,7 @@ from nnunet_robust.eval.uncertainty.uncertainty import StructureScores, Uncertai
 
 @dataclass(frozen=True)
 class Predicted:
-    """What a model says of one image.
+    """The prediction of a model for one image.
 
     Attributes:
         label_layout: what the channels of its output stand for.
@@ -38,22 +38,22 @@ class Predicted:
 
     @cached_property
     def scores(self) -> dict[str, StructureScores]:
-        """Structure -> its scores."""
+        """The scores of each structure."""
         return structure_scores(self.maps, self.label_layout, self.spacing_mm)
 
     def mask(self, structure: str) -> Mask:
-        """Where the segmentation has a structure: bool (*spatial)."""
+        """Make the bool mask (*spatial) of a structure in the segmentation."""
         return self.label_layout.mask(self.segmentation, structure)
 
     def probability(self, structure: str) -> NDArray[np.float32]:
-        """Of a structure, mean over members: (*spatial), in [0, 1]."""
+        """Return the probability of a structure, the mean over members: (*spatial), in [0, 1]."""
         found: NDArray[np.float32] = np.clip(
             self.maps.mean[self.label_layout.index[structure]], 0, 1
         )  # rounding goes beyond
         return found
 
     def predicted_dice(self, structure: str) -> float:
-        """The expected overlap that an interval stands around, in [0, 1]: see `model_identity`."""
+        """Return the expected overlap that an interval stands around, in [0, 1]: see `model_identity`."""
         return predicted_dice(self.scores[structure], self.maps.n_members)
 
 
@@ -102,18 +102,18 @@ class Predictor:
                 also(data)
             (logits,) = self.window.members_many([data], self._members)
             prediction = predict(self.model, logits, found)
-        assert prediction.found is not None
+        assert prediction.uncertainty is not None
         spacing_mm = tuple(float(s) for s in properties["spacing"])
-        return Predicted(self.model.label_layout, prediction.labels, prediction.found, spacing_mm)
+        return Predicted(self.model.label_layout, prediction.labels, prediction.uncertainty, spacing_mm)
 
 
 def predicted_dice(scores: StructureScores, n_members: int) -> float:
-    """The expected overlap that an interval of the Dice stands around, in [0, 1]: see `model_identity`."""
+    """Return the expected overlap that an interval of the Dice stands around, in [0, 1]: see `model_identity`."""
     return scores.overlap.soft_dice if n_members == 1 else scores.overlap.predicted_dice
 
 
 def model_identity(model: Model, members: Sequence[str], precision: str) -> dict[str, Any]:
-    """What must be the same for a calibration to be of a model: `Calibration.model`.
+    """Describe what must be the same for a calibration to be of a model: `Calibration.model`.
 
     Args:
         model: the model.

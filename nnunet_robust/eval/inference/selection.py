@@ -1,4 +1,4 @@
-"""Which trained models: what the user named, and the models that it comes to, loaded."""
+"""The selection of models: what the user named, and the models that it comes to, loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nnunet_robust.eval.inference.models import Model, load_model
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSelection:
-    """Which trained models predict.
+    """What the user named: the trained models that predict.
 
     Attributes:
         dataset: id or name; None where model folders and images are given.
@@ -47,7 +47,7 @@ def models_of(
     further_trainers: Sequence[str] = (),
     tile_sizes: Sequence[str] = (),
 ) -> list[Model]:
-    """The models, loaded: each under each tile size.
+    """Load the models, each under each tile size.
 
     Args:
         selection: what the user named.
@@ -88,7 +88,7 @@ def load_selected(selection: ModelSelection, folder: Path, dataset: str | None, 
 
 
 def check_alike(first: Model, model: Model) -> None:
-    """Whether two models can be swept over the same cases.
+    """Make sure that two models can be swept over the same cases.
 
     Raises:
         UserError: they have other channels, labels or file endings.
@@ -99,6 +99,6 @@ def check_alike(first: Model, model: Model) -> None:
 
 
 def interface(model: Model) -> dict[str, Any]:
-    """What models must share to be swept over the same cases."""
+    """Describe what models must share to be swept over the same cases."""
     meta = model.predictor.dataset_json
     return {"channels": model.channels, "labels": meta["labels"], "file ending": meta["file_ending"]}

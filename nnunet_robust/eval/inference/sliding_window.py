@@ -47,7 +47,7 @@ class Logits(NamedTuple):
 
     Attributes:
         mean: what nnU-Net's predictor gives.
-        members: that it is the mean of, up to rounding; none unless they were asked for.
+        members: that it is the mean of, up to rounding; none unless they are wanted.
     """
 
     mean: torch.Tensor
@@ -55,7 +55,7 @@ class Logits(NamedTuple):
 
 
 class SlidingWindow:
-    """One model's logits, as nnU-Net's predictor gives them, for as little as the networks' own time.
+    """Computes one model's logits, as nnU-Net's predictor gives them, for as little as the networks' own time.
 
     `exact` on a CPU equals nnU-Net's predictor bit for bit: a batch size is taken only if it gives the bits of single
     tiles. On CUDA it is nnU-Net's mixed precision, within that one's own run-to-run noise. `fast` sums in float32, and
@@ -115,7 +115,7 @@ class SlidingWindow:
     def from_predictor(
         cls, predictor: nnUNetPredictor, precision: str = "exact", choices: Mapping[str, Any] | None = None
     ) -> SlidingWindow:
-        """The window of an initialised predictor: its folds, patch size, mirroring and step."""
+        """Make the window of an initialised predictor: its folds, patch size, mirroring and step."""
         networks = []
         for parameters in predictor.list_of_parameters:
             network = copy.deepcopy(getattr(predictor.network, "_orig_mod", predictor.network))
@@ -134,22 +134,22 @@ class SlidingWindow:
 
     @property
     def choices(self) -> dict[str, Any]:
-        """What was chosen, for the manifest; empty before the first image."""
+        """The choices that were made, for the manifest; empty before the first image."""
         return asdict(self._choices) if self._choices else {}
 
     @property
     def threads(self) -> int:
-        """Of the networks, on a CPU: those of whoever made the window; the last bits depend on them."""
+        """The number of the networks' threads on a CPU: that of whoever made the window; the last bits depend on it."""
         count: int = self._offered["threads"][0]
         return count
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:
-        """One per fold, not compiled, on the device, in evaluation mode."""
+        """The networks, one per fold, not compiled, on the device, in evaluation mode."""
         return tuple(self._networks)
 
     def tiles(self, data: torch.Tensor) -> Iterator[torch.Tensor]:
-        """The tiles of one preprocessed image as they are, none of them mirrored, in nnU-Net's order.
+        """Yield the tiles of one preprocessed image as they are, none of them mirrored, in nnU-Net's order.
 
         Args:
             data: as for `logits`.
@@ -162,12 +162,12 @@ class SlidingWindow:
             yield padded[slicer][None].to(self.device)
 
     def n_members(self, by: Collection[str]) -> int:
-        """How many members `members_many` tells apart; 1 where it tells none."""
+        """Count the members that `members_many` tells apart; 1 where it tells none."""
         counts = {"folds": len(self._networks), "mirroring": len(self.mirrors)}
         return math.prod(counts[name] for name in by)
 
     def logits(self, data: torch.Tensor) -> torch.Tensor:
-        """The logits of one preprocessed image.
+        """Compute the logits of one preprocessed image.
 
         Args:
             data: float32 (C, *spatial) with three spatial axes; images have one of length 1 in front.
@@ -182,11 +182,13 @@ class SlidingWindow:
         return self.logits_many([data])[0]
 
     def logits_many(self, images: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """The logits of several images, whose tiles share batches. Memory for all their logits is needed at once."""
+        """Compute the logits of several images, whose tiles share batches. All their logits must fit into memory."""
         return [logits.mean for logits in self.members_many(images, ())]
 
     def members_many(self, images: Sequence[torch.Tensor], by: Collection[str]) -> list[Logits]:
-        """The logits of several images, and those of the members that they are the mean of; no network runs twice.
+        """Compute the logits of several images, with those of the members that they are the mean of.
+
+        No network runs twice.
 
         Args:
             images: as for `logits`, which share batches.
@@ -231,14 +233,14 @@ class SlidingWindow:
         self._choices = choices
 
     def padded(self, image: torch.Tensor) -> tuple[torch.Tensor, _Slicer]:
-        """An image (C, *spatial), at least a tile large, and where in it the image lies."""
+        """Pad an image (C, *spatial) to a tile at least, and say where in it the image lies."""
         if image.ndim != 4:
             raise ValueError(f"an image is (C, *spatial) with three spatial axes, got shape {tuple(image.shape)}")
         data, inside = pad_nd_image(image, self.patch_size, "constant", {"value": 0}, True, None)
         return data, (slice(None), *inside[1:])
 
     def slicers(self, shape: tuple[int, ...]) -> list[_Slicer]:
-        """Where the tiles of a padded image lie, in nnU-Net's order."""
+        """List where the tiles of a padded image lie, in nnU-Net's order."""
         slices = len(shape) - len(self.patch_size)  # leading axes that a 2d network goes through one by one
         steps = compute_steps_for_sliding_window(shape[slices:], self.patch_size, self._tile_step_size)
         starts = [range(length) for length in shape[:slices]] + steps

@@ -1,11 +1,9 @@
 """Sweeps' output folders -> `report.html`, one self-contained page, and files for papers. Reads files only.
 
-`read` has the sweeps, `analysis` the statistics of them (`measured` those over what was measured of the inputs;
-`ranking`, `calibration`, `promises` and `experts` those of confidence and bounds, which `confidence_figures`,
-`confidence_kinds` and `confidence_page` show; `attacks` and `denoising` those of pairs, which `attack_figures`,
-`attack_kinds` and `attack_page` show), `figures` and `kinds` (of tables) what is shown, as data. `page` makes the page
-of that, `export` the files; `panels` draws, `tables` writes numbers, `sections` fills sections, `rendering` is what
-pages share. `viewer` has the pictures, `compare` compares two sweeps of one dataset.
+`sections/` has a module for each section of the page, with its statistics, figures, tables and sentences, and the
+registry of them. `page` makes the page of these, `export` the files; `compare` compares two sweeps of one dataset.
+`shared/` is what sections build on: `read` has the sweeps, `analysis` what several sections compute of them, `section`
+and `figures` say what a section and a figure are, `panels` and `heat_maps` draw, `viewer` has the pictures.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ PLAIN = DisplayNames()
 
 
 def display_names(*manifests: Manifest) -> DisplayNames:
-    """The display names that sweeps' manifests have: of their perturbations, and of attacks whatever their source.
+    """Read the display names in sweeps' manifests: of their perturbations, and of attacks whatever their source.
 
     Args:
         manifests: of sweeps; those of earlier versions have none.

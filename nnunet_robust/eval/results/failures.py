@@ -41,13 +41,13 @@ _COLUMNS = tuple(field.name for field in fields(Failure))
 
 
 def reason(error: BaseException) -> str:
-    """An error in one line."""
+    """Write an error in one line."""
     text = one_line(error)
     return text if type(error).__name__ == "UserError" else f"{type(error).__name__}: {text}"
 
 
 def recorded(output: Path, case: str, perturbation: str) -> bool:
-    """Whether something of a case failed under a perturbation ("": under any, as it cannot be read)."""
+    """Tell whether something of a case failed under a perturbation ("": under any, as it cannot be read)."""
     return _part(output, case, perturbation).is_file()
 
 
@@ -79,7 +79,7 @@ def combine_failures(output: Path) -> list[Failure]:
 
 
 def read_failures(output: Path) -> list[Failure]:
-    """What `failures.csv` of a sweep's folder holds; nothing where there is none."""
+    """Read the failures in a sweep's folder; none where there is no `failures.csv`."""
     return _read(output / "failures.csv")
 
 

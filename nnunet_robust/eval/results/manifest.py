@@ -49,7 +49,7 @@ class Entry:
         return cls(as_read=stored, **values)
 
     def to_json(self) -> dict[str, Any]:
-        """The object to be written: keys that were read stay where they stood, new ones come in the fields' order."""
+        """Make the object to be written: keys that were read stay in place, new ones follow in the fields' order."""
         found = dict(self.as_read or {})
         for known in _stored_fields(type(self)):
             value = getattr(self, known.name)

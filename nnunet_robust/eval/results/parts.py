@@ -30,7 +30,7 @@ from nnunet_robust.eval.results.tables import TABLES, Condition, ResultTable
 
 
 def is_disk_full(error: BaseException, folder: Path) -> bool:
-    """Whether an error means that nothing more can be written; not every library passes on the system's own."""
+    """Tell whether an error means that nothing more can be written; not every library passes on the system's own."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     return isinstance(error, (OSError, RuntimeError)) and shutil.disk_usage(folder).free < 1 << 16
@@ -65,7 +65,7 @@ class Part:
             self.rows[condition] = added
 
     def in_order(self) -> Iterator[dict[str, str]]:
-        """All rows, sorted by condition."""
+        """Yield all rows, sorted by condition."""
         for condition in sorted(self.rows):
             yield from self.rows[condition]
 
@@ -104,7 +104,7 @@ class Part:
 
 
 def open_part(table: ResultTable, output: Path, key: str, perturbation: str, case: str) -> Part:
-    """The rows of a table of a case under a perturbation, see `ResultTable.part_file`."""
+    """Open the rows of a table of a case under a perturbation, see `ResultTable.part_file`."""
     return Part(table.part_file(output, key, perturbation, case), table.columns)
 
 

@@ -66,15 +66,15 @@ class ResultTable:
     reported: bool = True
 
     def file(self, output: Path) -> Path:
-        """The table in an output folder."""
+        """Name the table's file in an output folder."""
         return output / f"{self.name}.csv"
 
     def folder(self, output: Path, key: str = "") -> Path:
-        """The folder of its parts; with a key, of those of an arm."""
+        """Name the folder of its parts; with a key, of those of an arm."""
         return output / "parts" / ("" if self.at_root else self.name) / key
 
     def part_file(self, output: Path, key: str, perturbation: str, case: str) -> Path:
-        """The file with the rows of a case under a perturbation.
+        """Name the file with the rows of a case under a perturbation.
 
         Args:
             output: the output folder.
@@ -120,19 +120,19 @@ class Condition:
 
     @classmethod
     def clean(cls) -> Condition:
-        """The unperturbed image: level 0 of every perturbation, computed and stored once."""
+        """Make the condition of the unperturbed image: level 0 of every perturbation, computed and stored once."""
         return cls("clean", 0.0)
 
     @property
     def name(self) -> str:
-        """For files, e.g. `speckle_noise_0.3` or, from the second draw on, `speckle_noise_0.3_r1`."""
+        """The name in files, e.g. `speckle_noise_0.3` or, from the second draw on, `speckle_noise_0.3_r1`."""
         if self.perturbation == "clean":
             return "clean"
         return f"{self.perturbation}_{self.level:g}" + (f"_r{self.replicate}" if self.replicate else "")
 
 
 def arm_key(model: str, plans: str, configuration: str, fold: str, patch_size: str, tile_size: str) -> str:
-    """A name for the files of one arm of a sweep: nnU-Net's for the model, and the tile size where it is not its own.
+    """Name the files of one arm of a sweep: nnU-Net's name of the model, and the tile size where it is not its own.
 
     Args:
         model: as the other arguments, what the column of `ARM` holds.
@@ -147,12 +147,12 @@ def arm_key(model: str, plans: str, configuration: str, fold: str, patch_size: s
 
 
 def cell(value: Any) -> Any:
-    """What stands in a table for a value: nothing for NaN."""
+    """Write a value as it stands in a table: nothing for NaN."""
     return "" if isinstance(value, float) and math.isnan(value) else value
 
 
 def score_columns(scores: Any, n_members: int) -> dict[str, Any]:
-    """A structure's scores by the names that they have in every table, empty where there is nothing to say.
+    """Name a structure's scores as every table does, empty where there is nothing to say.
 
     Args:
         scores: a `StructureScores` of `nnunet_robust.eval.uncertainty`.

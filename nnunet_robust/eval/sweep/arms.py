@@ -13,6 +13,6 @@ Arm: TypeAlias = Model | Ensemble
 
 
 def networks_of(arms: Sequence[Arm]) -> list[Model]:
-    """The models that have to predict for some arms: these themselves, and the members of ensembles."""
+    """List the models that have to predict for some arms: these themselves, and the members of ensembles."""
     wanted = [model for arm in arms for model in (arm.models if isinstance(arm, Ensemble) else [arm])]
     return list({model.key: model for model in wanted}.values())

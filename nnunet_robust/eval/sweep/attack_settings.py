@@ -17,7 +17,7 @@ AttackSettings: TypeAlias = Mapping[str, AttackEntry]
 
 
 def attacked_models(names: Iterable[str], models: Sequence[Model], sources: Mapping[str, Model]) -> list[Model]:
-    """The models that are attacked.
+    """List the models that are attacked.
 
     Args:
         names: of perturbations, attacks or not.
@@ -35,7 +35,7 @@ def attacked_models(names: Iterable[str], models: Sequence[Model], sources: Mapp
 
 
 def attack_settings(names: Iterable[str], steps: int, sources: Mapping[str, Model]) -> AttackSettings:
-    """How each attack of a sweep is made.
+    """Say how each attack of a sweep is made.
 
     Args:
         names: of perturbations, attacks or not.

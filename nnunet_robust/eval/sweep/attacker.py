@@ -39,7 +39,7 @@ class Attacker:
         self._lock = threading.Lock()
 
     def image(self, scene: Scene, condition: Condition, model: Model) -> torch.Tensor:
-        """A case's image under an attack on a model.
+        """Make a case's image under an attack on a model.
 
         Args:
             scene: the case.

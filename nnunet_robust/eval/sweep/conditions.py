@@ -13,7 +13,7 @@ from nnunet_robust.perturbations import check_level
 def conditions_for(
     names: Sequence[str], preset: str | None, levels: Sequence[float] | None
 ) -> dict[str, tuple[float, ...]]:
-    """Perturbation -> levels, rising. The clean images are swept in any case.
+    """List perturbations, each with its rising levels. The clean images are swept in any case.
 
     Args:
         names: perturbations, and combinations such as `gaussian_noise+gaussian_blur`, each at its default levels or at
@@ -43,7 +43,7 @@ def conditions_for(
 
 
 def with_attacks(conditions: Mapping[str, Sequence[float]], sources: Sequence[str]) -> dict[str, tuple[float, ...]]:
-    """Conditions, with every attack from each source, and beside it random noise of the same budgets.
+    """Add to conditions every attack from each source, and random noise of the same budgets.
 
     Args:
         conditions: perturbation -> levels.

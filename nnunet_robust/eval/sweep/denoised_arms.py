@@ -23,7 +23,7 @@ def denoised_models(
     identity: Identity,
     digests: Sequence[Mapping[str, str | None]],
 ) -> list[Model]:
-    """The models again, with denoising; nothing is loaded again.
+    """Make the models again, with denoising; nothing is loaded again.
 
     Args:
         models: of the sweep, as they are.
@@ -59,15 +59,15 @@ def denoised_models(
 
 
 def with_denoising(model: Model, denoiser: Denoiser) -> Model:
-    """The same weights, fed with denoised images; nothing is loaded again."""
+    """Feed the same weights with denoised images; nothing is loaded again."""
     name, at, dataset = model.trainer.partition("@")
     return replace(model, trainer=f"{name}{denoiser.label}{at}{dataset}", denoiser=denoiser, plain=model)
 
 
 def notes(models: Sequence[Model]) -> tuple[str, ...]:
-    """What each model with a threshold was measured to bear, in sentences."""
+    """Say in a sentence how much noise each model with a threshold tolerates."""
     return tuple(
-        model.denoiser.borne.sentence(model.plain.trainer)
+        model.denoiser.tolerance.sentence(model.plain.trainer)
         for model in models
-        if model.plain is not None and isinstance(model.denoiser, Denoiser) and model.denoiser.borne is not None
+        if model.plain is not None and isinstance(model.denoiser, Denoiser) and model.denoiser.tolerance is not None
     )

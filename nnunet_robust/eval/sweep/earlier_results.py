@@ -23,7 +23,7 @@ def read_known(
     guarantees: Mapping[str, Guarantees],
     attacks: AttackSettings,
 ) -> Manifest:
-    """The manifest of an output folder, empty for a new one.
+    """Read the manifest of an output folder, empty for a new one.
 
     Args:
         output: the folder.
@@ -59,7 +59,7 @@ def _refuse_retrained(output: Path, manifest: Manifest, arm: Arm) -> None:
 
 def _refuse_relearned(output: Path, manifest: Manifest, model: Model) -> None:
     before = manifest.models.get(model.key)
-    if before is not None and model.denoiser is not None and not model.denoiser.does_as(before.denoise or {}):
+    if before is not None and model.denoiser is not None and not model.denoiser.matches(before.denoise or {}):
         raise UserError(
             f"{output} holds results of {model.key} by another threshold (--denoise-from has changed): take a new "
             f"folder for -o, or delete {RESULTS.folder(output, model.key)} and its entry in manifest.json"

@@ -35,10 +35,10 @@ class Progress(Protocol):
     """What a sweep tells while it runs."""
 
     def start(self, predictions: int) -> None:
-        """So many predictions are to be made; said again where other processes make some of them."""
+        """Tell how many predictions are to be made; it is told again where other processes make some of them."""
 
     def step(self, case: int, cases: int, condition: str) -> None:
-        """One is finished: case number (from 1), number of cases, name of the condition."""
+        """Tell that one is finished: case number (from 1), number of cases, name of the condition."""
 
 
 class _Inline(Executor):

@@ -35,18 +35,18 @@ class Guarantees:
     digest: str
 
     def described(self) -> CalibrationEntry:
-        """The calibration as the manifest tells of it."""
+        """Describe the calibration for the manifest."""
         return CalibrationEntry(sha256=self.digest, **self.calibration.described())
 
     def rows(self, prediction: Prediction, scores: Mapping[str, StructureScores], scene: Scene) -> list[dict[str, Any]]:
-        """The rows of `bounds.csv` of one prediction, one a structure.
+        """Make the rows of `bounds.csv` of one prediction, one a structure.
 
         Args:
             prediction: with its members.
             scores: structure -> its scores of uncertainty.
             scene: the case.
         """
-        uncertainty = prediction.found
+        uncertainty = prediction.uncertainty
         assert uncertainty is not None
         layout = scene.label_layout
         valid = None if scene.ignore_label is None else scene.label != scene.ignore_label
@@ -81,7 +81,7 @@ def read_guarantees(
     digests: Sequence[Mapping[str, str | None]],
     patients: Mapping[str, str],
 ) -> dict[str, Guarantees]:
-    """Model key -> the calibration of that model.
+    """Read calibrations: model key -> the calibration of that model.
 
     Args:
         files: from `nnunet-robust calibrate`, at most one for each model.
@@ -116,5 +116,5 @@ def read_guarantees(
 
 
 def members_calibrated(files: Sequence[Path]) -> Sequence[str]:
-    """What the members of the calibrated models are told apart by; nothing without calibrations."""
+    """Say what tells the members of the calibrated models apart; nothing without calibrations."""
     return read_calibration(files[0]).model["members"] if files else ()

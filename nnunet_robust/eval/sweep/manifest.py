@@ -58,7 +58,7 @@ _PACKAGES = (
 
 
 def describe(before: Manifest, plan: SweepPlan) -> Manifest:
-    """A manifest, with the models and perturbations of a plan added to those of earlier runs.
+    """Describe a run: its models and perturbations are added to those of earlier runs.
 
     Args:
         before: the manifest of earlier runs into the same folder; empty for the first.

@@ -130,7 +130,7 @@ class SweepParameters(
 
 
 def check_numbers(parameters: SweepParameters) -> None:
-    """What can be told before models are loaded.
+    """Check what can be checked before models are loaded.
 
     Raises:
         UserError: no draws, no steps, or a source of attacks without an attack.
@@ -151,7 +151,7 @@ def check_numbers(parameters: SweepParameters) -> None:
 
 
 def conditions_of(parameters: SweepParameters, levels_of: Mapping[str, Sequence[float]]) -> list[Condition]:
-    """The conditions, the clean image first; those of series come beside them.
+    """List the conditions, the clean image first; those of series come beside them.
 
     Args:
         parameters: of the sweep.
@@ -167,7 +167,7 @@ def conditions_of(parameters: SweepParameters, levels_of: Mapping[str, Sequence[
 def sources_of(
     parameters: SweepParameters, models: Sequence[Model], dataset: str | None, device: torch.device
 ) -> dict[str, Model]:
-    """Name -> the model whose attacked images all models get.
+    """Load the models whose attacked images all models get, by name.
 
     Raises:
         UserError: a name of no model, or of several; two that are called alike; or a model that takes other images.
@@ -209,7 +209,7 @@ def _source(
 
 
 def attacked_conditions(parameters: SweepParameters, sources: Mapping[str, Model]) -> dict[str, tuple[float, ...]]:
-    """Perturbation -> levels, as the user named them, with the attacks' sources and the noise to compare with."""
+    """Map perturbations, as the user named them, to levels, with attacks' sources and the noise to compare with."""
     return with_attacks(parameters.conditions, [*([""] if _on_themselves(parameters) else []), *sources])
 
 

@@ -33,9 +33,9 @@ class SweepProgress:
         self._bar.stop()
 
     def start(self, predictions: int) -> None:
-        """So many predictions are to be made."""
+        """Show how many predictions are to be made."""
         self._bar.update(self._task, total=predictions, description="predicting")
 
     def step(self, case: int, cases: int, condition: str) -> None:
-        """One is finished."""
+        """Show that one is finished."""
         self._bar.update(self._task, advance=1, description=f"case {case}/{cases} {condition:<24}")

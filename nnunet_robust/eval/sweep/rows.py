@@ -38,13 +38,13 @@ class Outcome:
 
 
 def scores_of(outcome: Outcome) -> dict[str, dict[str, Any]]:
-    """Structure -> the columns `tables.SCORES`, empty where there is nothing to say."""
+    """Map each structure to the columns `tables.SCORES`, empty where there is nothing to say."""
     prediction, scene = outcome.prediction, outcome.scene
     layout = scene.label_layout
     rows: dict[str, dict[str, Any]] = {name: dict.fromkeys(SCORES, "") for name in layout.structures}
-    if prediction.found is not None:
+    if prediction.uncertainty is not None:
         for name, scores in outcome.scores.items():
-            rows[name] |= score_columns(scores, prediction.found.n_members)
+            rows[name] |= score_columns(scores, prediction.uncertainty.n_members)
     if prediction.weights:
         weights = " ".join(f"{weight:.6g}" for weight in prediction.weights)
         for row in rows.values():
@@ -60,17 +60,17 @@ def scores_of(outcome: Outcome) -> dict[str, dict[str, Any]]:
 
 
 def result_rows(outcome: Outcome) -> list[dict[str, Any]]:
-    """The rows of `results.csv`, one a structure."""
+    """Make the rows of `results.csv`, one a structure."""
     scores = scores_of(outcome)
     return [{"label": label, **asdict(values), **scores[label]} for label, values in outcome.metrics.items()]
 
 
 def reliability_rows(outcome: Outcome) -> list[dict[str, Any]]:
-    """The rows of `reliability.csv`: voxels within `BAND_MM` of the reference or of the prediction, in bins."""
+    """Make the rows of `reliability.csv`: voxels within `BAND_MM` of the reference or of the prediction, in bins."""
     prediction, scene = outcome.prediction, outcome.scene
-    assert prediction.found is not None
+    assert prediction.uncertainty is not None
     near = neighbourhood(scene.foreground | (prediction.labels > 0), scene.spacing_mm, BAND_MM)
-    bins = reliability_bins(prediction.found.mean, scene.label, scene.label_layout, near, scene.ignore_label)
+    bins = reliability_bins(prediction.uncertainty.mean, scene.label, scene.label_layout, near, scene.ignore_label)
     counted = {"n": bins.counts, "p": bins.probabilities, "hits": bins.hits}
     columns = [f"{what}_{number}" for what, of_row in counted.items() for number in range(of_row.shape[1])]
     values = np.concatenate([of_row.astype(object) for of_row in counted.values()], axis=1)
@@ -80,7 +80,7 @@ def reliability_rows(outcome: Outcome) -> list[dict[str, Any]]:
 
 
 def bound_rows(outcome: Outcome) -> list[dict[str, Any]]:
-    """The rows of `bounds.csv`, one a structure that has guarantees."""
+    """Make the rows of `bounds.csv`, one a structure that has guarantees."""
     assert outcome.guarantees is not None
     rows = outcome.guarantees.rows(outcome.prediction, outcome.scores, outcome.scene)
     return [{**row, "dice": outcome.metrics[row["label"]].dice} for row in rows]

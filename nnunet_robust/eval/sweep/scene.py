@@ -64,7 +64,7 @@ class Scene:
         self._lock = threading.Lock()
 
     def image(self, condition: Condition, seed: int, *, as_it_is: bool, extra: Extra | None = None) -> torch.Tensor:
-        """The image under a condition.
+        """Make the image under a condition.
 
         Args:
             condition: which.
@@ -98,7 +98,7 @@ class Scene:
             )
 
     def measured(self, image: torch.Tensor, *, in_series: bool) -> dict[str, Any]:
-        """What `inputs.csv` says of an image; a series has nothing to be compared with."""
+        """Measure what `inputs.csv` has of an image; a series has nothing to be compared with."""
         complexity = self._meter().measure(image.numpy())["foreground"]
         quality = image_quality(image.numpy(), self.spacing_mm)
         with _one_thread():
@@ -113,7 +113,7 @@ class Scene:
         }
 
     def spent(self, image: torch.Tensor) -> dict[str, float]:
-        """How far an image is from the clean one, in both norms of `attacks.budget.Budget`."""
+        """Measure how far an image is from the clean one, in both norms of `attacks.budget.Budget`."""
         low, high = (bound.view(-1, *[1] * (image.ndim - 1)) for bound in self.bounds)
         moves = (high > low).flatten()
         change = ((image - self._clean) / (high - low))[moves]

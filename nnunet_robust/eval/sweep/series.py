@@ -44,7 +44,7 @@ class SeriesSet:
     labels: Path
 
     def cases(self, file_ending: str, channels: int, patients: Mapping[str, str]) -> list[CaseFiles]:
-        """Its cases, by name.
+        """List its cases, by name.
 
         Args:
             file_ending: of the dataset.
@@ -143,7 +143,7 @@ def series_cases(
 
 
 def new_sets(output: Path, manifest: Manifest, series: Sequence[SeriesCases]) -> list[SeriesCases]:
-    """Which test sets an output folder does not hold yet.
+    """List the test sets that an output folder does not hold yet.
 
     Args:
         output: the folder.

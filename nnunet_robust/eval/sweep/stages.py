@@ -123,7 +123,7 @@ class Stages:
         scene = job.scene.result()
         prediction = _predicted(arm, outputs, image, scene)
         metrics = scene.reference.compare(prediction.labels)
-        uncertainty = prediction.found
+        uncertainty = prediction.uncertainty
         scores = {} if uncertainty is None else structure_scores(uncertainty, scene.label_layout, scene.spacing_mm)
         outcome = Outcome(prediction, metrics, scores, scene, self._run.plan.guarantees.get(arm.key))
         self._claims.check(job.work.unit)
@@ -139,9 +139,9 @@ class Stages:
         if run.plan.parameters.save_predictions:
             path = run.prediction_file(arm.key, case, condition)
             _save_prediction(path, run.plan.models[0], scene, prediction.labels)
-        if run.plan.parameters.save_uncertainty and prediction.found is not None:
+        if run.plan.parameters.save_uncertainty and prediction.uncertainty is not None:
             for name in MAPS:
-                uncertainty = getattr(prediction.found, name)
+                uncertainty = getattr(prediction.uncertainty, name)
                 write_map(run.map_file(arm.key, case, condition, name), uncertainty, scene.properties)
         if run.pictured(case, condition):
             picture = run.picture(case, arm.key, condition.name + ".png")

@@ -54,7 +54,7 @@ class Unit:
 
 
 def shard(units: Sequence[Unit], text: str | None) -> list[Unit]:
-    """The units of one of n processes that need not know of each other.
+    """Take the units of one of n processes that need not know of each other.
 
     Args:
         units: all units, in an order that is the same for every process.
@@ -72,7 +72,7 @@ def shard(units: Sequence[Unit], text: str | None) -> list[Unit]:
 
 
 def folder_lock(output: Path) -> FileLock:
-    """What guards the files of an output folder that belong to no unit; freed by the system when a process dies."""
+    """Make the lock of an output folder's files that belong to no unit; the system frees it when a process dies."""
     return FileLock(str(output / ".lock"))
 
 
@@ -137,7 +137,7 @@ class Claims:
         self._remove(self._path(unit))
 
     def check(self, unit: Unit) -> None:
-        """Whether a unit is still this process's own.
+        """Make sure that a unit is still this process's own.
 
         Raises:
             ClaimLostError: it was taken over.

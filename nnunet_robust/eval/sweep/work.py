@@ -41,15 +41,15 @@ class Run:
         return self.plan.parameters.output
 
     def part(self, table: ResultTable, key: str, unit: Unit) -> Part:
-        """The rows of a table of a unit; with a key, those of an arm."""
+        """Open the rows of a table of a unit; with a key, those of an arm."""
         return open_part(table, self.output, key, unit.perturbation, unit.case)
 
     def told_apart(self, arm: Arm) -> bool:
-        """Whether an arm's members are told apart."""
+        """Tell whether an arm's members are told apart."""
         return bool(self.plan.members_by) or isinstance(arm, Ensemble)
 
     def stores(self, table: ResultTable, arm: Arm, unit: Unit) -> bool:
-        """Whether a table has rows of a unit for an arm."""
+        """Tell whether a table has rows of a unit for an arm."""
         return {
             When.ALWAYS: True,
             When.SHARED_IMAGE: not self.white_box(unit),
@@ -59,11 +59,11 @@ class Run:
         }[table.when]
 
     def white_box(self, unit: Unit) -> bool:
-        """Whether every model has images of its own in a unit: attacks on itself."""
+        """Tell whether every model has images of its own in a unit: attacks on itself."""
         return not unit.as_it_is and perturbation(unit.perturbation).white_box
 
     def attacked(self, condition: Condition, arms: Sequence[Arm]) -> Model | None:
-        """The model that a condition attacks, for arms that get the same image; None: it is no attack."""
+        """Find the model that a condition attacks, for arms that get the same image; None: it is no attack."""
         row = perturbation(condition.perturbation)
         if not row.uses_victim:
             return None
@@ -73,28 +73,28 @@ class Run:
         return model
 
     def prediction_file(self, key: str, case: str, condition: Condition) -> Path:
-        """Where a segmentation is kept."""
+        """Name the file of a segmentation."""
         ending = self.plan.models[0].predictor.dataset_json["file_ending"]
         return self.output / "predictions" / key / condition.name / f"{case}{ending}"
 
     def map_file(self, key: str, case: str, condition: Condition, name: str) -> Path:
-        """Where a map of uncertainty is kept."""
+        """Name the file of a map of uncertainty."""
         return self.output / "maps" / key / condition.name / f"{case}_{name}.nii.gz"
 
     def picture(self, case: str, *names: str) -> Path:
-        """Where a picture lies."""
+        """Name the file of a picture."""
         return self.output.joinpath("pictures", case, *names)
 
     def own_picture(self, case: str, key: str, condition: Condition) -> Path:
-        """Where the picture of a model's own image lies, under a condition that is an attack on it."""
+        """Name the picture of a model's own image, under a condition that is an attack on it."""
         return self.picture(case, key, f"{condition.name}_image.png")
 
     def pictured(self, case: str, condition: Condition) -> bool:
-        """Whether there are pictures of a condition."""
+        """Tell whether there are pictures of a condition."""
         return case in self.shown and condition.replicate == 0
 
     def files(self, arm: Arm, unit: Unit, condition: Condition) -> list[Path]:
-        """The files that a finished prediction has beside its rows."""
+        """List the files that a finished prediction has beside its rows."""
         files = []
         if self.plan.parameters.save_predictions:
             files.append(self.prediction_file(arm.key, unit.case, condition))
@@ -131,18 +131,18 @@ class Work:
     lost: bool = False
 
     def part(self, table: ResultTable, arm: Arm) -> Part | None:
-        """The rows of a table that hold for an arm; None where there are none."""
+        """Find the rows of a table that hold for an arm; None where there are none."""
         return self.parts.get((table.name, arm.key if table.per_arm else ""))
 
     def measured(self, arm: Arm) -> Part:
-        """The rows of what was measured of an arm's images."""
+        """Find the rows of what was measured of an arm's images."""
         part = self.part(ATTACKS if self.white_box else INPUTS, arm)
         assert part is not None
         return part
 
 
 def work_on(run: Run, unit: Unit) -> Work:
-    """What is to be done of a unit, by the files."""
+    """Find what is to be done of a unit, by the files."""
     arms = run.plan.arms
     stored = dict.fromkeys(
         (table, arm.key if table.per_arm else "") for arm in arms for table in TABLES if run.stores(table, arm, unit)

@@ -21,7 +21,7 @@ from nnunet_robust.cli.main import main
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.denoising.denoiser import Denoiser
 from nnunet_robust.eval.denoising.folder import RECORD, denoise_folder
-from nnunet_robust.eval.denoising.noise_tolerance import Borne
+from nnunet_robust.eval.denoising.noise_tolerance import NoiseTolerance
 from nnunet_robust.eval.denoising.writers import write_image
 from nnunet_robust.eval.images.image_files import find_images
 from nnunet_robust.eval.images.image_quality import image_quality
@@ -33,7 +33,7 @@ from nnunet_robust.eval.sweep.sweep import SweepParameters, run_sweep
 from tests.conftest import here
 from tests.eval.sweep.test_sweep import Silent, read
 
-THRESHOLD = Borne(0.12, "within", 0.01, 0.02, 0.3, 8, 80, ("gaussian_noise",))
+THRESHOLD = NoiseTolerance(0.12, "within", 0.01, 0.02, 0.3, 8, 80, ("gaussian_noise",))
 
 
 @pytest.fixture

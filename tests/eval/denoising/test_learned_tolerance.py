@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnunet_robust.eval.denoising.learned_tolerance import noise_borne
+from nnunet_robust.eval.denoising.learned_tolerance import tolerated_noise
 
 
 def isotonic(noise: np.ndarray, losses: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -27,9 +27,9 @@ def test_the_threshold_is_that_of_an_isotonic_fit_with_patients_of_equal_weight(
     weights = np.array([1 / (patients == p).sum() for p in patients])
     fit = isotonic(noise, losses, weights)
     clean = noise <= np.sort(noise)[2]
-    threshold, outcome = noise_borne(noise, losses, patients.tolist(), clean)
+    threshold, outcome = tolerated_noise(noise, losses, patients.tolist(), clean)
     assert outcome == "within" and threshold == noise[fit <= 0.01].max()
-    assert noise_borne(noise, losses, patients.tolist(), clean, margin=0.03)[0] == noise[fit <= 0.03].max()
+    assert tolerated_noise(noise, losses, patients.tolist(), clean, margin=0.03)[0] == noise[fit <= 0.03].max()
 
 
 def cases(losses_at: dict[float, float], clean_noise: float = 0.02) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -42,20 +42,20 @@ def cases(losses_at: dict[float, float], clean_noise: float = 0.02) -> tuple[np.
 def test_the_three_outcomes() -> None:
     clean = np.arange(24) < 6
     noise, losses, patients = cases({0.05: 0.005, 0.1: 0.02, 0.2: 0.5})
-    assert noise_borne(noise, losses, patients, clean) == (0.05, "within")
+    assert tolerated_noise(noise, losses, patients, clean) == (0.05, "within")
     noise, losses, patients = cases({0.05: 0.0, 0.1: -0.02, 0.2: 0.009})
-    assert noise_borne(noise, losses, patients, clean) == (0.2, "all")
+    assert tolerated_noise(noise, losses, patients, clean) == (0.2, "all")
     noise, losses, patients = cases({0.05: 0.05, 0.1: 0.2, 0.2: 0.5})
-    assert noise_borne(noise, losses, patients, clean) == (0.02, "clean")
+    assert tolerated_noise(noise, losses, patients, clean) == (0.02, "clean")
 
 
 def test_a_lucky_level_between_bad_ones_does_not_raise_the_threshold() -> None:
     noise, losses, patients = cases({0.05: 0.2, 0.1: -0.01, 0.2: 0.5})
-    assert noise_borne(noise, losses, patients, np.arange(24) < 6) == (0.02, "clean")
+    assert tolerated_noise(noise, losses, patients, np.arange(24) < 6) == (0.02, "clean")
 
 
 def test_clean_images_are_left_alone_even_where_some_look_noisy() -> None:
     noise, losses, patients = cases({0.05: 0.2, 0.1: 0.3})
     noise[5] = 0.08  # fine texture: noisier by the estimate than what the model does not bear
-    threshold, outcome = noise_borne(noise, losses, patients, np.arange(18) < 6)
+    threshold, outcome = tolerated_noise(noise, losses, patients, np.arange(18) < 6)
     assert outcome == "clean" and threshold == pytest.approx(np.percentile([0.02] * 5 + [0.08], 95))

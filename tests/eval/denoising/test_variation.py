@@ -10,15 +10,15 @@ from skimage.restoration import denoise_tv_chambolle
 
 from nnunet_robust.eval.denoising import denoiser as denoiser_module
 from nnunet_robust.eval.denoising.denoiser import Denoiser
-from nnunet_robust.eval.denoising.noise_tolerance import Borne
+from nnunet_robust.eval.denoising.noise_tolerance import NoiseTolerance
 from nnunet_robust.eval.denoising.variation import STRENGTH, denoise
 from nnunet_robust.eval.images.image_quality import image_quality, noise_sigmas
 
 SPACING = (999.0, 1.0, 1.0)  # of nnU-Net's 2d images
 
 
-def borne(threshold: float) -> Borne:
-    return Borne(threshold, "within", 0.01, 0.02, 0.3, 8, 80, ("gaussian_noise",))
+def tolerant(threshold: float) -> NoiseTolerance:
+    return NoiseTolerance(threshold, "within", 0.01, 0.02, 0.3, 8, 80, ("gaussian_noise",))
 
 
 def noisy(sigma: float, seed: int = 0, shape: tuple[int, ...] = (1, 1, 64, 64)) -> np.ndarray:
@@ -89,12 +89,12 @@ def test_slices_that_are_far_apart_are_denoised_one_by_one(spacing: tuple[float,
 def test_an_image_is_denoised_above_the_threshold_only() -> None:
     image = noisy(0.1)
     noise = image_quality(image, SPACING).noise_sigma
-    assert Denoiser(borne(noise))(image, SPACING) is image  # "up to" is borne
-    found = Denoiser(borne(noise - 1e-9))(image, SPACING)
+    assert Denoiser(tolerant(noise))(image, SPACING) is image  # "up to" is tolerated
+    found = Denoiser(tolerant(noise - 1e-9))(image, SPACING)
     assert np.array_equal(found, denoise(image, SPACING, [noise]))
     assert np.array_equal(Denoiser()(image, SPACING), found)
     flat = np.ones((1, 1, 64, 64), np.float32)
-    assert Denoiser()(flat, SPACING) is flat and Denoiser(borne(0.0))(flat, SPACING) is flat
+    assert Denoiser()(flat, SPACING) is flat and Denoiser(tolerant(0.0))(flat, SPACING) is flat
 
 
 def test_several_models_share_what_was_made_of_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +105,7 @@ def test_several_models_share_what_was_made_of_an_image(monkeypatch: pytest.Monk
 
     def ask(k: int) -> list[np.ndarray]:
         same = images[k][:]  # another view on it, as of a tensor
-        return [Denoiser(b)(same, SPACING) for b in (borne(0.01), None, borne(0.5))]
+        return [Denoiser(b)(same, SPACING) for b in (tolerant(0.01), None, tolerant(0.5))]
 
     with ThreadPoolExecutor(3) as pool:
         for (first, second, third), wanted, image in zip(pool.map(ask, range(6)), expected, images, strict=True):

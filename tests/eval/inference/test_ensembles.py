@@ -129,9 +129,9 @@ def test_an_ensemble_of_one_model_however_often_is_that_model(weighting: str, co
         ensemble = Ensemble((model,) * copies, weighting, curve(copies))
         prediction = ensemble.predict(Members([(model, logits, properties)] * copies), image, spacing)
         assert np.array_equal(prediction.labels, model.export(logits, properties)) and prediction.labels.any()
-        assert prediction.found is not None
-        assert np.array_equal(prediction.found.mean, model.probabilities(logits, properties))
-        assert not prediction.found.mutual_information.any()
+        assert prediction.uncertainty is not None
+        assert np.array_equal(prediction.uncertainty.mean, model.probabilities(logits, properties))
+        assert not prediction.uncertainty.mutual_information.any()
         assert sum(prediction.weights) == pytest.approx(1, abs=1e-12) and len(prediction.weights) == copies
         if weighting != "complexity":
             assert prediction.weights == pytest.approx([1 / copies] * copies)
@@ -145,9 +145,9 @@ def test_weights_by_confidence_are_those_of_a_direct_computation(seen) -> None:
     confidence = [1 + (p * np.log2(p)).sum(axis=0)[near].mean() for p in (first, second)]
     assert prediction.weights == pytest.approx(np.array(confidence) / sum(confidence), abs=1e-5)
     assert prediction.weights[0] != pytest.approx(0.5, abs=1e-3)
-    assert prediction.found is not None
+    assert prediction.uncertainty is not None
     np.testing.assert_allclose(
-        prediction.found.mean, np.average([first, second], axis=0, weights=prediction.weights), atol=1e-6
+        prediction.uncertainty.mean, np.average([first, second], axis=0, weights=prediction.weights), atol=1e-6
     )
 
 

@@ -13,8 +13,8 @@ import pytest
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.attacks.chain import Chain
 from nnunet_robust.eval.denoising.denoiser import Denoiser
-from nnunet_robust.eval.denoising.learned_tolerance import NOISE, learn, noise_borne
-from nnunet_robust.eval.denoising.noise_tolerance import Borne
+from nnunet_robust.eval.denoising.learned_tolerance import NOISE, learn, tolerated_noise
+from nnunet_robust.eval.denoising.noise_tolerance import NoiseTolerance
 from nnunet_robust.eval.images.cases import cases_of_folders
 from nnunet_robust.eval.inference import precision
 from nnunet_robust.eval.inference.devices import device_of
@@ -47,7 +47,8 @@ def by_model(output: Path) -> dict[str, pd.DataFrame]:
 def test_every_image_is_left_alone_or_denoised_by_its_noise_and_the_rows_are_those_to_the_bit(
     parameters: SweepParameters, texture_models: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def learned(earlier: EarlierSweep, key: str) -> Borne:  # these networks are so bad that they bear anything
+    def learned(earlier: EarlierSweep, key: str) -> NoiseTolerance:
+        # these networks are so bad that they tolerate anything
         return replace(learn(earlier, key), threshold=0.125 if "NoSkip" in key else 0.06)
 
     monkeypatch.setattr(arms, "learn", learned)
@@ -96,7 +97,7 @@ def test_the_threshold_is_learned_from_the_earlier_sweeps_tables(
         assert len(points) == 8 * 4
         losses = np.array([dice[case, "clean", 0.0] - dice[case, name, level] for case, name, level in points])
         clean = np.array([name == "clean" for _, name, _ in points])
-        expected = noise_borne(np.array([noise[p] for p in points]), losses, [p[0] for p in points], clean)
+        expected = tolerated_noise(np.array([noise[p] for p in points]), losses, [p[0] for p in points], clean)
         known = models[f"{trainer}+denoise__nnUNetPlans__2d__fold0"]["denoise"]
         assert (known["threshold"], known["outcome"]) == expected
         assert (known["n_patients"], known["n_images"], known["perturbations"]) == (8, 32, ["gaussian_noise"])

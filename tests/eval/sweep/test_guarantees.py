@@ -80,12 +80,14 @@ def test_what_becomes_of_promises_is_what_their_masks_would_have_cost(
         image, properties = model.reader.read_images([str(parameters.images / f"{row['case']}_0000.png")])
         data, found = model.preprocess(image, properties)
         said = predict(model, window.members_many([data], ("mirroring",))[0], found)
-        assert said.found is not None
+        assert said.uncertainty is not None
         truth = np.asarray(Image.open(parameters.labels[0] / f"{row['case']}.png"))[None] > 0
         for kind in KINDS:
             setting = made.bounds["foreground"][kind].setting
             assert setting is not None
-            mask = bound_mask(kind, setting, said.labels > 0, properties["spacing"], said.found.mean[1].clip(0, 1))
+            mask = bound_mask(
+                kind, setting, said.labels > 0, properties["spacing"], said.uncertainty.mean[1].clip(0, 1)
+            )
             wrong, of = (truth & ~mask, truth) if kind.startswith("outer") else (mask & ~truth, mask)
             assert row[kind] == pytest.approx(wrong.sum() / max(of.sum(), 1))
 

@@ -336,13 +336,8 @@ _TABLES = (
         f"patient: below 0, the attack did more. {INTERVALS}. The Dice under the worst change within the budget is at "
         "most that under the attack.",
         (
-            *_ATTACK,
-            ARCHITECTURE,
-            mean_column("attacked", "attacked"),
-            mean_column("noise", "random noise"),
-            mean_column("difference", "difference"),
-            Column("steps", "steps", "count"),
-            *SAMPLE,
+            *_ATTACK, ARCHITECTURE, mean_column("attacked", "attacked"), mean_column("noise", "random noise"),
+            mean_column("difference", "difference"), Column("steps", "steps", "count"), *SAMPLE,
         ),
         _under_attack,
     ),
@@ -353,17 +348,12 @@ _TABLES = (
         "difference is the first less the second, paired by patient: below 0, the images that were made against "
         f"another model did more. {INTERVALS}, not adjusted for the number of pairs.",
         (
-            *_ATTACK,
-            Column("attacked", "made against"),
-            Column("line", "predicted by"),
-            mean_column("score", "Dice"),
-            mean_column("own", "attacked itself"),
-            mean_column("difference", "difference"),
-            *SAMPLE,
+            *_ATTACK, Column("attacked", "made against"), Column("line", "predicted by"), mean_column("score", "Dice"),
+            mean_column("own", "attacked itself"), mean_column("difference", "difference"), *SAMPLE,
         ),
         transfer,
     ),
-)
+)  # fmt: skip
 
 SECTION = Section(
     name="attacks",

@@ -179,8 +179,8 @@ def _diagrams(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[R
         where = condition_in_words(analysis, name, at)
         parts = []
         for line, of_line in part.groupby("line", sort=False):
-            sure = of_line.iloc[-1]
-            parts.append(f"{line}: where it is surest ({number(sure['x'])}), {percent(sure['mean'])} are right")
+            last = of_line.iloc[-1]
+            parts.append(f"{line}: where it is most confident ({number(last['x'])}), {percent(last['mean'])} are right")
         yield ReportFigure(
             group=_DIAGRAM,
             name=f"{dataset}_{name}_{at:g}",
@@ -192,7 +192,7 @@ def _diagrams(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[R
             draw=partial(_panel, part, styles),
             styles={
                 **{line: styles[line] for line in dict.fromkeys(part["line"])},
-                "as sure as right": _DIAGONAL,
+                "perfect calibration": _DIAGONAL,
             },
             value="share that is right",
         )
@@ -234,19 +234,14 @@ _TABLE = TableSpecification(
     f"Expected calibration error in {N_BINS} bins: the distance of the share that is right from the mean "
     f"probability, averaged over bins by their voxels; 0 is perfect. Counted are the {_REGION}; the voxels of all "
     "images are added up, large structures weigh more. The gap is the mean probability less the share that is "
-    "right: above 0, the model is surer than it should be. For a structure, its own probability and how often it "
+    "right: above 0, the model is overconfident. For a structure, its own probability and how often it "
     f"is there. Of several trained models the mean of what each of them has. {INTERVALS}.",
     (
-        *CONDITION,
-        ARCHITECTURE,
-        Column("label", "of"),
-        Column("mean", "calibration error", "score", "low", "high"),
-        mean_column("gap", "gap"),
-        Column("n_voxels", "voxels", "count"),
-        *IMAGES,
+        *CONDITION, ARCHITECTURE, Column("label", "of"), Column("mean", "calibration error", "score", "low", "high"),
+        mean_column("gap", "gap"), Column("n_voxels", "voxels", "count"), *IMAGES,
     ),
     _table,
-)
+)  # fmt: skip
 
 SECTION = Section(
     name="calibration",
@@ -255,7 +250,7 @@ SECTION = Section(
     text=(
         f"Counted are the {_REGION}, of all images together, by the probability of the label that is called; over "
         "whole images the error would mostly say how much plain background there is. 0 is perfect. In a "
-        "reliability diagram, points below the diagonal are surer than they should be; bins with few voxels "
+        "reliability diagram, points below the diagonal are overconfident; bins with few voxels "
         "have wide bars. " + BANDS + ".",
     ),
     figures=_figures,

@@ -7,18 +7,11 @@ from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
+from nnunet_robust.eval.report.shared import relations
 from nnunet_robust.eval.report.shared.analysis import METRIC, Analysis, shared
 from nnunet_robust.eval.report.shared.figures import ReportFigure
 from nnunet_robust.eval.report.shared.read import Sweep
-from nnunet_robust.eval.report.shared.relations import (
-    PATIENTS_OF_A_BIN,
-    Relation,
-    binned,
-    edges_of,
-    mean_of,
-    points,
-    relation_figure,
-)
+from nnunet_robust.eval.report.shared.relations import Relation
 from nnunet_robust.eval.report.shared.section import Section
 from nnunet_robust.eval.statistics import CLEAN
 from nnunet_robust.pages.plots import LineStyle, line_styles
@@ -36,9 +29,9 @@ def ratio(analysis: Analysis) -> list[Relation]:
     only, as perturbations leave the ratio what it is. A series' points are its levels, others are bins of patients.
     Where there is one size of patch alone, the panel has all architectures as its lines.
     """
-    relations = []
+    found = []
     for sweep in analysis.sweeps:
-        table = points([sweep], METRIC, RATIO)
+        table = relations.points([sweep], METRIC, RATIO)
         if table.empty:
             continue
         sizes = _sizes(sweep)
@@ -50,25 +43,25 @@ def ratio(analysis: Analysis) -> list[Relation]:
             if in_series and levels.max() <= _VARIES * levels.min():
                 continue
             binned = name == CLEAN and several and part["x"].nunique() > 1
-            if not in_series and not (binned and part["patient"].nunique() >= 2 * PATIENTS_OF_A_BIN):
+            if not in_series and not (binned and part["patient"].nunique() >= 2 * relations.PATIENTS_OF_A_BIN):
                 continue
             panels = part.groupby("without_size", sort=False) if several else [("all architectures", part)]
             where = f"{dataset}, {'clean images' if name == CLEAN else sweep.names[str(name)]}"
             for title, of_panel in panels:
                 line = of_panel["size"] if several else of_panel["architecture"]
-                relations.append(_ratio_relation(f"{where}: {title}", of_panel.assign(line=line), in_series))
-    return relations
+                found.append(_ratio_relation(f"{where}: {title}", of_panel.assign(line=line), in_series))
+    return found
 
 
 def _ratio_relation(title: str, table: pd.DataFrame, in_series: bool) -> Relation:
     means = []
     for line, of_line in table.groupby("line", sort=False):
         if in_series:
-            levels = [mean_of(part, METRIC) for _, part in of_line.groupby("level")]
+            levels = [relations.mean_of(part, METRIC) for _, part in of_line.groupby("level")]
             means.append(pd.DataFrame(levels).sort_values("x").assign(line=line))
         else:
-            edges = edges_of(of_line["x"], of_line["patient"].nunique())
-            means.append(binned(of_line, METRIC, edges).assign(line=line))
+            edges = relations.edges_of(of_line["x"], of_line["patient"].nunique())
+            means.append(relations.binned(of_line, METRIC, edges).assign(line=line))
     return Relation(title, pd.concat(means, ignore_index=True), table)
 
 
@@ -89,7 +82,7 @@ def _figures(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Re
         least, most = relation.means["n_patients"].min(), relation.means["n_patients"].max()
         sample = f"{least if least == most else f'{least} to {most}'} patients a point"
         label = "foreground ratio: share of the image's voxels"
-        yield relation_figure(_GROUP, relation, sample, label, of_sizes, dots=False)
+        yield relations.relation_figure(_GROUP, relation, sample, label, of_sizes, dots=False)
 
 
 SECTION = Section(

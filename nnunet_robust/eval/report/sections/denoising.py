@@ -132,16 +132,11 @@ _TABLE = TableSpecification(
     f"is paired by patient. {INTERVALS}. It helps where the whole interval is above 0, it harms where it is below, "
     "else that is not settled; conditions are not adjusted for one another.",
     (
-        *CONDITION,
-        ARCHITECTURE,
-        mean_column("denoised", "denoised"),
-        mean_column("plain", "without"),
-        mean_column("difference", "difference"),
-        Column("verdict", "denoising"),
-        *SAMPLE,
+        *CONDITION, ARCHITECTURE, mean_column("denoised", "denoised"), mean_column("plain", "without"),
+        mean_column("difference", "difference"), Column("verdict", "denoising"), *SAMPLE,
     ),
     lambda analysis: analysis.clean_once(denoising(analysis)),
-)
+)  # fmt: skip
 
 SECTION = Section(
     name="denoising",
@@ -149,7 +144,7 @@ SECTION = Section(
     title="With and without denoising",
     text=(
         "A model whose name ends in +denoise had images denoised before it predicted them, where their noise was "
-        "above what the model was measured to bear; +denoise_always, all images. Shown is its mean Dice less that "
+        "above the model's measured noise tolerance; +denoise_always, all images. Shown is its mean Dice less that "
         "of the same model without, on the same cases: above 0, denoising helped. Bands are paired "
         f"{INTERVALS}.",
     ),

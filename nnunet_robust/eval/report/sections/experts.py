@@ -10,17 +10,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pandas as pd
 
-from nnunet_robust.eval.report.shared import panels
+from nnunet_robust.eval.report.shared import columns, panels
 from nnunet_robust.eval.report.shared.analysis import Analysis, shared
-from nnunet_robust.eval.report.shared.columns import (
-    ARCHITECTURE,
-    BANDS,
-    CONDITION,
-    DATASET,
-    INTERVALS,
-    SAMPLE,
-    mean_column,
-)
 from nnunet_robust.eval.report.shared.figures import ReportFigure, over_level
 from nnunet_robust.eval.report.shared.relations import DIVERGENCE
 from nnunet_robust.eval.report.shared.section import Section, TableSpecification
@@ -148,15 +139,12 @@ _TABLES = (
         "experts",
         "The model with the experts, and the experts with each other",
         "The model's mean Dice with each expert, the experts' mean Dice with each other, and the difference, paired by "
-        f"patient. {INTERVALS}. Above 0, the model is nearer to the experts than they are to each other; that it is as "
-        "good as an expert does not follow, as a smooth compromise is near to all of them.",
+        f"patient. {columns.INTERVALS}. Above 0, the model is nearer to the experts than they are to each other; that "
+        "it is as good as an expert does not follow, as a smooth compromise is near to all of them.",
         (
-            *CONDITION,
-            ARCHITECTURE,
-            mean_column("model", "model with experts"),
-            mean_column("experts", "experts with each other"),
-            mean_column("difference", "difference"),
-            *SAMPLE,
+            *columns.CONDITION, columns.ARCHITECTURE, columns.mean_column("model", "model with experts"),
+            columns.mean_column("experts", "experts with each other"), columns.mean_column("difference", "difference"),
+            *columns.SAMPLE,
         ),
         lambda analysis: analysis.clean_once(experts(analysis)),
     ),
@@ -165,18 +153,14 @@ _TABLES = (
         "Are the cases hard that experts differ on?",
         "Spearman's rank correlation of a case's Dice on the clean images with the experts' agreement on it, and with "
         "its texture divergence, over the same cases: 1 where the cases with the higher number are the better ones, 0 "
-        f"where it says nothing. {INTERVALS}.",
+        f"where it says nothing. {columns.INTERVALS}.",
         (
-            DATASET,
-            ARCHITECTURE,
-            Column("measure", "Dice and"),
-            Column("spearman", "Spearman", "score", "low", "high"),
-            *SAMPLE,
-            Column("note", "why not"),
+            columns.DATASET, columns.ARCHITECTURE, Column("measure", "Dice and"),
+            Column("spearman", "Spearman", "score", "low", "high"), *columns.SAMPLE, Column("note", "why not"),
         ),
         _difficulty,
     ),
-)
+)  # fmt: skip
 
 SECTION = Section(
     name="experts",
@@ -185,7 +169,7 @@ SECTION = Section(
     text=(
         "The model's mean Dice with each expert, and the experts' mean Dice with each other on the same images: "
         "both compare one segmentation with one expert's. Experts drew the clean images: their agreement is the "
-        "same under every perturbation. " + BANDS + ".",
+        "same under every perturbation. " + columns.BANDS + ".",
     ),
     figures=_figures,
     groups={_GROUP: "Dice with the experts"},

@@ -1,29 +1,20 @@
-"""Were the promises of a calibration kept? What bounds and intervals cost under every condition, from `bounds.csv`.
+"""Do the guarantees of a calibration hold? What bounds and intervals cost under every condition, from `bounds.csv`.
 
 A loss is averaged over a patient's images, then over an architecture's trained models, then over patients: what a
-promise is about.
+guarantee is about.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from nnunet_robust.eval.report.shared import columns
 from nnunet_robust.eval.report.shared.analysis import Analysis, shared
-from nnunet_robust.eval.report.shared.columns import (
-    ARCHITECTURE,
-    BANDS,
-    CONDITION,
-    DATASET,
-    INTERVALS,
-    PATIENTS,
-    PERTURBATION,
-    SAMPLE,
-)
 from nnunet_robust.eval.report.shared.figures import ReportFigure, over_level
 from nnunet_robust.eval.report.shared.read import Sweep
 from nnunet_robust.eval.report.shared.section import Section, TableSpecification
@@ -36,47 +27,76 @@ from nnunet_robust.pages.tables import Column
 from nnunet_robust.pages.wording import percent, with_interval
 
 _GROUP = "bounds"
-KINDS = {
-    "outer_threshold": "object outside of the outer mask (threshold)",
-    "inner_threshold": "inner mask that is not object (threshold)",
-    "outer_margin_mm": "object outside of the outer mask (margin)",
-    "inner_margin_mm": "inner mask that is not object (margin)",
-}
-"""Column of bounds.csv -> the share that is lost."""
+HOLDS, BROKEN, OPEN, UNKNOWN = "holds", "broken", "not settled", "one patient"
+
+
+class Guarantee(NamedTuple):
+    """What a calibration guarantees of the images of a patient.
+
+    Attributes:
+        share: what it bounds the mean share of.
+        axis: the label of the axis of its figures.
+        heading: the heading of its column.
+        name: in the heading of its verdict.
+        words: in sentences.
+    """
+
+    share: str
+    axis: str
+    heading: str
+    name: str
+    words: str
+
+
+_MISSED, _WRONG = "mean share of the object missed", "mean share of the mask that is wrong"
+INTERVAL = "interval"
+GUARANTEES = {
+    "outer_threshold": Guarantee(
+        "object outside of the outer mask (threshold)", _MISSED, "missed by the outer threshold", "outer threshold",
+        "the outer threshold",
+    ),
+    "inner_threshold": Guarantee(
+        "inner mask that is not object (threshold)", _WRONG, "wrong in the inner threshold", "inner threshold",
+        "the inner threshold",
+    ),
+    "outer_margin_mm": Guarantee(
+        "object outside of the outer mask (margin)", _MISSED, "missed by the outer margin", "outer margin",
+        "the outer margin",
+    ),
+    "inner_margin_mm": Guarantee(
+        "inner mask that is not object (margin)", _WRONG, "wrong in the inner margin", "inner margin",
+        "the inner margin",
+    ),
+    INTERVAL: Guarantee(
+        "cases whose Dice lies in its interval", "share of cases in their interval", "Dice in its interval", "interval",
+        "the interval of the Dice",
+    ),
+}  # fmt: skip
+"""Column of bounds.csv (of a loss), or `INTERVAL` -> what it is."""
 
 OUTER = ("outer_threshold", "outer_margin_mm")
-"""Of these, only patients count whose images have the object."""
+"""The losses that are counted only of patients whose images have the object."""
 
-INTERVAL = "interval"
-PROMISES = {**KINDS, INTERVAL: "cases whose Dice lies in its interval"}
-_SHORT = {
-    "outer_threshold": "the outer threshold",
-    "inner_threshold": "the inner threshold",
-    "outer_margin_mm": "the outer margin",
-    "inner_margin_mm": "the inner margin",
-    INTERVAL: "the interval of the Dice",
-}
-KEPT, BROKEN, OPEN, UNKNOWN = "kept", "broken", "not settled", "one patient"
 _PLACE = ["dataset", "perturbation", "level", "architecture", "label"]
 _COLUMNS = [
-    "dataset", "perturbation", "level", "line", "label", "promise", "promised", "mean", "low", "high", "verdict",
+    "dataset", "perturbation", "level", "line", "label", "guarantee", "guaranteed", "mean", "low", "high", "verdict",
     "n_cases", "n_patients", "n_trained",
 ]  # fmt: skip
 _BREAKS = [
-    "dataset", "perturbation", "line", "label", "promise", "promised", "level", "mean", "low", "high", "highest",
+    "dataset", "perturbation", "line", "label", "guarantee", "guaranteed", "level", "mean", "low", "high", "highest",
     "n_patients",
 ]  # fmt: skip
 
 
 @shared
-def promises(analysis: Analysis) -> pd.DataFrame:
-    """What each promise came to under each condition.
+def guarantees(analysis: Analysis) -> pd.DataFrame:
+    """What each guarantee came to under each condition.
 
     Returns:
-        A row per condition, architecture, structure and promise. Columns dataset, perturbation, level, line (the
-        architecture), label, promise (a key of `PROMISES`), promised (the largest mean loss; of intervals the least
-        share of cases), mean, low, high (95 % interval over patients: BCa; of the share of cases Clopper & Pearson's),
-        verdict, n_cases (images), n_patients, n_trained. See `verdict`. A kind that no setting could be promised of
+        A row per condition, architecture, structure and guarantee. Columns dataset, perturbation, level, line (the
+        architecture), label, guarantee (a key of `GUARANTEES`), guaranteed (the largest mean loss; of intervals the
+        least share of cases), mean, low, high (95 % interval over patients: BCa; of the share of cases Clopper &
+        Pearson's), verdict (see `verdict`), n_cases (images), n_patients, n_trained. A guarantee that no setting gives
         has no row.
     """
     found = [_of_sweep(sweep) for sweep in analysis.sweeps if sweep.bounds is not None and len(sweep.bounds)]
@@ -88,27 +108,27 @@ def _of_sweep(sweep: Sweep) -> pd.DataFrame:
     table = sweep.bounds.assign(**{INTERVAL: _inside(sweep.bounds)})
     rates = _rates(sweep)
     found: list[dict[str, Any]] = []
-    for promise in PROMISES:
-        promised = table["line"].map({line: rate[promise] for line, rate in rates.items()})
-        part = table.assign(promised=promised).dropna(subset=[promise, "promised"])
-        keys = [*_PLACE, "promised"]
-        by_line = part.groupby([*keys, "line", "patient"], sort=False)[promise].mean().reset_index()
+    for guarantee in GUARANTEES:
+        guaranteed = table["line"].map({line: rate[guarantee] for line, rate in rates.items()})
+        part = table.assign(guaranteed=guaranteed).dropna(subset=[guarantee, "guaranteed"])
+        keys = [*_PLACE, "guaranteed"]
+        by_line = part.groupby([*keys, "line", "patient"], sort=False)[guarantee].mean().reset_index()
         n_cases = part.groupby(keys)["case"].nunique()
         n_trained = part.groupby(keys)["line"].nunique()
-        by_patient = by_line.groupby([*keys, "patient"], sort=False)[promise].mean().unstack()
+        by_patient = by_line.groupby([*keys, "patient"], sort=False)[guarantee].mean().unstack()
         if by_patient.empty:
             continue
         scores = by_patient.to_numpy(float).T
-        low, high = _exact_intervals(scores) if promise == INTERVAL else bca_intervals(scores)
+        low, high = _exact_intervals(scores) if guarantee == INTERVAL else bca_intervals(scores)
         for at, (place, values) in enumerate(by_patient.iterrows()):
             dataset, perturbation, level, line, label, rate = place
             ends = float(low[at]), float(high[at])
             found.append(
                 {
                     **{"dataset": dataset, "perturbation": perturbation, "level": level, "line": line, "label": label},
-                    **{"promise": promise, "promised": rate, "mean": float(values.mean())},
+                    **{"guarantee": guarantee, "guaranteed": rate, "mean": float(values.mean())},
                     **{"low": ends[0], "high": ends[1]},
-                    "verdict": verdict(promise, rate, float(values.mean()), *ends, int(values.count())),
+                    "verdict": verdict(guarantee, rate, float(values.mean()), *ends, int(values.count())),
                     **{"n_cases": n_cases[place], "n_patients": int(values.count()), "n_trained": n_trained[place]},
                 }
             )
@@ -118,7 +138,7 @@ def _of_sweep(sweep: Sweep) -> pd.DataFrame:
     ranks = made.assign(
         a=made["perturbation"].map(perturbations),
         b=made["line"].map(order),
-        c=made["promise"].map(list(PROMISES).index),
+        c=made["guarantee"].map(list(GUARANTEES).index),
     )
     ordered = ranks.sort_values(["dataset", "a", "level", "label", "b", "c"], kind="stable", ignore_index=True)
     return ordered[_COLUMNS]
@@ -130,31 +150,31 @@ def _inside(bounds: pd.DataFrame) -> pd.Series:
 
 
 def _rates(sweep: Sweep) -> dict[str, dict[str, float]]:
-    """Trained model -> promise -> what was promised; without the architectures that `_at_odds` names."""
+    """Trained model -> guarantee -> what was guaranteed; without the architectures that `_at_odds` names."""
     architecture = sweep.results.drop_duplicates("line").set_index("line")["architecture"]
     found = {}
     for line, made in calibrations(sweep).items():
         if architecture[line] not in _at_odds(sweep):
             alpha = float(made.alpha)
-            found[line] = {**dict.fromkeys(KINDS, alpha), INTERVAL: 1 - float(made.interval_alpha)}
+            found[line] = {**dict.fromkeys(GUARANTEES, alpha), INTERVAL: 1 - float(made.interval_alpha)}
     return found
 
 
 def _at_odds(sweep: Sweep) -> list[str]:
-    """The architectures whose trained models were promised different things, of which there is no mean."""
+    """The architectures whose trained models were guaranteed different things, of which there is no mean."""
     architecture = sweep.results.drop_duplicates("line").set_index("line")["architecture"]
-    promised: dict[str, set[tuple[Any, ...]]] = {}
+    guaranteed: dict[str, set[tuple[Any, ...]]] = {}
     for line, made in calibrations(sweep).items():
         names = ("alpha", "delta", "interval_alpha", "condition")
-        promised.setdefault(str(architecture[line]), set()).add(tuple(getattr(made, name) for name in names))
-    return [name for name, several in promised.items() if len(several) > 1]
+        guaranteed.setdefault(str(architecture[line]), set()).add(tuple(getattr(made, name) for name in names))
+    return [name for name, several in guaranteed.items() if len(several) > 1]
 
 
 def left_out(analysis: Analysis) -> list[str]:
-    """A sentence for each architecture whose promises are not shown."""
+    """A sentence for each architecture whose guarantees are not shown."""
     return [
         f"{', '.join(sweep.datasets)}, bounds: {name} is left out, for its trained models were calibrated for "
-        "different promises: calibrate them alike."
+        "different guarantees: calibrate them alike."
         for sweep in analysis.sweeps
         if sweep.bounds is not None
         for name in _at_odds(sweep)
@@ -180,37 +200,37 @@ def _exact_intervals(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(n > 1, low, np.nan), np.where(n > 1, high, np.nan)
 
 
-def verdict(promise: str, promised: float, mean: float, low: float, high: float, n_patients: int) -> str:
-    """Whether a promise was kept, as far as some patients can say.
+def verdict(guarantee: str, guaranteed: float, mean: float, low: float, high: float, n_patients: int) -> str:
+    """Whether a guarantee holds, as far as some patients can say.
 
     Returns:
-        `BROKEN` where the whole interval is on the wrong side of what was promised, `KEPT` where none of it is, else
+        `BROKEN` where the whole interval is on the wrong side of what was guaranteed, `HOLDS` where none of it is, else
         `OPEN`; `UNKNOWN` of a single patient. Losses may be rare and large, which the bootstrap of few patients does
-        not see. So `KEPT` takes as many patients as show it where nobody loses anything, (1 - alpha)^n <= 0.025, and
+        not see. So `HOLDS` takes as many patients as show it where nobody loses anything, (1 - alpha)^n <= 0.025, and
         `BROKEN` has to hold with one patient more who loses nothing.
     """
     if np.isnan(low):
         return UNKNOWN
     rounding = 1e-9
-    if promise == INTERVAL:
-        return BROKEN if high < promised - rounding else KEPT if low >= promised - rounding else OPEN
-    if min(low, n_patients * mean / (n_patients + 1)) > promised + rounding:
+    if guarantee == INTERVAL:
+        return BROKEN if high < guaranteed - rounding else HOLDS if low >= guaranteed - rounding else OPEN
+    if min(low, n_patients * mean / (n_patients + 1)) > guaranteed + rounding:
         return BROKEN
-    enough = (1 - promised) ** n_patients <= 0.025
-    return KEPT if enough and high <= promised + rounding else OPEN
+    enough = (1 - guaranteed) ** n_patients <= 0.025
+    return HOLDS if enough and high <= guaranteed + rounding else OPEN
 
 
 @shared
 def breaks(analysis: Analysis) -> pd.DataFrame:
-    """Where each promise is first broken along each perturbation.
+    """Where each guarantee is first broken along each perturbation.
 
     Returns:
-        Columns dataset, perturbation, line, label, promise, promised, level (the lowest at which it is broken; NaN:
-        none), mean, low, high (there), highest (the highest level looked at), n_patients (there; of a promise that
+        Columns dataset, perturbation, line, label, guarantee, guaranteed, level (the lowest at which it is broken; NaN:
+        none), mean, low, high (there), highest (the highest level looked at), n_patients (there; of a guarantee that
         is never broken the fewest at any level).
     """
-    keys = ["dataset", "perturbation", "line", "label", "promise", "promised"]
-    table = promises(analysis)
+    keys = ["dataset", "perturbation", "line", "label", "guarantee", "guaranteed"]
+    table = guarantees(analysis)
     table = table[table["perturbation"] != CLEAN]
     found = []
     for place, part in table.groupby(keys, sort=False):
@@ -223,7 +243,7 @@ def breaks(analysis: Analysis) -> pd.DataFrame:
 
 
 def sentences(table: pd.DataFrame, several_datasets: bool, names: DisplayNames) -> Iterator[str]:
-    """Where promises are first broken, a sentence for each perturbation, architecture and structure.
+    """Where guarantees are first broken, a sentence for each perturbation, architecture and structure.
 
     Args:
         table: what `first_breaks` returns, without the clean images by themselves.
@@ -233,35 +253,36 @@ def sentences(table: pd.DataFrame, several_datasets: bool, names: DisplayNames) 
     """
     several_labels = table["label"].nunique() > 1
     for (dataset, name, line, label), part in table.groupby(["dataset", "perturbation", "line", "label"], sort=False):
-        who = f"{dataset}, " * several_datasets + f"{names[str(name)]}, {line}" + f", {label}" * several_labels
+        start, end = f"{dataset}, " if several_datasets else "", f", {label}" if several_labels else ""
+        who = f"{start}{names[str(name)]}, {line}{end}"
         broken = part[part["level"].notna()].sort_values("level", kind="stable")
-        rest = [_SHORT[promise] for promise in part.loc[part["level"].isna(), "promise"]]
+        rest = [GUARANTEES[key].words for key in part.loc[part["level"].isna(), "guarantee"]]
         said = []
         for level, at in broken.groupby("level"):
             what = [
-                f"{_SHORT[row['promise']]} ({with_interval(row['mean'], row['low'], row['high'])})"
+                f"{GUARANTEES[row['guarantee']].words} ({with_interval(row['mean'], row['low'], row['high'])})"
                 for row in at.to_dict("records")
             ]
             said.append(f"at level {level:g}: {', '.join(what)}")
         highest = part["highest"].max()
         if not said:
-            yield f"{who}: no promise is shown to be broken up to level {highest:g}."
+            yield f"{who}: no guarantee is shown to be broken up to level {highest:g}."
             continue
         more = f"; not shown to be broken up to level {highest:g}: {', '.join(rest)}" if rest else ""
         yield f"{who}: first broken {'; '.join(said)}{more}."
 
 
-def share(promised: float, promise: str) -> str:
-    """A promise as it stands beside its line in a figure: "promised: at most 10 %"."""
-    return f"promised: at {'least' if promise == INTERVAL else 'most'} {percent(promised, 0)}"
+def share(guaranteed: float, guarantee: str) -> str:
+    """A guarantee as it stands beside its line in a figure: "guaranteed: at most 10 %"."""
+    return f"guaranteed: at {'least' if guarantee == INTERVAL else 'most'} {percent(guaranteed, 0)}"
 
 
 def _sentences(analysis: Analysis) -> Iterator[str]:
     return sentences(breaks(analysis), len(analysis.datasets) > 1, analysis.names)
 
 
-def _promised(analysis: Analysis) -> Iterator[str]:
-    """What was promised by each calibration."""
+def _guaranteed(analysis: Analysis) -> Iterator[str]:
+    """What was guaranteed by each calibration."""
     for sweep in analysis.sweeps:
         where = f" on {', '.join(sweep.datasets)}" if len(analysis.datasets) > 1 else ""
         for line, made in calibrations(sweep).items():
@@ -269,24 +290,24 @@ def _promised(analysis: Analysis) -> Iterator[str]:
 
 
 def _figures(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[ReportFigure]:
-    table = promises(analysis)
-    for promise, what in PROMISES.items():
-        points = table[table["promise"] == promise]
+    table = guarantees(analysis)
+    for name, guarantee in GUARANTEES.items():
+        points = table[table["guarantee"] == name]
         if points.empty:
             continue
-        rules = {share(float(promised), promise): float(promised) for promised in points["promised"].unique()}
-        drawn = points[["mean", "low", "high", "promised"]].to_numpy(float)
-        highest = 1.02 if promise == INTERVAL else min(1.02, 1.08 * float(np.nanmax(drawn)))
-        lowest = max(0.0, np.floor((float(np.nanmin(drawn)) - 0.02) * 10) / 10) if promise == INTERVAL else 0.0
+        rules = {share(float(value), name): float(value) for value in points["guaranteed"].unique()}
+        drawn = points[["mean", "low", "high", "guaranteed"]].to_numpy(float)
+        highest = 1.02 if name == INTERVAL else min(1.02, 1.08 * float(np.nanmax(drawn)))
+        lowest = max(0.0, np.floor((float(np.nanmin(drawn)) - 0.02) * 10) / 10) if name == INTERVAL else 0.0
         several = points["label"].nunique() > 1
-        kind = "share of " + what if promise in KINDS else f"Share of {what}"
+        what = f"Share of {guarantee.share}" if name == INTERVAL else f"Mean share of {guarantee.share}"
         for label, of_label in points.groupby("label", sort=False):
             yield from over_level(
                 analysis,
                 of_label,
-                f"{_GROUP}-{promise}",
-                f"Mean {kind}" if promise in KINDS else kind,
-                _AXES[promise],
+                f"{_GROUP}-{name}",
+                what,
+                guarantee.axis,
                 styles,
                 (lowest, highest),
                 rules,
@@ -294,76 +315,50 @@ def _figures(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Re
             )
 
 
-_AXES = {
-    **{kind: "mean share of the object missed" for kind in KINDS if kind.startswith("outer")},
-    **{kind: "mean share of the mask that is wrong" for kind in KINDS if kind.startswith("inner")},
-    INTERVAL: "share of cases in their interval",
-}
-
-
 def _coverage(analysis: Analysis) -> pd.DataFrame:
-    """A row per condition, architecture and structure, the promises beside each other."""
-    table = analysis.clean_once(promises(analysis))
+    """A row per condition, architecture and structure, the guarantees beside each other."""
+    table = analysis.clean_once(guarantees(analysis))
     keys = ["dataset", "perturbation", "level", "label", "line"]
     wide = table.drop_duplicates(keys)[keys].reset_index(drop=True)
-    for promise in PROMISES:
-        part = table[table["promise"] == promise]
+    for name in GUARANTEES:
+        part = table[table["guarantee"] == name]
         if part.empty:
             continue
         names = {
-            "mean": promise, "low": f"{promise}_low", "high": f"{promise}_high", "verdict": f"{promise}_verdict",
+            "mean": name, "low": f"{name}_low", "high": f"{name}_high", "verdict": f"{name}_verdict",
         }  # fmt: skip
         wide = wide.merge(part.rename(columns=names)[[*keys, *names.values()]], on=keys, how="left")
-        wide[f"{promise}_verdict"] = wide[f"{promise}_verdict"].fillna("–")
-    of_all = table[~table["promise"].isin(OUTER)]
+        wide[f"{name}_verdict"] = wide[f"{name}_verdict"].fillna("–")
+    of_all = table[~table["guarantee"].isin(OUTER)]
     sizes = (of_all if len(of_all) else table).groupby(keys)[["n_cases", "n_patients"]].max().reset_index()
-    with_object = table[table["promise"].isin(OUTER)].groupby(keys)["n_patients"].max()
+    with_object = table[table["guarantee"].isin(OUTER)].groupby(keys)["n_patients"].max()
     sizes = sizes.merge(with_object.rename("n_with_object").reset_index(), on=keys, how="left")
-    for name, part in (("alpha", table[table["promise"] != INTERVAL]), ("share", table[table["promise"] == INTERVAL])):
-        promised = part.drop_duplicates(keys)[[*keys, "promised"]].rename(columns={"promised": name})
-        wide = wide.merge(promised, on=keys, how="left") if len(part) else wide
+    for name, part in (
+        ("alpha", table[table["guarantee"] != INTERVAL]),
+        ("share", table[table["guarantee"] == INTERVAL]),
+    ):
+        guaranteed = part.drop_duplicates(keys)[[*keys, "guaranteed"]].rename(columns={"guaranteed": name})
+        wide = wide.merge(guaranteed, on=keys, how="left") if len(part) else wide
     return wide.merge(sizes, on=keys, how="left")
 
 
 def _first_breaks(analysis: Analysis) -> pd.DataFrame:
     table = breaks(analysis)
-    return table.assign(promise=table["promise"].map(PROMISES))
+    return table.assign(guarantee=table["guarantee"].map({name: each.share for name, each in GUARANTEES.items()}))
 
 
-_HEADINGS = {
-    "outer_threshold": "missed by the outer threshold",
-    "inner_threshold": "wrong in the inner threshold",
-    "outer_margin_mm": "missed by the outer margin",
-    "inner_margin_mm": "wrong in the inner margin",
-    "interval": "Dice in its interval",
-}
-
-
-_PROMISE = {
-    "outer_threshold": "outer threshold",
-    "inner_threshold": "inner threshold",
-    "outer_margin_mm": "outer margin",
-    "inner_margin_mm": "inner margin",
-    "interval": "interval",
-}
 _TABLES = (
     TableSpecification(
         "breaks",
-        "Where promises are first broken",
-        "The lowest level at which the whole interval of what was observed is on the wrong side of what was promised, "
-        "and what was observed there; a dash where that is so at no level measured, which does not show that the "
-        f"promise holds. {INTERVALS}; levels are not adjusted for one another.",
+        "Where guarantees are first broken",
+        "The lowest level at which the whole interval of what was observed is on the wrong side of what was "
+        "guaranteed, and what was observed there; a dash where that is so at no level measured, which does not show "
+        f"that the guarantee holds. {columns.INTERVALS}; levels are not adjusted for one another.",
         (
-            DATASET,
-            PERTURBATION,
-            ARCHITECTURE,
-            Column("label", "structure"),
-            Column("promise", "share of"),
-            Column("promised", "promised", "score"),
-            Column("level", "first broken at level", "level"),
-            Column("mean", "observed there", "score", "low", "high"),
-            Column("highest", "highest level", "level"),
-            PATIENTS,
+            columns.DATASET, columns.PERTURBATION, columns.ARCHITECTURE, Column("label", "structure"),
+            Column("guarantee", "share of"), Column("guaranteed", "guaranteed", "score"),
+            Column("level", "first broken at level", "level"), Column("mean", "observed there", "score", "low", "high"),
+            Column("highest", "highest level", "level"), columns.PATIENTS,
         ),
         _first_breaks,
     ),
@@ -372,46 +367,46 @@ _TABLES = (
         "What bounds and intervals came to, under each condition",
         "Mean losses: the share of the object that lies outside of the outer mask (of images that have the object), "
         "and of the inner mask that is not object; the share of images whose Dice lies in its interval. Averaged over "
-        f"a patient's images, then trained models, then patients. {INTERVALS}. Beside each what it says of the "
-        "promise: broken where the whole interval is on the wrong side of it, kept where none of it is, not settled "
+        f"a patient's images, then trained models, then patients. {columns.INTERVALS}. Beside each what it says of the "
+        "guarantee: broken where the whole interval is on the wrong side of it, holds where none of it is, not settled "
         "else.",
         (
-            *CONDITION,
+            *columns.CONDITION,
             Column("label", "structure"),
-            ARCHITECTURE,
+            columns.ARCHITECTURE,
             *(
                 column
-                for promise, heading in _HEADINGS.items()
+                for name, guarantee in GUARANTEES.items()
                 for column in (
-                    Column(promise, heading, "score", f"{promise}_low", f"{promise}_high"),
-                    Column(f"{promise}_verdict", f"{_PROMISE[promise]}: promise"),
+                    columns.mean_column(name, guarantee.heading),
+                    Column(f"{name}_verdict", f"{guarantee.name}: guarantee"),
                 )
             ),
-            Column("alpha", "promised: at most", "score"),
-            Column("share", "promised: Dice in its interval, at least", "score"),
-            *SAMPLE,
+            Column("alpha", "guaranteed: at most", "score"),
+            Column("share", "guaranteed: Dice in its interval, at least", "score"),
+            *columns.SAMPLE,
             Column("n_with_object", "with the object", "count"),
         ),
         _coverage,
     ),
-)
+)  # fmt: skip
 
 SECTION = Section(
-    name="bounds",
-    short="Bounds",
-    title="Are the promised bounds kept?",
+    name="guarantees",
+    short="Guarantees",
+    title="Guarantee coverage",
     text=(
-        "What the masks and intervals of a calibration came to under each condition, against what was promised "
-        "(dashed). A promise is about images like those of the calibration: under another condition it is measured "
-        "here whether it still holds, not promised. It is called broken where the whole interval of the observed "
+        "What the masks and intervals of a calibration came to under each condition, against what was guaranteed "
+        "(dashed). A guarantee is about images like those of the calibration: under another condition it is measured "
+        "here whether it still holds, not guaranteed. It is called broken where the whole interval of the observed "
         "mean over patients is on the wrong side; that it is not shown to be broken does not show that it holds. A "
-        "promise without a confidence is one on average over calibration sets, too: of a single one, the mean may "
-        "lie a little on the wrong side by chance. " + BANDS + ".",
+        "guarantee without a confidence is one on average over calibration sets, too: of a single one, the mean may "
+        "lie a little on the wrong side by chance. " + columns.BANDS + ".",
     ),
     figures=_figures,
-    groups={f"{_GROUP}-{promise}": f"share of {what}" for promise, what in PROMISES.items()},
+    groups={f"{_GROUP}-{name}": f"share of {guarantee.share}" for name, guarantee in GUARANTEES.items()},
     folded=(f"{_GROUP}-inner_threshold", f"{_GROUP}-outer_margin_mm", f"{_GROUP}-inner_margin_mm"),
     tables=_TABLES,
-    lists={"What was promised": _promised, "Where promises are first broken": _sentences},
+    lists={"What was guaranteed": _guaranteed, "Where guarantees are first broken": _sentences},
     left_out=left_out,
 )

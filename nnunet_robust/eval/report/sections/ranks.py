@@ -1,4 +1,4 @@
-"""Who is first, and how surely: ranks by condition, with the share of bootstraps in which each is first."""
+"""Who is first: ranks by condition, with the share of bootstraps in which each is first."""
 
 from __future__ import annotations
 

@@ -66,32 +66,22 @@ _LEVELS = TableSpecification(
     "Recipe, level by level",
     _note,
     (
-        *CONDITION,
-        _VERDICT,
-        Column("equivalent", "as good, within the margin", "list"),
-        _AGREEMENT,
-        mean_column("advantage", "advantage"),
-        _COST,
-        PATIENTS,
+        *CONDITION, _VERDICT, Column("equivalent", "as good, within the margin", "list"), _AGREEMENT,
+        mean_column("advantage", "advantage"), _COST, PATIENTS,
     ),
     recipe,
-)
+)  # fmt: skip
 _RANGES = TableSpecification(
     "recipe",
     "Recipe",
     _note,
     (
-        *CONDITION[:2],
-        Column("levels", "levels"),
-        _VERDICT,
-        _AGREEMENT,
-        Column("least_advantage", "least advantage", "score"),
-        Column("most_advantage", "most advantage", "score"),
-        _COST,
-        PATIENTS,
+        *CONDITION[:2], Column("levels", "levels"), _VERDICT, _AGREEMENT,
+        Column("least_advantage", "least advantage", "score"), Column("most_advantage", "most advantage", "score"),
+        _COST, PATIENTS,
     ),
     _merged,
-)
+)  # fmt: skip
 
 
 def _content(analysis: Analysis, parts: Parts) -> dict[str, Any]:

@@ -108,9 +108,8 @@ _TABLES = (
         "Which differ, and by how much? Paired by patient",
         "Hodges-Lehmann shift of Dice (first minus second) with its 95 % interval, Wilcoxon's signed-rank test, "
         "adjusted after Holm within the pairs and levels of a perturbation, and the rank-biserial correlation, from "
-        "−1 to 1. "
-        "The smallest possible p is what so many patients with a difference could give at best: with few of them no "
-        "difference can be significant, however large.",
+        "−1 to 1. The smallest possible p is what this number of patients with a difference could give at best: with "
+        "few of them no difference can be significant, however large.",
         (
             *CONDITION, *_PAIR, Column("shift", "shift", "score", "low", "high"), Column("p", "p", "p"),
             Column("p_holm", "p, Holm", "p"), Column("smallest_p", "smallest possible p", "p"),
@@ -124,7 +123,7 @@ _TABLES = (
         "Do they fail on different objects? McNemar's exact test",
         "An object (a label of a patient) counts as failed where an architecture missed or hallucinated it in more "
         "than half of its predictions. p: McNemar's test, exact; adjusted after Holm within the pairs and levels of a "
-        "perturbation. The smallest possible p is what so many differing objects could give at best.",
+        "perturbation. The smallest possible p is what this number of differing objects could give at best.",
         (
             *CONDITION, *_PAIR, Column("only_first", "only first failed", "count"),
             Column("only_second", "only second failed", "count"), Column("p", "p", "p"),

@@ -7,18 +7,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from nnunet_robust.eval.report.shared import relations
 from nnunet_robust.eval.report.shared.analysis import METRIC, Analysis, shared
 from nnunet_robust.eval.report.shared.figures import ReportFigure
-from nnunet_robust.eval.report.shared.relations import (
-    DIVERGENCE,
-    PATIENTS_OF_A_BIN,
-    PLACE,
-    Relation,
-    binned,
-    edges_of,
-    points,
-    relation_figure,
-)
+from nnunet_robust.eval.report.shared.relations import Relation
 from nnunet_robust.eval.report.shared.section import Section
 from nnunet_robust.pages.plots import LineStyle
 
@@ -46,9 +38,9 @@ def divergence(analysis: Analysis) -> Divergence:
     The architectures are compared at the same points only: those of the datasets and conditions that all of them have,
     in bins with about as many points each. There is nothing where the divergence was not measured or does not vary.
     """
-    table = points(analysis.sweeps, METRIC, DIVERGENCE)
+    table = relations.points(analysis.sweeps, METRIC, relations.DIVERGENCE)
     lines = list(dict.fromkeys(table["architecture"]))
-    place = table.groupby(PLACE)["architecture"].transform("nunique")
+    place = table.groupby(relations.PLACE)["architecture"].transform("nunique")
     table = table[place == len(lines)]
     if lines and table.empty:
         said = "Dice over texture divergence: there is no condition of a dataset that all architectures were run under."
@@ -57,21 +49,21 @@ def divergence(analysis: Analysis) -> Divergence:
         return Divergence([], 0, "")
     of_one = table[table["architecture"] == lines[0]]
     n_patients = len(of_one[["dataset", "patient"]].drop_duplicates())
-    if n_patients < 2 * PATIENTS_OF_A_BIN:
+    if n_patients < 2 * relations.PATIENTS_OF_A_BIN:
         return Divergence([], 0, f"Dice over texture divergence: too few patients for bins ({n_patients}).")
-    edges = edges_of(of_one["x"], n_patients)
-    relations = []
+    edges = relations.edges_of(of_one["x"], n_patients)
+    found = []
     for line, of_line in table.groupby("architecture", sort=False):
-        means = binned(of_line, METRIC, edges).assign(line=line)
-        relations.append(Relation(str(line), means, of_line.rename(columns={"architecture": "line"})))
-    return Divergence(relations, len(of_one), "")
+        means = relations.binned(of_line, METRIC, edges).assign(line=line)
+        found.append(Relation(str(line), means, of_line.rename(columns={"architecture": "line"})))
+    return Divergence(found, len(of_one), "")
 
 
 def _figures(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[ReportFigure]:
-    relations, n_points, _ = divergence(analysis)
-    if not relations:
+    of_each, n_points, _ = divergence(analysis)
+    if not of_each:
         return
-    cloud = relations[0].cloud
+    cloud = of_each[0].cloud
     patients = cloud[["dataset", "patient"]].drop_duplicates()
     n_datasets = patients["dataset"].nunique()
     where = f" in {n_datasets} datasets" if n_datasets > 1 else ""
@@ -80,12 +72,12 @@ def _figures(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Re
     sample = (
         f"{n_points} points (patient under a condition) of {len(patients)} patient{'s' * (len(patients) != 1)}{where}"
     )
-    means = pd.concat([relation.means for relation in relations], ignore_index=True)
+    means = pd.concat([relation.means for relation in of_each], ignore_index=True)
     together = Relation("all architectures", means, cloud)
     label = "texture divergence (bits); smaller is harder"
-    for relation in [together, *relations] if len(relations) > 1 else relations:
+    for relation in [together, *of_each] if len(of_each) > 1 else of_each:
         dots = relation is not together
-        yield relation_figure(_GROUP, relation, sample, label, styles, dots)
+        yield relations.relation_figure(_GROUP, relation, sample, label, styles, dots)
 
 
 SECTION = Section(

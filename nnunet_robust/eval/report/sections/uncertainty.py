@@ -32,7 +32,7 @@ SCORES = {
     "entropy_bits": "entropy",
     "mutual_information_bits": "mutual information",
 }
-"""Column of results.csv -> the score of uncertainty that is made from it, higher is less sure."""
+"""Column of results.csv -> the score of uncertainty that is made from it, the higher, the more uncertain."""
 
 _OF_MEMBERS = ("predicted_dice", "mutual_information_bits")  # with one member these say nothing
 _CONDITION = ["dataset", "perturbation", "level", "architecture"]
@@ -63,7 +63,7 @@ class _Images(NamedTuple):
     patients: NDArray[np.str_]
 
     def with_score(self, score: str) -> NDArray[np.bool_]:
-        """(images,): those of which every trained model has it."""
+        """Which images have the score from every trained model."""
         present: NDArray[np.bool_] = np.isfinite(self.scores[score]).all(axis=0)
         return present
 
@@ -236,7 +236,8 @@ def _risks(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Repo
             ends = part[part["x"] > 1 - 1e-9].set_index("line")
             half = part[np.isclose(part["x"], 0.5)].set_index("line")
             told = "; ".join(
-                f"{line}: {number(half.loc[line, 'mean'])} of the surest half, {number(ends.loc[line, 'mean'])} of all"
+                f"{line}: {number(half.loc[line, 'mean'])} of the least uncertain half, "
+                f"{number(ends.loc[line, 'mean'])} of all"
                 for line in ends.index
             )
             yield ReportFigure(
@@ -261,7 +262,7 @@ _MARKS = 4  # a risk-coverage curve has a marker at each fourth of its points
 
 
 def _risk_panel(curves: pd.DataFrame, styles: Mapping[str, LineStyle], highest: float) -> Figure:
-    """Risk-coverage curves: the mean error of the images accepted over their share, the surest first.
+    """Risk-coverage curves: the mean error of the images accepted over their share, the least uncertain first.
 
     Args:
         curves: columns line, x (coverage), mean (risk), low, high, optimal (the least possible, drawn thin and dotted).
@@ -282,7 +283,7 @@ def _risk_panel(curves: pd.DataFrame, styles: Mapping[str, LineStyle], highest: 
     axes.set_xlim(0, 1.02)
     axes.set_ylim(0, highest)
     axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}")
-    axes.set_xlabel("coverage: images accepted, the surest first (%)", color=INK)
+    axes.set_xlabel("coverage: images accepted, the least uncertain first (%)", color=INK)
     axes.set_ylabel("risk: mean 1 − Dice of those", color=INK)
     return figure
 
@@ -304,40 +305,33 @@ _RANKS = TableSpecification(
     "ranking",
     "How well do scores rank images by their error?",
     "The error is 1 − Dice, the mean over an image's structures; a replicate counts as an image. Spearman: 1 where "
-    "the least sure images are the worst, 0 where the score says nothing, below 0 where it misleads. AUROC: the "
-    f"chance that a failure (Dice below {FAILURE_BELOW:g}) is less sure than an image that is none; 0.5 says "
+    "the most uncertain images are the worst, 0 where the score says nothing, below 0 where it misleads. AUROC: the "
+    f"chance that a failure (Dice below {FAILURE_BELOW:g}) is more uncertain than an image that is none; 0.5 says "
     "nothing. AURC: the mean error of the images accepted, averaged over all coverages; a perfect ranking would "
     "have the least possible one, one by chance the mean error; the excess is what it has above the least. Of "
     f"several trained models the mean of what each of them has. {INTERVALS}; none where all resamples agree. A "
     "dash is a number that is not defined, for the reason beside it: it is not 0.",
     (
-        *CONDITION,
-        ARCHITECTURE,
-        Column("score", "score"),
-        mean_column("spearman", "Spearman"),
-        mean_column("failure_auroc", "failure AUROC"),
-        mean_column("aurc", "AURC"),
-        mean_column("excess_aurc", "excess"),
-        Column("optimal_aurc", "least possible", "score"),
-        Column("chance_aurc", "by chance", "score"),
-        Column("n_failures", "failures", "count"),
-        *IMAGES,
+        *CONDITION, ARCHITECTURE, Column("score", "score"), mean_column("spearman", "Spearman"),
+        mean_column("failure_auroc", "failure AUROC"), mean_column("aurc", "AURC"),
+        mean_column("excess_aurc", "excess"), Column("optimal_aurc", "least possible", "score"),
+        Column("chance_aurc", "by chance", "score"), Column("n_failures", "failures", "count"), *IMAGES,
         Column("note", "why not"),
     ),
     _table,
-)
+)  # fmt: skip
 
 SECTION = Section(
-    name="sureness",
-    short="How sure",
-    title="How sure is it, and with reason?",
+    name="uncertainty",
+    short="Uncertainty",
+    title="Do scores of uncertainty tell the errors?",
     text=(
         "Scores that need no reference rank the images of each architecture under each condition; the error, "
-        "1 − Dice, is known here. Spearman's correlation of the two is 1 where the least sure images are the worst "
+        "1 − Dice, is known here. Spearman's correlation of the two is 1 where the most uncertain images are the worst "
         "ones, 0 where the score says nothing, and below 0 where it misleads. " + BANDS + ". Where a correlation "
         "is not defined (a single member, all scores equal) the line has a gap, and the table says why.",
-        "Risk over coverage: of the images accepted, the surest first, the mean error. A good score makes it low "
-        "on the left; the least possible is that of a ranking after the error itself. At full coverage all "
+        "Risk over coverage: of the images accepted, the least uncertain first, the mean error. A good score makes it "
+        "low on the left; the least possible is that of a ranking after the error itself. At full coverage all "
         "scores have the mean error. A risk is in the units of the error: compare curves within a panel.",
     ),
     figures=_figures,

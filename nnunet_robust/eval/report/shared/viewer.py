@@ -86,7 +86,7 @@ class _Step(NamedTuple):
 
     @property
     def files(self) -> tuple[Path | None, ...]:
-        """Of all images."""
+        """The files of all images of the step."""
         return (self.image, *self.images)
 
 

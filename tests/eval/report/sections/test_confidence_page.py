@@ -27,7 +27,7 @@ from tests.eval.sweep_output import write_sweep_output
 
 A, B = "nnUNetTrainer_seed1", "nnUNetTrainerNoSkip_seed1"
 ENSEMBLE = f"ensemble_uniform({A}+{B})"
-SECTIONS = ("sureness", "calibration", "bounds", "experts")
+SECTIONS = ("uncertainty", "calibration", "guarantees", "experts")
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +70,8 @@ def test_the_page_has_the_sections_and_is_whole(html: str) -> None:
     ("given", "there"),
     [
         ({}, set()),
-        ({"uncertainty": True}, {"sureness", "calibration"}),
-        ({"calibrated": (A,)}, {"bounds"}),
+        ({"uncertainty": True}, {"uncertainty", "calibration"}),
+        ({"calibrated": (A,)}, {"guarantees"}),
         ({"experts": True}, {"experts"}),
     ],
 )
@@ -84,11 +84,11 @@ def test_a_section_is_there_only_where_it_has_something_to_show(tmp_path: Path, 
 
 def test_what_it_rests_on_is_said(html: str) -> None:
     words = {name: section(html, name).words for name in SECTIONS}
-    assert "nnUNetTrainerNoSkip, 1 − predicted Dice: a single member, which agrees with itself" in words["sureness"]
+    assert "nnUNetTrainerNoSkip, 1 − predicted Dice: a single member, which agrees with itself" in words["uncertainty"]
     assert "voxels within 3 mm of reference or prediction" in words["calibration"]
-    assert "at most 10 % of the object lies outside of the outer mask" in words["bounds"]
-    assert "A promise is about images like those of the calibration" in words["bounds"]
-    assert "speckle noise, nnUNetTrainer, disc: first broken at level" in words["bounds"]
+    assert "at most 10 % of the object lies outside of the outer mask" in words["guarantees"]
+    assert "A guarantee is about images like those of the calibration" in words["guarantees"]
+    assert "speckle noise, nnUNetTrainer, disc: first broken at level" in words["guarantees"]
     assert "that it is as good as an expert does not follow" in words["experts"]
     assert f"ensemble of 2, uniform: {ENSEMBLE.replace('_seed1', '')}" in Page(html).words
 
@@ -103,7 +103,7 @@ def test_numbers_of_tables_are_those_of_the_analysis(html: str, analysis: Analys
     assert none and {row[head.index("Spearman")] for row in none} == {"–"}
     head, *rows = found["What bounds and intervals came to, under each condition"]
     assert {row[head.index("structure")] for row in rows} == {"disc", "ring"}
-    assert {row[head.index("promised: at most")] for row in rows} == {"0.100"}
+    assert {row[head.index("guaranteed: at most")] for row in rows} == {"0.100"}
 
 
 def test_figures_draw_what_is_defined(figures: dict[str, ReportFigure]) -> None:
@@ -116,7 +116,7 @@ def test_figures_draw_what_is_defined(figures: dict[str, ReportFigure]) -> None:
     np.testing.assert_allclose(second.get_ydata(), ranking.data.query("line == 'ensemble of 2, uniform'")["mean"])
     assert "nan" not in ranking.alt
     bounds = figures["bounds-outer_threshold-Dataset501_Textures_speckle_noise_disc"]
-    assert bounds.title == "speckle noise, disc" and "promised: at most 10 %" in bounds.styles
+    assert bounds.title == "speckle noise, disc" and "guaranteed: at most 10 %" in bounds.styles
     assert set(bounds.draw().axes[0].lines[0].get_ydata()) == {0.1}
     interval = figures["bounds-interval-Dataset501_Textures_speckle_noise_ring"]
     assert set(interval.draw().axes[0].lines[0].get_ydata()) == {0.9}
@@ -175,6 +175,6 @@ def test_without_any_of_it_there_is_nothing(tmp_path: Path) -> None:
     plain = analyse([write_sweep_output(tmp_path, (A, B), 3, levels={"speckle_noise": [0.1]}, pictures=False)])
     for table in (
         uncertainty.ranking, uncertainty.risk_curves, calibration.calibration, calibration.diagrams,
-        guarantees.promises, guarantees.breaks, experts.experts, experts.difficulty,
+        guarantees.guarantees, guarantees.breaks, experts.experts, experts.difficulty,
     ):  # fmt: skip
         assert table(plain).empty
