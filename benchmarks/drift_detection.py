@@ -40,7 +40,7 @@ RATE = 0.01
 def load(given: argparse.Namespace) -> tuple[Predictor, list[Any]]:
     model = load_model(given.model, None, "checkpoint_final.pth", torch.device("cpu"), given.mirroring, None)
     predictor = Predictor(model, ("folds", "mirroring"), given.precision)
-    images = new_images(given.images, str(model.predictor.dataset_json["file_ending"]))
+    images = new_images(given.images, str(model.predictor.dataset_json["file_ending"]), model.channels)
     return predictor, images[: given.cases]
 
 

@@ -52,7 +52,7 @@ def denoise(
         assert denoiser.tolerance is not None
         print(denoiser.tolerance.sentence(loaded.trainer), file=sys.stderr)
     ending = loaded.predictor.dataset_json["file_ending"]
-    found = find_images(images, ending)
+    found = find_images(images, ending, loaded.channels)
     if output.resolve() in {path.resolve().parent for image in found for path in image.images}:
         raise UserError(f"-o {output} is the folder of the images: take another, they are not overwritten")
     done, failed = denoise_folder(found, output, loaded, denoiser, bar("denoising"))

@@ -215,14 +215,7 @@ def qa(
 
 def _images(folder: Path, assessor: Assessor) -> tuple[list[ImageFiles], list[str]]:
     """The images of a folder, and the files there that are none."""
-    from nnunet_robust.eval.images.image_files import find_images
+    from nnunet_robust.eval.images.image_files import find_images, other_files
 
-    found = find_images(folder, assessor.file_ending)
-    used = {path for image in found for path in image.images}
-    ignored = sorted(path.name for path in folder.iterdir() if path not in used) if folder.is_dir() else []
-    if ignored:
-        print(
-            f"not looked at, as they are no images <case>_0000{assessor.file_ending}: {', '.join(ignored)}",
-            file=sys.stderr,
-        )
-    return found, ignored
+    found = find_images(folder, assessor.file_ending, assessor.channels)
+    return found, other_files(folder, found)

@@ -25,13 +25,15 @@ def complexity(
 ) -> None:
     """How alike are foreground and background? Texture divergence, foreground ratio, boundary contrast, per case.
 
+    Exit code 1 where a case cannot be read: it is named, and the others are measured.
+
     Example: nnunet-robust complexity -d 501 -o complexity.csv
     """
     from nnunet_robust.eval.complexity_table import write_complexity
 
     if len(cases.labels) > 1:
         raise UserError(f"-l names {len(cases.labels)} folders: complexity is measured with one, name it alone")
-    figure = write_complexity(
+    figure, failed = write_complexity(
         dataset,
         output,
         images=cases.images,
@@ -39,7 +41,11 @@ def complexity(
         variant=variant,
         track=bar("measuring"),
     )
+    for reason in failed:
+        print(f"failed: {reason}", file=sys.stderr)
     print(f"{output}\n{figure}")
+    if failed:
+        raise typer.Exit(1)
 
 
 @evaluation.command(rich_help_panel="Evaluation")

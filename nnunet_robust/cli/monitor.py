@@ -56,7 +56,7 @@ def fit(
     folder = model.one_folder()
     loaded = load_model(folder, model.folds, model.checkpoint, where, prediction.mirroring, None)
     ending = str(loaded.predictor.dataset_json["file_ending"])
-    found = new_images(images, ending, patient)
+    found = new_images(images, ending, loaded.channels, patient)
     known, training = check_not_trained_on(found, loaded, REFERENCE)
     if not known:
         print(f"warning: {training}", file=sys.stderr)
@@ -64,6 +64,7 @@ def fit(
         "folder": str(folder.absolute()),
         "checkpoint": model.checkpoint,
         "file_ending": ending,
+        "channels": str(loaded.channels),
         "patient": patient,
         "training": training,
     }

@@ -22,6 +22,11 @@ def show(table: RenderableType) -> None:
     Console(width=None if sys.stdout.isatty() else _WITHOUT_TERMINAL).print(table)
 
 
+def warn(text: str) -> None:
+    """Print what a user should know, a line, on the standard error stream."""
+    print(f"warning: {text}", file=sys.stderr)
+
+
 def bar(what: str) -> Callable[[Iterable[Any]], Iterable[Any]]:
     """Make a function that wraps the items of a loop in a progress bar on the standard error stream.
 

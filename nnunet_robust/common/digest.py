@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
@@ -21,12 +21,15 @@ def digest_of_files(paths: Iterable[Path]) -> str:
     return "-".join(map(sha256, paths))
 
 
-def digest_of_case(images: Iterable[Path], labels: Iterable[Path] = ()) -> str:
+def digest_of_case(images: Sequence[Path], channels: int, labels: Iterable[Path] = ()) -> str:
     """Compute the digest of a case that sweeps and calibrations keep.
 
-    It is the first 16 digits of the SHA-256 of each file, joined by dashes: first its images, then its labels.
+    It is the first 16 digits of the SHA-256 of each file, joined by dashes: first its images, then its labels. An image
+    file that holds several channels counts once for each.
     """
-    return "-".join(sha256(path)[:16] for path in (*images, *labels))
+    of_images = [sha256(path)[:16] for path in images]
+    of_images += of_images[-1:] * (channels - len(of_images))
+    return "-".join([*of_images, *(sha256(path)[:16] for path in labels)])
 
 
 def digest_of_images(digest: str, channels: int) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,13 +19,13 @@ from matplotlib.ticker import MaxNLocator
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
-from nnunet_robust.common.console import quiet
+from nnunet_robust.common.console import quiet, warn
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import write_atomically
 from nnunet_robust.common.folders import dataset_name, nnunet_folder
 from nnunet_robust.eval.images.cases import CaseFiles, cases_of_folders, label_names, load_case
 from nnunet_robust.eval.images.complexity import VARIANTS, ComplexityMeter, Variant
-from nnunet_robust.eval.images.image_files import channel_count
+from nnunet_robust.eval.images.image_files import channel_count, check_stored
 from nnunet_robust.eval.results.tables import cell
 from nnunet_robust.pages.plots import line_styles
 
@@ -34,6 +36,8 @@ COLUMNS = (
     "dataset", "images", "patient", "case", "label", "variant", "texture_divergence_bits", "foreground_ratio",
     "boundary_contrast", "inside_codes", "outside_codes", "slices",
 )  # fmt: skip
+
+_LOOKED_AT = 5  # cases, for the reader
 
 Track = Callable[[list[tuple[str, CaseFiles]]], Iterable[tuple[str, CaseFiles]]]
 
@@ -46,7 +50,7 @@ def write_complexity(
     labels: Path | None = None,
     variant: str = "symmetric",
     track: Track = iter,
-) -> Path:
+) -> tuple[Path, list[str]]:
     """Measure every case of a raw dataset; write the table, and a histogram of it as PNG of the same name.
 
     Args:
@@ -58,10 +62,10 @@ def write_complexity(
         track: wraps the list of cases that is gone through, for a progress bar.
 
     Returns:
-        The path of the histogram.
+        The path of the histogram, and for each case that cannot be read, and is left out, why.
 
     Raises:
-        UserError: bad input, in one line; nothing is written then.
+        UserError: bad input, in one line, or no case can be read; nothing is written then.
     """
     if variant not in VARIANTS:
         raise UserError(f"--variant {variant!r}: take one of {', '.join(VARIANTS)}")
@@ -73,18 +77,23 @@ def write_complexity(
         raise UserError(f"no {raw / 'dataset.json'}: complexity needs the raw dataset")
     meta = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))
     cases = _cases(raw, meta, images, labels)
-    with quiet():
-        reader = determine_reader_writer_from_dataset_json(meta, str(cases[0][1].images[0]), verbose=False)()
+    reader = _reader(meta, cases)
     rows: list[dict[str, Any]] = []
+    failed: list[str] = []
     for folder, case in track(cases):
         fixed = {"dataset": name, "images": folder, "patient": case.patient, "case": case.name, "variant": variant}
-        rows += [{**fixed, **row} for row in _rows(case, reader, meta, variant)]
+        try:
+            rows += [{**fixed, **row} for row in _rows(case, reader, meta, variant)]
+        except UserError as error:
+            failed.append(str(error))
+    if not rows:
+        raise UserError(f"none of {len(cases)} cases can be measured: {failed[0]}")
     figure = target.with_suffix(".png")
     write_atomically(target, _csv(rows))
     temporary = figure.with_name(f".{figure.name}.tmp")
     temporary.write_bytes(histogram(rows, name, variant))
     temporary.replace(figure)
-    return figure
+    return figure, failed
 
 
 def _cases(raw: Path, meta: Mapping[str, Any], images: Path | None, labels: Path | None) -> list[tuple[str, CaseFiles]]:
@@ -100,8 +109,20 @@ def _cases(raw: Path, meta: Mapping[str, Any], images: Path | None, labels: Path
     return [
         (of_images.name, case)
         for of_images, of_labels in folders
-        for case in cases_of_folders(of_images, of_labels, meta["file_ending"], channel_count(meta))
+        for case in cases_of_folders(of_images, of_labels, meta["file_ending"], channel_count(meta), complete=False)
     ]
+
+
+def _reader(meta: Mapping[str, Any], cases: Sequence[tuple[str, CaseFiles]]) -> BaseReaderWriter:
+    """The reader that nnU-Net would take for most of the first cases: it goes by one, which may be a broken one."""
+    found: Counter[type[BaseReaderWriter]] = Counter()
+    with quiet(), contextlib.redirect_stderr(io.StringIO()):  # it prints the tracebacks of readers that fail
+        for _, case in cases[:_LOOKED_AT]:
+            with contextlib.suppress(RuntimeError):  # no reader can read it
+                found[determine_reader_writer_from_dataset_json(meta, str(case.images[0]), verbose=False)] += 1
+        chosen = found.most_common(1)[0][0] if found else determine_reader_writer_from_dataset_json(meta, verbose=False)
+    reader: BaseReaderWriter = chosen()
+    return reader
 
 
 def _rows(
@@ -111,6 +132,9 @@ def _rows(
     values = {name: v if isinstance(v, list) else [v] for name, v in meta["labels"].items()}
     with quiet():
         loaded = load_case(case, reader, channel_count(meta), label_names(meta))
+    check_stored(case)
+    for note in loaded.notes:
+        warn(f"{case.title}: {note}")
     ignore = values.pop("ignore", [None])[0]
     regions = {name: of_name for name, of_name in values.items() if of_name != [0]}
     regions = {ALL: sorted({value for of_name in regions.values() for value in of_name} - {0}), **regions}

@@ -24,6 +24,8 @@ from nnunet_robust.eval.inference.predictor import Predictor
 STREAM, TABLE, PAGE = "stream.json", "images.csv", "monitor.html"
 """What a check writes."""
 
+_MOST_CHANNELS = 10_000  # where the reference is of an earlier version, which has not noted how many it takes
+
 Track = Callable[[Sequence[ImageFiles]], Iterable[ImageFiles]]
 
 
@@ -60,7 +62,9 @@ def check(
         if (output / STREAM).exists():
             stream.read(output / STREAM)
         before = len(stream.images)
-        digests = {image: image.digest() for image in new_images(images, setup["file_ending"], setup["patient"], order)}
+        channels = int(setup.get("channels", _MOST_CHANNELS))
+        found = new_images(images, setup["file_ending"], channels, setup["patient"], order)
+        digests = {image: image.digest() for image in found}
         new = [image for image, digest in digests.items() if stream.left_out(image.patient, digest) is None]
         failed = _take(stream, new, digests, load(reference), track, output / STREAM) if new else {}
         if not (output / STREAM).exists():

@@ -22,7 +22,9 @@ from nnunet_robust.eval.images.image_files import ImageFiles, UnreadableError, c
 from nnunet_robust.eval.inference.predictor import Predictor
 
 
-def new_images(folder: Path, file_ending: str, patient: str = "", order: str = "name") -> list[ImageFiles]:
+def new_images(
+    folder: Path, file_ending: str, channels: int, patient: str = "", order: str = "name"
+) -> list[ImageFiles]:
     """Find the images of a folder, each with its patient, in order.
 
     Who a patient is comes from the name, by a pattern; without one from a raw dataset's `dataset.json` beside the
@@ -31,6 +33,7 @@ def new_images(folder: Path, file_ending: str, patient: str = "", order: str = "
     Args:
         folder: of images, see `find_images`.
         file_ending: of the images.
+        channels: how many channels an image has.
         patient: a regular expression whose first group, at the beginning of a case's name, is the patient; empty: none.
         order: name, or time: of the files' last change, then name.
 
@@ -39,7 +42,7 @@ def new_images(folder: Path, file_ending: str, patient: str = "", order: str = "
     """
     if order not in ("name", "time"):
         raise UserError(f"--order {order}: take name or time")
-    found = find_images(folder, file_ending)
+    found = find_images(folder, file_ending, channels)
     names = [image.name for image in found]
     patients = _by_pattern(names, patient) if patient else recorded_patients(folder.absolute().parent)
     images = [replace(image, patient=patients.get(image.name, image.name)) for image in found]

@@ -57,8 +57,8 @@ class Reference:
         images: measured, by patient and case, the first of each patient.
         n_left_out: number of further images of the same patients, which do not count.
         rate: of false alarms over the whole stream that follows, in (0, 1).
-        setup: how later images are to be read: "folder" of the model, its "checkpoint", the "file_ending" of images,
-            the "patient" pattern of their names, and what is known of the model's "training".
+        setup: how later images are to be read: "folder" of the model, its "checkpoint", the "file_ending" and number of
+            "channels" of images, the "patient" pattern of their names, and what is known of the model's "training".
     """
 
     model: dict[str, Any]

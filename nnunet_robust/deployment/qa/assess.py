@@ -136,6 +136,11 @@ class Assessor:
         return tuple(self._predictor.model.label_layout.structures)
 
     @property
+    def channels(self) -> int:
+        """How many channels the images have that the model takes."""
+        return len(self.training.channels)
+
+    @property
     def file_ending(self) -> str:
         """The file ending of the images that the model takes."""
         return str(self._predictor.model.predictor.dataset_json["file_ending"])
@@ -167,7 +172,7 @@ class Assessor:
         return Assessment(case, checked, tuple(checks), predicted, findings, verdict, reasons)
 
     def _known(self, files: ImageFiles) -> list[Check]:
-        case = self._calibrated_on.get(digest_of_case(files.images))
+        case = self._calibrated_on.get(digest_of_case(files.images, self.channels))
         if case is None:
             return []
         reason = f"it is case {case!r} of the calibration: what was promised with it proves nothing on it"

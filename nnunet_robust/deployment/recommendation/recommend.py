@@ -134,7 +134,7 @@ def recommend(
         raise UserError(f"--margin {margin}: give a difference in Dice, from 0 to 1, such as 0.01")
     sweep = read_sweep(output)
     kind = _format(sweep)
-    found = find_images(images, kind.file_ending)
+    found = find_images(images, kind.file_ending, kind.channels)
     model = None
     if model_folder is not None:
         model = load_model(model_folder, None, "checkpoint_final.pth", device or torch.device("cpu"), True, None)

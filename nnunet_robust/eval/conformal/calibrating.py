@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_robust import __version__
-from nnunet_robust.common.console import quiet
+from nnunet_robust.common.console import quiet, warn
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.locks import exclusive_lock
 from nnunet_robust.eval.conformal.calibration import Calibration, CalibrationCase, CaseScores, calibrate
@@ -93,7 +93,7 @@ def _run(
     unfinished = _Unfinished(output.with_name(f".{output.name}.unfinished"), predictor.identity)
     measured = []
     for case in track(cases):
-        digest = sha256_of_case(case)
+        digest = sha256_of_case(case, predictor.model.channels)
         found = unfinished.cases.get((case.name, case.patient, digest))
         if found is None:
             found = measure_case(predictor, case, digest)
@@ -154,10 +154,13 @@ def _check_readable(predictor: Predictor, cases: Sequence[CaseFiles]) -> None:
     for case in cases:
         try:
             with quiet():
-                predictor.model.read(case)
+                notes = predictor.model.read(case).notes
             check_stored(case)
         except UserError as error:
             faults.append(str(error))
+            continue
+        for note in notes:
+            warn(f"{case.title}: {note}")
     if faults:
         raise UserError(
             f"{len(faults)} of {len(cases)} calibration cases cannot be used, and cases that are left out in silence "

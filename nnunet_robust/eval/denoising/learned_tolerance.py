@@ -12,6 +12,7 @@ from sklearn.isotonic import IsotonicRegression
 from nnunet_robust.common.digest import sha256
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.denoising.noise_tolerance import NoiseTolerance
+from nnunet_robust.eval.results.reading import read_table
 from nnunet_robust.eval.results.tables import CONDITION, Condition
 from nnunet_robust.eval.statistics import MARGIN
 from nnunet_robust.eval.statistics.earlier_sweep import EarlierSweep
@@ -75,7 +76,7 @@ def learn(earlier: EarlierSweep, key: str) -> NoiseTolerance:
     where = f"{earlier.flag} {earlier.folder}"
     table = earlier.folder / "inputs.csv"
     point = ["patient", "case", *CONDITION]
-    inputs = pd.read_csv(table, dtype={"patient": str, "case": str}) if table.is_file() else pd.DataFrame()
+    inputs = read_table(table) if table.is_file() else pd.DataFrame()
     if not {*point, "noise_sigma"} <= set(inputs):
         raise UserError(f"{where}: its inputs.csv has no noise_sigma: it is of an earlier version, sweep it again")
     own = earlier.rows[earlier.rows["key"] == key]

@@ -5,7 +5,6 @@ computed.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,16 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from nnunet_robust.common.digest import digest_of_case
 from nnunet_robust.common.errors import UserError, one_line
 from nnunet_robust.common.folders import nnunet_folder
-from nnunet_robust.eval.images.image_files import ImageFiles, LoadedImage, UnreadableError, check_image, read_image
+from nnunet_robust.eval.images.grids import Grid, compare_grids
+from nnunet_robust.eval.images.image_files import (
+    ImageFiles,
+    LoadedImage,
+    UnreadableError,
+    check_image,
+    files_of_cases,
+    read_image,
+    warn_of_others,
+)
 from nnunet_robust.eval.uncertainty.expert_variability import majority, staple
 
 REFERENCES: dict[str, Callable[[Mapping[str, np.ndarray]], np.ndarray]] = {
@@ -27,6 +35,8 @@ REFERENCES: dict[str, Callable[[Mapping[str, np.ndarray]], np.ndarray]] = {
     "staple": staple,
 }
 """What the metrics compare with where several experts have drawn a case; the ignore label votes as any other."""
+
+_ROUNDING = 1e-3  # what a stored label may be off the whole number that it stands for
 
 
 @dataclass(frozen=True)
@@ -77,9 +87,9 @@ class LoadedCase(LoadedImage):
     experts: Mapping[str, np.ndarray]
 
 
-def sha256_of_case(case: CaseFiles) -> str:
+def sha256_of_case(case: CaseFiles, channels: int) -> str:
     """Compute the digest of a case's images and labels that sweeps and calibrations keep."""
-    return digest_of_case(case.images, case.labels)
+    return digest_of_case(case.images, channels, case.labels)
 
 
 def label_names(dataset_json: Mapping[str, Any]) -> dict[int, str]:
@@ -94,30 +104,32 @@ def label_names(dataset_json: Mapping[str, Any]) -> dict[int, str]:
 def cases_of_folders(
     images: Path, labels: Path, file_ending: str, channels: int, *, complete: bool = True
 ) -> list[CaseFiles]:
-    """List the cases of a folder of images in nnU-Net's naming (`<case>_0000<ending>`) and a folder of labels.
+    """List the cases of a folder of images in nnU-Net's naming (see `files_of_cases`) and a folder of labels.
+
+    Whatever else is in the folder of images is named on the standard error stream.
 
     Args:
         images: the folder of images.
         labels: the folder of labels.
         file_ending: of both.
-        channels: images of a case.
-        complete: refuse cases that lack a file; else it is `load_case` that does.
+        channels: how many channels an image has.
+        complete: refuse cases that lack their label; else it is `load_case` that does.
 
     Raises:
-        UserError: a folder, a channel or a label file is missing, or there are no images.
+        UserError: a folder or a label file is missing, or there are no images.
     """
     for folder in (images, labels):
         if not folder.is_dir():
             raise UserError(f"no folder {folder}: give existing folders with -i and -l")
-    pattern = re.compile(r"(.+)_(\d{4})" + re.escape(file_ending))
-    names = sorted({match[1] for path in images.iterdir() if (match := pattern.fullmatch(path.name))})
-    if not names:
+    found = files_of_cases(images, file_ending, channels)
+    if not found:
         raise UserError(f"no images named <case>_0000{file_ending} in {images}")
     patients = recorded_patients(images.parent)
-    cases = []
-    for name in names:
-        files = tuple(images / f"{name}_{channel:04d}{file_ending}" for channel in range(channels))
-        cases.append(CaseFiles(name, patients.get(name, name), files, labels / f"{name}{file_ending}"))
+    cases = [
+        CaseFiles(name, patients.get(name, name), files, labels / f"{name}{file_ending}")
+        for name, files in found.items()
+    ]
+    warn_of_others(images, cases, file_ending, channels)
     if complete:
         for case in cases:
             _check_present(case)
@@ -210,34 +222,53 @@ def load_case(case: CaseFiles, reader: BaseReaderWriter, channels: int, labels: 
 
     Raises:
         UserError: a file is missing or unreadable, the image is none that the model takes (see `check_image`), it and
-            its label have different sizes, or `dataset.json` does not know a label value.
+            its label are on different grids (see `compare_grids`), `dataset.json` does not know a label value, or all
+            of the reference is to be ignored.
     """
     _check_present(case)
     loaded = read_image(case, reader)
     try:
-        drawn = [reader.read_seg(str(path))[0] for path in case.labels]
+        drawn = [reader.read_seg(str(path)) for path in case.labels]
     except Exception as error:  # whatever a reader raises
         raise UnreadableError(case, one_line(error)) from error
     check_image(case, loaded.image, channels)
-    for path, label in zip(case.labels, drawn, strict=True):
-        _check_label(case, path, label, loaded.image.shape[1:], labels)
-    found = [label[0].astype(np.int32) for label in drawn]
+    notes, found = list(loaded.notes), []
+    grid = Grid.of(loaded.image.shape[1:], loaded.properties)
+    for path, (label, properties) in zip(case.labels, drawn, strict=True):
+        notes += _check_grid(case, path, grid, Grid.of(label.shape[1:], properties))
+        found.append(_whole_numbers(case, path, label, labels))
     experts = {name: label for (name, _), label in zip(case.experts, found, strict=False)}
     reference = REFERENCES[case.reference](experts) if experts else found[0]
-    return LoadedCase(loaded.image, loaded.properties, reference, experts)
+    ignore = next((value for value, name in labels.items() if name == "ignore"), None)
+    if ignore is not None and (reference == ignore).all():
+        raise UserError(f"{case.title}: every voxel of its label is to be ignored: there is nothing to compare with")
+    return LoadedCase(loaded.image, loaded.properties, tuple(notes), reference, experts)
 
 
-def _check_label(
-    case: CaseFiles, path: Path, label: np.ndarray, shape: tuple[int, ...], labels: Mapping[int, str]
-) -> None:
-    if shape != label.shape[1:]:
+def _check_grid(case: CaseFiles, path: Path, of_image: Grid, of_label: Grid) -> list[str]:
+    """Compare the grids of an image and its label.
+
+    Returns:
+        A note, where they differ by little.
+    """
+    compared = compare_grids(of_image, of_label)
+    if compared.fault:
         raise UserError(
-            f"case {case.name!r}: the image has {shape} voxels and its label {label.shape[1:]}: "
+            f"{case.image_title} has {of_image} and its label {path.name} {of_label}, {compared.fault}: "
             f"they must be on one grid"
         )
-    unknown = [value for value in np.unique(label) if value not in labels]
-    if unknown:
+    return [f"the image and its label {path.name} are {compared.note}"] if compared.note else []
+
+
+def _whole_numbers(case: CaseFiles, path: Path, label: np.ndarray, labels: Mapping[int, str]) -> np.ndarray:
+    """The values of a label, float as nnU-Net's readers give them, as integers (*spatial) that `dataset.json` knows."""
+    if len(label) != 1:
+        raise UserError(f"{case.title}: the label {path.name} has {len(label)} channels: it must have one")
+    whole = np.rint(label[0])
+    values = np.unique(np.where(np.abs(label[0] - whole) <= _ROUNDING, whole, label[0]))
+    if unknown := [value for value in values if value not in labels]:
         raise UserError(
-            f"case {case.name!r}: label value {unknown[0]:g} in {path.name} is not in dataset.json, which knows "
-            f"{', '.join(f'{value} ({name})' for value, name in sorted(labels.items()))}"
+            f"{case.title}: label value {np.format_float_positional(unknown[0], trim='-')} in {path.name} is not in "
+            f"dataset.json, which knows {', '.join(f'{value} ({name})' for value, name in sorted(labels.items()))}"
         )
+    return whole.astype(np.int32)

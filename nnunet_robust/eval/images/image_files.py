@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,12 @@ import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from numpy.typing import NDArray
 
+from nnunet_robust.common.console import warn
 from nnunet_robust.common.digest import digest_of_files
 from nnunet_robust.common.errors import UserError, one_line
+from nnunet_robust.eval.images.grids import Grid, compare_grids
+
+_NAMED = 20  # files that are none of the images
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,12 @@ class LoadedImage:
     Attributes:
         image: float32 (C, *spatial), raw intensities.
         properties: what nnU-Net's reader gave beside the image.
+        notes: what is doubtful about its files without being a fault, a clause each.
     """
 
     image: NDArray[np.float32]
     properties: dict[str, Any]
+    notes: tuple[str, ...]
 
     @property
     def spacing_mm(self) -> tuple[float, ...]:
@@ -89,8 +95,18 @@ class OtherChannelsError(UserError):
     """
 
     def __init__(self, files: ImageFiles, found: int, channels: int) -> None:
-        super().__init__(f"{files.title}: {found} channels, but the model takes {channels}")
+        missing = _missing_channels(files.images, channels) if found < channels else []
+        where = f" ({', '.join(path.name for path in files.images)}; no {', no '.join(missing)})" if missing else ""
+        super().__init__(f"{files.title}: {found} channels, but the model takes {channels}{where}")
         self.found = found
+
+
+def _missing_channels(images: Sequence[Path], channels: int) -> list[str]:
+    """The files in nnU-Net's naming that would go with these, for as many channels."""
+    if not (match := re.fullmatch(r"(.+)_\d{4}(\..+)", images[0].name)):
+        return []
+    names = [f"{match[1]}_{channel:04d}{match[2]}" for channel in range(channels)]
+    return [name for name in names if name not in {path.name for path in images}]
 
 
 def channel_count(dataset_json: Mapping[str, Any]) -> int:
@@ -98,13 +114,36 @@ def channel_count(dataset_json: Mapping[str, Any]) -> int:
     return len(dataset_json.get("channel_names") or dataset_json["modality"])
 
 
-def find_images(folder: Path, file_ending: str) -> list[ImageFiles]:
-    """Find the images of a folder, or take a single file for one; each counts as of a patient of its own.
+def files_of_cases(folder: Path, file_ending: str, channels: int) -> dict[str, tuple[Path, ...]]:
+    """Group the images of a folder in nnU-Net's naming, `<case>_0000<ending>` to `_000(C-1)`; a file may hold several.
 
     Args:
-        folder: images named `<case>_0000<ending>`, a file per channel; or, where no file is named so, any files of the
+        folder: of images.
+        file_ending: what counts as an image.
+        channels: how many channels an image has, C.
+
+    Returns:
+        Case -> its files, by channel; sorted by case. Empty where no file is named `<case>_0000<ending>`.
+    """
+    pattern = re.compile(r"(.+)_(\d{4})" + re.escape(file_ending))
+    by_case: dict[str, tuple[Path, ...]] = {}
+    for path in sorted(folder.iterdir()):
+        if (match := pattern.fullmatch(path.name)) and int(match[2]) < channels:
+            by_case[match[1]] = (*by_case.get(match[1], ()), path)
+    named = any(path.name == f"{case}_0000{file_ending}" for case, (path, *_) in by_case.items())
+    return dict(sorted(by_case.items())) if named else {}
+
+
+def find_images(folder: Path, file_ending: str, channels: int) -> list[ImageFiles]:
+    """Find the images of a folder, or take a single file for one; each counts as of a patient of its own.
+
+    Whatever else is in the folder is named on the standard error stream.
+
+    Args:
+        folder: images in nnU-Net's naming, see `files_of_cases`; or, where no file is named so, any files of the
             ending, each an image of its own.
         file_ending: what counts as an image.
+        channels: how many channels an image has.
 
     Returns:
         The images, their files sorted.
@@ -120,13 +159,26 @@ def find_images(folder: Path, file_ending: str) -> list[ImageFiles]:
     files = sorted(path for path in folder.iterdir() if path.name.endswith(file_ending) and path.is_file())
     if not files:
         raise UserError(f"no {file_ending} files in {folder}: the models take such files, convert the new images")
-    pattern = re.compile(r"(.+)_\d{4}" + re.escape(file_ending))
-    by_case: dict[str, tuple[Path, ...]] = {}
-    for path in files:
-        if match := pattern.fullmatch(path.name):
-            by_case[match[1]] = (*by_case.get(match[1], ()), path)
+    by_case = files_of_cases(folder, file_ending, channels)
     by_case = by_case or {path.name.removesuffix(file_ending): (path,) for path in files}
-    return [ImageFiles(name, name, of_case) for name, of_case in by_case.items()]
+    images = [ImageFiles(name, name, of_case) for name, of_case in by_case.items()]
+    warn_of_others(folder, images, file_ending, channels)
+    return images
+
+
+def other_files(folder: Path, images: Iterable[ImageFiles]) -> list[str]:
+    """The names of what is in a folder and is none of these images, sorted."""
+    used = {path for files in images for path in files.images}
+    return sorted(path.name for path in folder.iterdir() if path not in used) if folder.is_dir() else []
+
+
+def warn_of_others(folder: Path, images: Sequence[ImageFiles], file_ending: str, channels: int) -> None:
+    """Name what is in a folder and is none of its images; the spacings of TIFF images (`<case>.json`) go with these."""
+    spacings = {f"{files.name}.json" for files in images}
+    if others := [name for name in other_files(folder, images) if name not in spacings]:
+        named = f"<case>_0000{file_ending}" + (f" to _{channels - 1:04d}{file_ending}" if channels > 1 else "")
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        warn(f"not looked at, as they are no images {named}: {', '.join(others[:_NAMED])}{more}")
 
 
 def read_image(files: ImageFiles, reader: BaseReaderWriter) -> LoadedImage:
@@ -137,16 +189,28 @@ def read_image(files: ImageFiles, reader: BaseReaderWriter) -> LoadedImage:
         reader: nnU-Net's reader for the dataset's format.
 
     Raises:
-        UnreadableError: a file is missing or unreadable.
+        UnreadableError: a file is missing or unreadable, or its files are on different grids, see `compare_grids`.
     """
     for path in files.images:
         if not path.is_file():
             raise UnreadableError(files, f"{path.name} is missing")
     try:
-        image, properties = reader.read_images([str(path) for path in files.images])
+        read = [reader.read_images([str(path)]) for path in files.images]
+        grids = [Grid.of(image.shape[1:], properties) for image, properties in read]
     except Exception as error:  # whatever a reader raises
         raise UnreadableError(files, one_line(error)) from error
-    return LoadedImage(image.astype(np.float32, copy=False), properties)
+    first, notes = files.images[0].name, []
+    for path, grid in zip(files.images[1:], grids[1:], strict=True):
+        compared = compare_grids(grids[0], grid)
+        if compared.fault:
+            raise UnreadableError(
+                files,
+                f"{first} has {grids[0]} and {path.name} {grid}, {compared.fault}: channels must be on one grid",
+            )
+        if compared.note:
+            notes.append(f"{first} and {path.name} are {compared.note}")
+    image = read[0][0] if len(read) == 1 else np.vstack([image for image, _ in read])
+    return LoadedImage(image.astype(np.float32, copy=False), read[0][1], tuple(notes))
 
 
 def check_image(files: ImageFiles, image: NDArray[np.float32], channels: int) -> None:

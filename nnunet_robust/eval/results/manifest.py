@@ -299,6 +299,7 @@ class Manifest(Entry):
         versions: package -> version.
         git_commit: of this package, where it ran from a checkout.
         assumptions: that the numbers rest on, in sentences.
+        case_notes: case -> what is doubtful about its files without being a fault, in clauses; None where nothing is.
         pictures: which cases the report shows.
     """
 
@@ -313,6 +314,7 @@ class Manifest(Entry):
     versions: Mapping[str, str] = field(default_factory=dict)
     git_commit: str | None = None
     assumptions: Sequence[str] = ()
+    case_notes: Mapping[str, Sequence[str]] | None = None
     pictures: Pictures = field(default_factory=Pictures, metadata={_IS: Pictures})
 
     def require(self, *names: str) -> None:

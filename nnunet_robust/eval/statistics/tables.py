@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.metrics.metrics import METRIC_INFO
 from nnunet_robust.eval.results.display_names import PLAIN, DisplayNames
+from nnunet_robust.eval.results.reading import read_table
 from nnunet_robust.eval.results.tables import ARM, SCORES
 
 CLEAN = "clean"  # the perturbation's name in the rows of unperturbed images
@@ -84,9 +85,8 @@ def load_results(path: Path, *more: Path) -> pd.DataFrame:
 def _read(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise UserError(f"No results at {path}: give the output folder of `nnunet-robust sweep`.")
-    not_a_number = {name: ["", "nan", "NaN", "NA"] for name in (*_NUMBERS, *_SCORES)}
     try:
-        results = pd.read_csv(path, dtype=dict.fromkeys(_TEXT, str), keep_default_na=False, na_values=not_a_number)
+        results = read_table(path)
     except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
         raise UserError(f"{path} is not a table of results ({str(error).strip()}): run the sweep again.") from error
     if missing := [name for name in _TEXT + _NUMBERS if name not in results]:

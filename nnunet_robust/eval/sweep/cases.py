@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nnunet_robust.common.console import quiet
+from nnunet_robust.common.console import quiet, warn
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.images.cases import CaseFiles, sha256_of_case
 from nnunet_robust.eval.images.image_files import check_stored
@@ -62,7 +62,7 @@ def find_cases(parameters: SweepParameters, dataset: str | None, models: Sequenc
     shared = interface(models[0])
     cases = cases_of(parameters, dataset, models[0].fold, shared["file ending"], shared["channels"])
     series = series_cases(parameters.series, parameters.labels, cases, shared["file ending"], shared["channels"])
-    return SweepCases(cases, {case.name: _digest(case) for case in cases}, series)
+    return SweepCases(cases, {case.name: _digest(case, shared["channels"]) for case in cases}, series)
 
 
 def training_overlaps(
@@ -90,7 +90,9 @@ def training_overlaps(
     return found
 
 
-def unreadable_cases(cases: Sequence[CaseFiles], manifest: Manifest, model: Model) -> dict[str, str]:
+def read_new_cases(
+    cases: Sequence[CaseFiles], manifest: Manifest, model: Model
+) -> tuple[dict[str, str], dict[str, Sequence[str]]]:
     """Read every case that no earlier run has read, so that faults are told before anything is computed.
 
     Args:
@@ -99,37 +101,45 @@ def unreadable_cases(cases: Sequence[CaseFiles], manifest: Manifest, model: Mode
         model: any of the models.
 
     Returns:
-        Case -> what is wrong with it.
+        Case -> what is wrong with it, and case -> what is doubtful about it.
 
     Raises:
         UserError: all of them have a fault: the first one's.
     """
     read_before = {name for name, digest in manifest.identity.cases.items() if digest}
     broken: dict[str, UserError] = {}
+    doubtful: dict[str, Sequence[str]] = {}
     for case in cases:
         if case.name not in read_before:
             try:
-                read_once(case, model)
+                if notes := read_once(case, model):
+                    doubtful[case.name] = notes
             except UserError as error:
                 broken[case.name] = error
     if len(broken) == len(cases):
         raise next(iter(broken.values()))
-    return {name: str(error) for name, error in broken.items()}
+    return {name: str(error) for name, error in broken.items()}, doubtful
 
 
-def read_once(case: CaseFiles, model: Model) -> None:
-    """Read a case, so that its faults are told.
+def read_once(case: CaseFiles, model: Model) -> Sequence[str]:
+    """Read a case, so that its faults are told, and what is doubtful about it.
+
+    Returns:
+        The latter, which was printed.
 
     Raises:
-        UserError: it has one.
+        UserError: it has a fault.
     """
     with quiet():
-        model.read(case)
+        notes = model.read(case).notes
     check_stored(case)
+    for note in notes:
+        warn(f"{case.title}: {note}")
+    return notes
 
 
-def _digest(case: CaseFiles) -> str | None:
+def _digest(case: CaseFiles, channels: int) -> str | None:
     try:
-        return sha256_of_case(case)
+        return sha256_of_case(case, channels)
     except OSError:
         return None

@@ -97,6 +97,7 @@ def describe(before: Manifest, plan: SweepPlan) -> Manifest:
         versions={"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}},
         git_commit=_git_commit(),
         assumptions=_assumptions(plan.identity, models.values(), perturbations.values()),
+        case_notes={**(before.case_notes or {}), **plan.notes} or None,
         pictures=before.pictures,
     )
 

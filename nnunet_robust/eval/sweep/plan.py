@@ -20,7 +20,7 @@ from nnunet_robust.eval.inference.training_cases import Overlap
 from nnunet_robust.eval.results.manifest import Identity, Manifest, ModelEntry, TrainingEntry
 from nnunet_robust.eval.sweep.arms import Arm
 from nnunet_robust.eval.sweep.attack_settings import AttackSettings, attack_settings, attacked_models
-from nnunet_robust.eval.sweep.cases import SweepCases, find_cases, read_once, training_overlaps, unreadable_cases
+from nnunet_robust.eval.sweep.cases import SweepCases, find_cases, read_new_cases, read_once, training_overlaps
 from nnunet_robust.eval.sweep.checks import check_parameters
 from nnunet_robust.eval.sweep.denoised_arms import denoised_models
 from nnunet_robust.eval.sweep.earlier_results import read_known
@@ -52,6 +52,7 @@ class SweepPlan:
         levels: perturbation -> levels.
         cases: of the sweep.
         unreadable: case -> what is wrong with it.
+        notes: case that was read now -> what is doubtful about it.
         trainings: model key -> how it was trained; of models without denoising, as is the next.
         overlaps: model key -> which of the cases it was trained on.
     """
@@ -70,6 +71,7 @@ class SweepPlan:
     levels: Mapping[str, Sequence[float]]
     cases: SweepCases
     unreadable: Mapping[str, str]
+    notes: Mapping[str, Sequence[str]]
     trainings: Mapping[str, TrainingEntry]
     overlaps: Mapping[str, Overlap]
 
@@ -121,7 +123,7 @@ def plan_sweep(parameters: SweepParameters) -> SweepPlan:
     manifest = read_known(parameters.output, identity, [*models, *ensembles], guarantees, attacks)
     new = new_sets(parameters.output, manifest, cases.series)
     windows = _windows(plain, models, parameters.precision, manifest, device)
-    unreadable = unreadable_cases(cases.own, manifest, plain[0])
+    unreadable, notes = read_new_cases(cases.own, manifest, plain[0])
     for case in (case for of_set in new for case in of_set.cases):
         read_once(case, plain[0])
     return SweepPlan(
@@ -139,6 +141,7 @@ def plan_sweep(parameters: SweepParameters) -> SweepPlan:
         levels=levels,
         cases=cases,
         unreadable=unreadable,
+        notes=notes,
         trainings={model.key: training_of(model, parameters.checkpoint) for model in plain},
         overlaps=overlaps,
     )

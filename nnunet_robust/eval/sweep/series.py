@@ -136,7 +136,10 @@ def series_cases(
         raise UserError("--series has one label for each image: sweep it apart from several experts (-l A B)")
     patients = {case.name: case.patient for case in cases}
     found = [(test_set, test_set.cases(file_ending, channels, patients)) for test_set in read_series(path)]
-    return [SeriesCases(row, of_set, {case.name: sha256_of_case(case) for case in of_set}) for row, of_set in found]
+    return [
+        SeriesCases(row, of_set, {case.name: sha256_of_case(case, channels) for case in of_set})
+        for row, of_set in found
+    ]
 
 
 def new_sets(output: Path, manifest: Manifest, series: Sequence[SeriesCases]) -> list[SeriesCases]:

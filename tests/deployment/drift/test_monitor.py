@@ -328,10 +328,10 @@ def test_what_check_refuses(
 
 
 def test_the_order_of_new_images(clean: Path) -> None:
-    by_name = new_images(clean / "images", ".png")
+    by_name = new_images(clean / "images", ".png", 1)
     assert [image.name for image in by_name] == sorted(image.name for image in by_name)
     for age, image in enumerate(by_name):
         os.utime(image.images[0], (1e9 - age, 1e9 - age))
-    assert new_images(clean / "images", ".png", order="time") == by_name[::-1]
+    assert new_images(clean / "images", ".png", 1, order="time") == by_name[::-1]
     with pytest.raises(UserError, match="take name or time"):
-        new_images(clean / "images", ".png", order="date")
+        new_images(clean / "images", ".png", 1, order="date")

@@ -67,7 +67,9 @@ def test_the_stock_prediction_of_the_folder_is_that_of_the_sweeps_denoised_arm(
     denoiser = Denoiser(THRESHOLD)
     monkeypatch.setattr("nnunet_robust.eval.sweep.plan.denoised_models", lambda m, *_: [with_denoising(m[0], denoiser)])
     run_sweep(parameters, Silent())
-    done, failed = denoise_folder(find_images(noisy / "imagesTs", ".nii.gz"), noisy / "for_prediction", model, denoiser)
+    done, failed = denoise_folder(
+        find_images(noisy / "imagesTs", ".nii.gz", 2), noisy / "for_prediction", model, denoiser
+    )
     assert not failed and set(done) == {"test_0", "test_1", "noisy_test_0", "noisy_test_1"}
     assert done["noisy_test_0"].denoised and not done["test_0"].denoised
     record = json.loads((noisy / "for_prediction" / RECORD).read_text())
@@ -157,7 +159,7 @@ def test_the_record_is_there_before_the_first_image(
         output=noisy / "out", conditions={}, dataset=volumes, configuration="3d_fullres", trainers=[volume_model]
     )
     (model,) = models_of(parameters, volumes, device_of("cpu"))
-    images, target = find_images(noisy / "imagesTs", ".nii.gz"), noisy / "for_prediction"
+    images, target = find_images(noisy / "imagesTs", ".nii.gz", 2), noisy / "for_prediction"
     copy = shutil.copyfile
 
     def killed(source: Path, to: Path) -> None:

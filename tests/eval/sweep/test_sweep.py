@@ -14,6 +14,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -407,16 +408,29 @@ def test_if_every_case_is_bad_nothing_is_written(
     assert "\n" not in str(error.value) and not parameters.output.exists()
 
 
-@pytest.mark.parametrize("fault", ["nan", "truncated", "truncated label"])
-def test_a_bad_nifti(fault: str, volumes: str, volume_model: str, nnunet: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", ["nan", "truncated", "truncated label", "moved label", "sheared"])
+def test_a_bad_nifti(
+    fault: str, volumes: str, volume_model: str, nnunet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     raw = nnunet / "nnUNet_raw" / volumes
     for name in ("imagesTs", "labelsTs"):
         shutil.copytree(raw / name, tmp_path / name)
     file = tmp_path / "imagesTs" / "test_1_0001.nii.gz"
-    if fault == "truncated label":
+    if fault.endswith("label"):
         file = tmp_path / "labelsTs" / "test_1.nii.gz"
     if "truncated" in fault:
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    elif fault == "moved label":
+        for path, origin in ((file, (90.0, 0.0, 0.0)), (file.with_name("test_0.nii.gz"), (0.4, 0.0, 0.0))):
+            moved = sitk.ReadImage(str(path))
+            moved.SetOrigin(origin)
+            sitk.WriteImage(moved, str(path))
+    elif fault == "sheared":
+        stored = nibabel.load(file)
+        affine = stored.affine + np.outer([1, 0, 0, 0], [0, 0.4, 0, 0])
+        sheared = nibabel.Nifti1Image(stored.get_fdata(dtype=np.float32), affine)
+        sheared.set_qform(None, 0)
+        nibabel.save(sheared, file)
     else:
         image = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
         image[0, 0, :3] = np.nan
@@ -429,9 +443,18 @@ def test_a_bad_nifti(fault: str, volumes: str, volume_model: str, nnunet: Path, 
         mirroring=False,
     )  # fmt: skip
     (failure,) = run_sweep(sweep, Silent()).failures
-    says = f"'test_1': 3 voxels of {file.name} are NaN" if fault == "nan" else f"'test_1' cannot be read: .*{file.name}"
-    assert failure.case == "test_1" and re.search(says, failure.reason)
+    says = {
+        "nan": f"'test_1': 3 voxels of {file.name} are NaN",
+        "moved label": r"image has \(14, 40, 44\) voxels of \(3, 1, 1\) mm, origin \(0, 0, 0\), direction .* "
+        r"test_1.nii.gz \(14, 40, 44\) .* origin \(90, 0, 0\), direction .*, up to 90 voxels apart",
+        "sheared": "'test_1' cannot be read: .*orthonormal",
+    }.get(fault, f"'test_1' cannot be read: .*{file.name}")
+    assert failure.case == "test_1" and re.search(says, failure.reason) and "\n" not in failure.reason
     assert {row["case"] for row in rows(sweep.output / "results.csv")} == {"test_0"}
+    notes = json.loads((sweep.output / "manifest.json").read_text()).get("case_notes", {})
+    off = "the image and its label test_0.nii.gz are up to 0.4 voxels apart, and taken as one grid"
+    assert notes == ({"test_0": [off]} if fault == "moved label" else {})
+    assert capsys.readouterr().err.count(f"warning: case 'test_0': {off}\n") == len(notes)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.results.display_names import DisplayNames, display_names
 from nnunet_robust.eval.results.failures import MISSING, read_failures
 from nnunet_robust.eval.results.manifest import Manifest, ModelEntry, PerturbationEntry, read_manifest
+from nnunet_robust.eval.results.reading import read_table
 from nnunet_robust.eval.results.tables import ARM, BOUNDS, INPUTS, RELIABILITY, TABLES
 from nnunet_robust.eval.statistics import CLEAN, comparable, load_results
 from nnunet_robust.eval.statistics.tables import without_seed
@@ -157,9 +158,8 @@ def _tables(folder: Path, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def _table(path: Path) -> pd.DataFrame | None:
     if not path.is_file():
         return None
-    text = dict.fromkeys(["dataset", *ARM, "patient", "case", "perturbation", "label"], str)
     try:
-        return pd.read_csv(path, dtype=text)
+        return read_table(path)
     except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
         raise UserError(f"{path} is not a table of {path.stem} ({str(error).strip()}): run the sweep again.") from error
 
