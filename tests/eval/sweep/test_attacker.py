@@ -28,7 +28,7 @@ from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.inference.selection import models_of
 from nnunet_robust.eval.inference.sliding_window import SlidingWindow
 from nnunet_robust.eval.report import analyse, write_report
-from nnunet_robust.eval.report.sections.attacks import NOISE
+from nnunet_robust.eval.report.sections.attacks import NOISE, attack_effects, transfer
 from nnunet_robust.eval.results.manifest import Manifest, PerturbationEntry
 from nnunet_robust.eval.results.tables import ARM, Condition, arm_key
 from nnunet_robust.eval.sweep.attack_settings import attack_settings, refuse_other_attacks
@@ -314,11 +314,11 @@ def test_an_attack_of_the_recipe_has_its_noise_and_its_name_in_the_report(
     assert [described[name]["attack"]["steps"] for name in ("halfway_linf", on_one)] == [1, 1]
 
     analysis = analyse([asked.output])
-    for table in (analysis.attack_effects, analysis.transfer):
-        assert set(table["perturbation"]) == {"halfway_linf"}
-    effects = analysis.attack_effects[analysis.attack_effects["level"] == 0.05]
-    assert len(effects) == 2 and effects["noise"].notna().all()
-    assert NOISE in set(analysis.transfer["attacked"])
+    effects, others = attack_effects(analysis), transfer(analysis)
+    assert set(effects["perturbation"]) == set(others["perturbation"]) == {"halfway_linf"}
+    at_budget = effects[effects["level"] == 0.05]
+    assert len(at_budget) == 2 and at_budget["noise"].notna().all()
+    assert NOISE in set(others["attacked"])
     words = section(write_report(asked.output).read_text(), "attacks").words
     assert "Halfway, l∞ on nnUNetTrainer" in words and "1 step)" in words
     assert words.count("(random noise: 0.") == 2
