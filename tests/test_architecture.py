@@ -30,7 +30,7 @@ BELOW: dict[str, tuple[str, ...]] = {
     "eval/images": ("eval/uncertainty",),
     "eval/uncertainty": ("eval/statistics",),
     "eval/report": ("eval/report/sections",),
-    "eval/report/sections": ("pages",),
+    "eval/report/sections": ("pages", "eval/uncertainty"),
     "pages": ("eval/statistics",),
     "eval/statistics": ("eval/results",),
     "eval/results": ("eval/metrics",),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-synthesize = typer.Typer(help="Make synthetic datasets of controlled difficulty.", no_args_is_help=True)
-convert = typer.Typer(help="Turn a published dataset into nnU-Net's raw format.", no_args_is_help=True)
+from nnunet_robust.cli.options import Commands
+
+synthesize = Commands(help="Make synthetic datasets of controlled difficulty.", no_args_is_help=True)
+convert = Commands(help="Turn a published dataset into nnU-Net's raw format.", no_args_is_help=True)
 
 
 class Direction(str, Enum):
@@ -37,25 +40,39 @@ class Solid(str, Enum):
     torus = "torus"
 
 
+_of_cases = partial(typer.Option, rich_help_panel="Cases")
+_of_difficulty = partial(typer.Option, rich_help_panel="Difficulty")
+_of_series = partial(typer.Option, rich_help_panel="Series of test sets")
+
+_DatasetId = Annotated[int, typer.Option("--id", help="Id of the new dataset, 1 to 999.")]
+_SyntheticName = Annotated[str | None, typer.Option(help="Name of the dataset; by default it tells the parameters.")]
+_Direction = Annotated[Direction, _of_difficulty(help="Where the other texture bleeds in.")]
+_Alpha = Annotated[float, _of_difficulty(help="Blending of textures in [0, 1]; higher is harder.")]
+_TestAlphas = Annotated[
+    list[float] | None, _of_series(help="Also a series of test sets, one for each alpha, several at once.")
+]
+
+
 @synthesize.command()
 def textures(
-    dataset_id: Annotated[int, typer.Option("--id", help="Id of the new dataset, 1 to 999.")],
-    alpha: Annotated[float, typer.Option(help="Blending in [0, 1]; higher is harder.")] = 0.1,
-    cases: Annotated[int, typer.Option(help="Training cases.")] = 60,
-    test_cases: Annotated[int, typer.Option(help="Test cases.")] = 20,
-    size: Annotated[int, typer.Option(help="Side of the square images, in pixels.")] = 128,
-    foreground: Annotated[str, typer.Option(help="brick, grass, gravel, or an image file.")] = "brick",
-    background: Annotated[str, typer.Option(help="brick, grass, gravel, or an image file.")] = "gravel",
-    direction: Annotated[Direction, typer.Option(help="Where the other texture bleeds in.")] = Direction.foreground,
-    shape: Annotated[Shape, typer.Option(help="Outline of the objects.")] = Shape.normal,
-    seed: Annotated[int, typer.Option(help="Seed of shapes and crops.")] = 0,
-    test_alphas: Annotated[
-        list[float] | None, typer.Option(help="Also a series of test sets, one for each alpha, several at once.")
-    ] = None,
-    both_directions: Annotated[bool, typer.Option("--both-directions", help="That series in both directions.")] = False,
-    name: Annotated[str | None, typer.Option(help="Name of the dataset; by default it tells the parameters.")] = None,
+    dataset_id: _DatasetId,
+    alpha: _Alpha = 0.1,
+    cases: Annotated[int, _of_cases(help="Training cases.")] = 60,
+    test_cases: Annotated[int, _of_cases(help="Test cases.")] = 20,
+    size: Annotated[int, _of_cases(help="Side of the square images, in pixels.")] = 128,
+    foreground: Annotated[str, _of_difficulty(help="brick, grass, gravel, or an image file.")] = "brick",
+    background: Annotated[str, _of_difficulty(help="brick, grass, gravel, or an image file.")] = "gravel",
+    direction: _Direction = Direction.foreground,
+    shape: Annotated[Shape, _of_difficulty(help="Outline of the objects.")] = Shape.normal,
+    seed: Annotated[int, _of_cases(help="Seed of shapes and crops.")] = 0,
+    test_alphas: _TestAlphas = None,
+    both_directions: Annotated[bool, _of_series("--both-directions", help="That series in both directions.")] = False,
+    name: _SyntheticName = None,
 ) -> None:
-    """Write a texture dataset: closed Bézier shapes of one texture on another, blended (Kamath et al. 2023)."""
+    """Write a texture dataset: closed Bézier shapes of one texture on another, blended (Kamath et al. 2023).
+
+    Example: nnunet-robust synthesize textures --id 501 --alpha 0.1 --test-alphas 0.1 0.5 0.9
+    """
     from nnunet_robust.common.folders import nnunet_folder
     from nnunet_robust.dataset_conversion.textures import TextureParameters, synthesize_textures
 
@@ -79,28 +96,29 @@ def textures(
 
 @synthesize.command()
 def volumes(
-    dataset_id: Annotated[int, typer.Option("--id", help="Id of the new dataset, 1 to 999.")],
-    radius: Annotated[tuple[float, float], typer.Option(help="Least and greatest in training, mm.")] = (25, 34),
-    test_radius: Annotated[tuple[float, float], typer.Option(help="The same in testing.")] = (5, 47),
-    cases: Annotated[int, typer.Option(help="Training cases; nnU-Net's folds split them 80 to 20.")] = 100,
-    test_cases: Annotated[int, typer.Option(help="Test cases, and cases in each set of a series.")] = 100,
-    size: Annotated[list[int] | None, typer.Option(help="Voxels per axis: one number, or Z Y X; default 96.")] = None,
-    spacing: Annotated[tuple[float, float, float], typer.Option(help="Voxel size in mm: Z Y X.")] = (1, 1, 1),
-    shape: Annotated[Solid, typer.Option(help="The object; the radius is of the sphere around it.")] = Solid.sphere,
-    foreground: Annotated[str | None, typer.Option(help="Its texture: brick, grass, gravel, an image file.")] = None,
-    background: Annotated[str | None, typer.Option(help="The texture around it; without: 1 in noise.")] = None,
-    alpha: Annotated[float, typer.Option(help="Blending of textures in [0, 1]; higher is harder.")] = 0.1,
-    direction: Annotated[Direction, typer.Option(help="Where the other texture bleeds in.")] = Direction.foreground,
-    seed: Annotated[int, typer.Option(help="Seed of places, radii, noise and crops.")] = 0,
+    dataset_id: _DatasetId,
+    radius: Annotated[tuple[float, float], _of_difficulty(help="Least and greatest in training, mm.")] = (25, 34),
+    test_radius: Annotated[tuple[float, float], _of_difficulty(help="The same in testing.")] = (5, 47),
+    cases: Annotated[int, _of_cases(help="Training cases; nnU-Net's folds split them 80 to 20.")] = 100,
+    test_cases: Annotated[int, _of_cases(help="Test cases, and cases in each set of a series.")] = 100,
+    size: Annotated[list[int] | None, _of_cases(help="Voxels per axis: one number, or Z Y X; default 96.")] = None,
+    spacing: Annotated[tuple[float, float, float], _of_cases(help="Voxel size in mm: Z Y X.")] = (1, 1, 1),
+    shape: Annotated[Solid, _of_difficulty(help="The object; the radius is of the sphere around it.")] = Solid.sphere,
+    foreground: Annotated[str | None, _of_difficulty(help="Its texture: brick, grass, gravel, an image file.")] = None,
+    background: Annotated[str | None, _of_difficulty(help="The texture around it; without: 1 in noise.")] = None,
+    alpha: _Alpha = 0.1,
+    direction: _Direction = Direction.foreground,
+    seed: Annotated[int, _of_cases(help="Seed of places, radii, noise and crops.")] = 0,
     test_radii: Annotated[
-        list[float] | None, typer.Option(help="Also a series of test sets, one for each radius, several at once.")
+        list[float] | None, _of_series(help="Also a series of test sets, one for each radius, several at once.")
     ] = None,
-    test_alphas: Annotated[
-        list[float] | None, typer.Option(help="Also a series of test sets, one for each alpha, several at once.")
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the dataset; by default it tells the parameters.")] = None,
+    test_alphas: _TestAlphas = None,
+    name: _SyntheticName = None,
 ) -> None:
-    """Write a dataset of volumes: one object in noise, or of one texture in another (Kamath et al. 2022)."""
+    """Write a dataset of volumes: one object in noise, or of one texture in another (Kamath et al. 2022).
+
+    Example: nnunet-robust synthesize volumes --id 511 --test-radii 5 25 45
+    """
     from nnunet_robust.common.errors import UserError
     from nnunet_robust.common.folders import nnunet_folder
     from nnunet_robust.dataset_conversion.volumes import VolumeParameters, synthesize_volumes
@@ -135,7 +153,6 @@ def _print_series(folder: Path) -> None:
 
 
 _SourceFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The source, as its owner publishes it.")]
-_DatasetId = Annotated[int, typer.Option("--id", help="Id of the new dataset, 1 to 999.")]
 _DatasetName = Annotated[str | None, typer.Option(help="Name of the dataset; by default the source's.")]
 
 
@@ -149,7 +166,10 @@ def busi(
     test_share: Annotated[float, typer.Option(help="Share of each class kept for testing, in [0, 1).")] = 0.2,
     seed: Annotated[int, typer.Option(help="Seed of the test cases' draw.")] = 0,
 ) -> None:
-    """BUSI: breast ultrasound, Dataset_BUSI_with_GT/{benign,malignant,normal}; an image's masks are joined."""
+    """BUSI: breast ultrasound, Dataset_BUSI_with_GT/{benign,malignant,normal}; an image's masks are joined.
+
+    Example: nnunet-robust convert busi Dataset_BUSI_with_GT --id 510
+    """
     from nnunet_robust.common.folders import nnunet_folder
     from nnunet_robust.dataset_conversion.busi import BusiParameters, convert_busi
 
@@ -166,7 +186,10 @@ def glas(
     boundary: Annotated[bool, typer.Option("--boundary", help="A third class where glands meet.")] = False,
     boundary_px: Annotated[float, typer.Option(help="With --boundary: how near another gland, in pixels.")] = 3.0,
 ) -> None:
-    """GlaS: colon histology, train_N.bmp, testA_N.bmp and testB_N.bmp with _anno.bmp; the challenge's own split."""
+    """GlaS: colon histology, train_N.bmp, testA_N.bmp and testB_N.bmp with _anno.bmp; the challenge's own split.
+
+    Example: nnunet-robust convert glas GlaS --id 520 --gray
+    """
     from nnunet_robust.common.folders import nnunet_folder
     from nnunet_robust.dataset_conversion.glas import GlasParameters, convert_glas
 
@@ -192,7 +215,10 @@ def msd(
         float, typer.Option(help="Least share of foreground pixels in a slice; at 0, one pixel is enough.")
     ] = 0.0,
 ) -> None:
-    """Medical Segmentation Decathlon: a task's folder with dataset.json, as volumes or as axial slices."""
+    """Medical Segmentation Decathlon: a task's folder with dataset.json, as volumes or as axial slices.
+
+    Example: nnunet-robust convert msd Task04_Hippocampus --id 4 --test-share 0.2
+    """
     from nnunet_robust.common.folders import nnunet_folder
     from nnunet_robust.dataset_conversion.msd import MsdParameters, convert_msd
 
@@ -203,7 +229,10 @@ def msd(
 
 @convert.command()
 def acdc(source: _SourceFolder, dataset_id: _DatasetId, name: _DatasetName = None) -> None:
-    """ACDC: cardiac cine MRI, training/patient001 with Info.cfg; both labelled frames of each patient."""
+    """ACDC: cardiac cine MRI, training/patient001 with Info.cfg; both labelled frames of each patient.
+
+    Example: nnunet-robust convert acdc ACDC/database --id 540
+    """
     from nnunet_robust.common.folders import nnunet_folder
     from nnunet_robust.dataset_conversion.acdc import convert_acdc
 

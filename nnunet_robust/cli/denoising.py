@@ -8,40 +8,27 @@ from typing import Annotated
 
 import typer
 
-from nnunet_robust.cli.deployment import (
-    Checkpoint,
-    Configuration,
-    Dataset,
-    Folds,
-    Images,
-    Models,
-    Plans,
-    Trainers,
-    one_model_folder,
-)
+from nnunet_robust.cli.options import Commands, ModelAndFoldsFlags, NewImages
 from nnunet_robust.common.console import bar
 from nnunet_robust.common.errors import UserError
 
-denoising = typer.Typer()
+denoising = Commands()
 
 
-@denoising.command()
+@denoising.command(rich_help_panel="New images")
 def denoise(
-    images: Images,
+    images: NewImages,
     output: Annotated[Path, typer.Option("-o", help="Folder of the images for nnUNetv2_predict.")],
-    models: Models = None,
-    dataset: Dataset = None,
-    configuration: Configuration = "2d",
-    trainers: Trainers = None,
-    plans: Plans = "nnUNetPlans",
-    folds: Folds = None,
-    checkpoint: Checkpoint = "checkpoint_final.pth",
+    model: ModelAndFoldsFlags,
     sweep: Annotated[
-        Path | None, typer.Option("--from", metavar="OUT", help="A sweep of the model under noise: what it bears.")
+        Path | None, typer.Option("--from", metavar="OUT", help="A sweep of the model under noise: what it tolerates.")
     ] = None,
     always: Annotated[bool, typer.Option("--always", help="Every image, whatever its noise.")] = False,
 ) -> None:
-    """Denoise the images that are noisier than the model bears, copy the rest; exit code 1 where one cannot be read."""
+    """Denoise what is noisier than the model tolerates, copy the other images; exit code 1 where one cannot be read.
+
+    Example: nnunet-robust denoise -i new_images -o denoised -m MODEL --from OUT
+    """
     import torch
 
     from nnunet_robust.eval.denoising.denoiser import Denoiser
@@ -56,20 +43,19 @@ def denoise(
             "give --from OUT, the folder of a sweep of this model under noise, or --always, and not both: OUT tells "
             "how much noise the model bears"
         )
-    folder = one_model_folder(models, dataset, trainers, plans, configuration)
-    model = load_model(folder, folds, checkpoint, torch.device("cpu"), True, None)
+    loaded = load_model(model.one_folder(), model.folds, model.checkpoint, torch.device("cpu"), True, None)
     denoiser = Denoiser()
     if sweep is not None:
         earlier = EarlierSweep.open("--from", sweep)
-        key = earlier.key_of(model.trainer, model.checkpoints, model.arm["tile_size"])
+        key = earlier.key_of(loaded.trainer, loaded.checkpoints, loaded.arm["tile_size"])
         denoiser = Denoiser(learn(earlier, key))
         assert denoiser.borne is not None
-        print(denoiser.borne.sentence(model.trainer), file=sys.stderr)
-    ending = model.predictor.dataset_json["file_ending"]
+        print(denoiser.borne.sentence(loaded.trainer), file=sys.stderr)
+    ending = loaded.predictor.dataset_json["file_ending"]
     found = find_images(images, ending)
     if output.resolve() in {path.resolve().parent for image in found for path in image.images}:
         raise UserError(f"-o {output} is the folder of the images: take another, they are not overwritten")
-    done, failed = denoise_folder(found, output, model, denoiser, bar("denoising"))
+    done, failed = denoise_folder(found, output, loaded, denoiser, bar("denoising"))
     for reason in failed.values():
         print(f"failed: {reason}", file=sys.stderr)
     count = sum(one.denoised for one in done.values())

@@ -8,24 +8,11 @@ from typing import Annotated
 
 import typer
 
-from nnunet_robust.cli.deployment import (
-    Checkpoint,
-    Configuration,
-    Dataset,
-    Device,
-    DisableTta,
-    Folds,
-    Members,
-    Models,
-    Plans,
-    Precision,
-    Trainers,
-    one_model_folder,
-)
+from nnunet_robust.cli.options import Commands, DeviceFlags, MemberFlags, ModelAndFoldsFlags
 from nnunet_robust.common.console import bar
 from nnunet_robust.common.errors import UserError
 
-monitor = typer.Typer(
+monitor = Commands(
     help="Have the images changed? A reference, and a test of what comes after it.", no_args_is_help=True
 )
 
@@ -34,13 +21,8 @@ monitor = typer.Typer(
 def fit(
     images: Annotated[Path, typer.Option("-i", help="Images that the model was not trained on: a folder.")],
     output: Annotated[Path, typer.Option("-o", help="The reference, a .json.")],
-    models: Models = None,
-    dataset: Dataset = None,
-    configuration: Configuration = "2d",
-    trainers: Trainers = None,
-    plans: Plans = "nnUNetPlans",
-    folds: Folds = None,
-    checkpoint: Checkpoint = "checkpoint_final.pth",
+    model: ModelAndFoldsFlags,
+    prediction: MemberFlags,
     rate: Annotated[
         float, typer.Option("--rate", help="Of false alarms: the share of streams that ever sets one off.")
     ] = 0.01,
@@ -53,12 +35,11 @@ def fit(
             "--patient", help="A regular expression whose first group is the patient in an image's name: '([^_]+)_'."
         ),
     ] = "",
-    members: Members = None,
-    disable_tta: DisableTta = False,
-    device: Device = None,
-    precision: Precision = "exact",
 ) -> None:
-    """Measure images of the usual kind, and what the model makes of them: the reference of all later checks."""
+    """Measure images of the usual kind, and what the model makes of them: the reference of all later checks.
+
+    Example: nnunet-robust monitor fit -m MODEL -i usual_images -o reference.json
+    """
     from nnunet_robust.deployment.drift import fitting
     from nnunet_robust.deployment.drift.measuring import new_images
     from nnunet_robust.deployment.drift.reference import check_rate
@@ -70,23 +51,23 @@ def fit(
     if output.suffix != ".json" or output.is_dir():
         raise UserError(f"-o {output}: name the file that the reference goes into, such as reference.json")
     check_rate(rate)
-    where = device_of(device)
+    where = device_of(prediction.device)
     use_nnunets_threads(where)
-    folder = one_model_folder(models, dataset, trainers, plans, configuration)
-    model = load_model(folder, folds, checkpoint, where, not disable_tta, None)
-    ending = str(model.predictor.dataset_json["file_ending"])
+    folder = model.one_folder()
+    loaded = load_model(folder, model.folds, model.checkpoint, where, prediction.mirroring, None)
+    ending = str(loaded.predictor.dataset_json["file_ending"])
     found = new_images(images, ending, patient)
-    known, training = check_not_trained_on(found, model, REFERENCE)
+    known, training = check_not_trained_on(found, loaded, REFERENCE)
     if not known:
         print(f"warning: {training}", file=sys.stderr)
     setup = {
         "folder": str(folder.absolute()),
-        "checkpoint": checkpoint,
+        "checkpoint": model.checkpoint,
         "file_ending": ending,
         "patient": patient,
         "training": training,
     }
-    predictor = Predictor(model, members or ("folds", "mirroring"), precision)
+    predictor = Predictor(loaded, prediction.members or ("folds", "mirroring"), prediction.precision)
     reference = fitting.fit(predictor, found, output, condition, rate, setup, bar("measuring"))
     left_out = f" ({reference.n_left_out} further images of these do not count)" if reference.n_left_out else ""
     print(
@@ -102,13 +83,16 @@ def check(
     reference: Annotated[Path, typer.Argument(metavar="REFERENCE", help="What monitor fit has written.")],
     images: Annotated[Path, typer.Option("-i", help="A folder; what was seen before may be in it.")],
     output: Annotated[Path, typer.Option("-o", help="Folder of the stream: always the same.")],
-    models: Models = None,
+    execution: DeviceFlags,
+    models: Annotated[list[Path] | None, typer.Option("-m", help="The trained model's folder.")] = None,
     order: Annotated[
         str, typer.Option("--order", help="In which new images came: by name, or by time of the files' last change.")
     ] = "name",
-    device: Device = None,
 ) -> None:
-    """Take a folder's new images into the test; exit code 3: alarm, 1: images that cannot be measured, 0: neither."""
+    """Take a folder's new images into the test; exit code 3: alarm, 1: images that cannot be measured, 0: neither.
+
+    Example: nnunet-robust monitor check reference.json -i incoming -o monitor_of_scanner_A
+    """
     from nnunet_robust.deployment.drift import checking, words
     from nnunet_robust.deployment.drift.reference import Reference
     from nnunet_robust.eval.inference.devices import device_of, use_nnunets_threads
@@ -117,7 +101,7 @@ def check(
 
     if models and len(models) > 1:
         raise UserError(f"{len(models)} models are named ({', '.join(map(str, models))}): a reference is of one")
-    where = device_of(device)
+    where = device_of(execution.device)
 
     def load(fitted: Reference) -> Predictor:
         use_nnunets_threads(where)

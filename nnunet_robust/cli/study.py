@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from nnunet_robust.cli.options import Commands
 from nnunet_robust.common.console import show
 from nnunet_robust.common.errors import UserError
 
-study = typer.Typer(help="A whole matrix of trainings and sweeps from one YAML.", no_args_is_help=True)
+study = Commands(help="A whole matrix of trainings and sweeps from one YAML.", no_args_is_help=True)
 
 _StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study; `init` writes an example.")]
+_of_execution = partial(typer.Option, rich_help_panel="Execution")
+_of_cluster = partial(typer.Option, rich_help_panel="Cluster")
 _Output = Annotated[
     Path | None, typer.Option("-o", help="The study's folder; default: named after the study, beside the YAML.")
 ]
@@ -23,20 +28,23 @@ _Output = Annotated[
 def run(
     file: _StudyFile,
     output: _Output = None,
-    executor: Annotated[str, typer.Option(help="local, slurm, or another executor plugin of Snakemake's.")] = "local",
-    jobs: Annotated[int | None, typer.Option(min=1, help="Jobs at once; default: 1 local, else 100.")] = None,
-    gpus: Annotated[int, typer.Option(min=0, help="GPUs to use at once; without, everything runs on the CPU.")] = 0,
+    executor: Annotated[str, _of_execution(help="local, slurm, or another executor plugin of Snakemake's.")] = "local",
+    jobs: Annotated[int | None, _of_execution(min=1, help="Jobs at once; default: 1 local, else 100.")] = None,
+    gpus: Annotated[int, _of_execution(min=0, help="GPUs to use at once; without, everything runs on the CPU.")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done.")] = False,
-    partition: Annotated[str | None, typer.Option(help="The cluster's partition or queue.")] = None,
-    account: Annotated[str | None, typer.Option(help="The account to charge.")] = None,
+    partition: Annotated[str | None, _of_cluster(help="The cluster's partition or queue.")] = None,
+    account: Annotated[str | None, _of_cluster(help="The account to charge.")] = None,
     time_limit: Annotated[
-        str | None, typer.Option("--time", help="Limit of trainings and sweeps, as Slurm writes it: 24:00:00.")
+        str | None, _of_cluster("--time", help="Limit of trainings and sweeps, as Slurm writes it: 24:00:00.")
     ] = None,
-    memory: Annotated[str | None, typer.Option("--mem", help="Memory of trainings and sweeps: 32G.")] = None,
-    gres: Annotated[str | None, typer.Option(help="What a job with a GPU asks Slurm for: gpu:a100:1.")] = None,
-    snakemake: Annotated[str, typer.Option(help="Further arguments for Snakemake, in quotes.")] = "",
+    memory: Annotated[str | None, _of_cluster("--mem", help="Memory of trainings and sweeps: 32G.")] = None,
+    gres: Annotated[str | None, _of_cluster(help="What a job with a GPU asks Slurm for: gpu:a100:1.")] = None,
+    snakemake: Annotated[str, _of_execution(help="Further arguments for Snakemake, in quotes.")] = "",
 ) -> None:
-    """Run a study, or go on with it: datasets, plans, trainings, sweeps, reports. Exit 1: something failed."""
+    """Run a study, or go on with it: datasets, plans, trainings, sweeps, reports. Exit 1: something failed.
+
+    Example: nnunet-robust study run my_study.yaml --gpus 2
+    """
     import signal
 
     from nnunet_robust.study.config import load_study
@@ -86,9 +94,10 @@ def status(
     where: Annotated[Path, typer.Argument(metavar="FOLDER", help="The study's folder, or its YAML.")],
     once: Annotated[bool, typer.Option("--once", help="Print it once, for scripts; otherwise until Ctrl-C.")] = False,
 ) -> None:
-    """What a study is at: done, running, waiting, failed, hours spent and expected. Exit 1: something failed."""
-    import sys
+    """What a study is at: done, running, waiting, failed, hours spent and expected. Exit 1: something failed.
 
+    Example: nnunet-robust study status my_study --once
+    """
     from rich.live import Live
 
     from nnunet_robust.study.status import read_status, render
@@ -116,7 +125,10 @@ def init(
     name: Annotated[str, typer.Argument(metavar="NAME", help="skip-connections, context, clinical or smoke.")],
     output: Annotated[Path | None, typer.Option("-o", help="The file; default: NAME.yaml.")] = None,
 ) -> None:
-    """Write a commented example of a study.yaml."""
+    """Write a commented example of a study.yaml.
+
+    Example: nnunet-robust study init skip-connections
+    """
     from nnunet_robust.study.document import suggestion
     from nnunet_robust.study.examples import EXAMPLES, example
 

@@ -1,4 +1,4 @@
-"""The command line: several values after a flag, and one clear line for every fault."""
+"""The command line: one clear line for every fault, and what the commands print."""
 
 from __future__ import annotations
 
@@ -9,24 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_robust.cli.main import expand_variadic, main
+from nnunet_robust.cli.main import main
+from nnunet_robust.eval.attacks.rows import PERTURBATIONS, PRESETS
 from nnunet_robust.trainers import TRAINERS
 from nnunet_robust.trainers.names import RULE
 from tests.trainers.test_cost import DATASET, PLANS
-
-
-@pytest.mark.parametrize(
-    ("given", "read"),
-    [
-        ("sweep -tr A B -f 0 1 -o OUT", "sweep -tr A -tr B -f 0 -f 1 -o OUT"),
-        ("sweep --levels -0.5 1e-3 2 --perturb x", "sweep --levels -0.5 --levels 1e-3 --levels 2 --perturb x"),
-        ("sweep -m a b --disable-tta -o OUT", "sweep -m a -m b --disable-tta -o OUT"),
-        ("report OUT", "report OUT"),
-        ("sweep -tr A -tr B", "sweep -tr A -tr B"),
-    ],
-)
-def test_several_values_after_a_flag(given: str, read: str) -> None:
-    assert expand_variadic(given.split()) == read.split()
 
 
 @pytest.mark.parametrize(
@@ -94,6 +81,17 @@ def test_trainers_lists_the_table_and_the_grammar_without_torch() -> None:
         assert trainer.source in row
     assert f"names: {RULE}\n" in printed
     assert printed.endswith("imported: []\n")
+
+
+def test_perturbations_lists_every_row_and_preset(capsys) -> None:
+    assert main(["perturbations"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name, row in PERTURBATIONS.items():
+        line = next(line for line in lines if f" {name} " in line)
+        assert " ".join(f"{level:g}" for level in row.levels) in line and row.modality in line
+    for preset, conditions in PRESETS.items():
+        line = next(line for line in lines if line.startswith(f"│ {preset} "))
+        assert next(iter(conditions)) in line
 
 
 @pytest.fixture

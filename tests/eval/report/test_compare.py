@@ -19,6 +19,7 @@ from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.report.compare import Comparison, compare
 from nnunet_robust.eval.report.compare_page import comparison_sentences, manifest_differences, write_comparison
 from nnunet_robust.eval.report.read import read_sweep
+from nnunet_robust.eval.results.display_names import DisplayNames
 from tests.eval.sweep_output import MODELS, write_sweep_output
 
 PLAIN, NOSKIP = (name.removesuffix("_seed1") for name in MODELS)

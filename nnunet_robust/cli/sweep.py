@@ -1,0 +1,231 @@
+"""The commands `nnunet-robust sweep` and `perturbations`. Heavy imports stand inside the subcommands."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nnunet_robust.cli.options import CaseFlags, Commands, ModelAndFoldsFlags, PredictionFlags, of_cases, of_execution
+from nnunet_robust.common.console import show
+
+sweeping = Commands()
+
+_FAILURES_SHOWN = 20  # lines; the file has them all
+
+_of_perturbations = partial(typer.Option, rich_help_panel="Perturbations")
+_of_ensembles = partial(typer.Option, rich_help_panel="Ensembles")
+_of_uncertainty = partial(typer.Option, rich_help_panel="Uncertainty")
+_of_denoising = partial(typer.Option, rich_help_panel="Denoising")
+_of_attacks = partial(typer.Option, rich_help_panel="Attacks")
+
+
+def _known_perturbations(incomplete: str) -> list[str]:
+    from nnunet_robust.eval.attacks.rows import PERTURBATIONS
+
+    return [name for name in PERTURBATIONS if name.startswith(incomplete)]
+
+
+def _known_presets(incomplete: str) -> list[str]:
+    from nnunet_robust.eval.attacks.rows import PRESETS
+
+    return [name for name in PRESETS if name.startswith(incomplete)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepCaseFlags(CaseFlags):
+    """Images with labels, several experts' among them, and series of them."""
+
+    reference: Annotated[
+        str, of_cases("--reference", help="Of several -l, what to compare with: first, majority, staple.")
+    ] = "first"
+    series: Annotated[Path | None, of_cases("--series", help="A CSV of test sets, each a condition.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConditionFlags:
+    """Perturbations and their levels, as the user names them."""
+
+    perturb: Annotated[
+        list[str],
+        _of_perturbations(
+            "--perturb",
+            help="Perturbations, several at once; NAME=0.1,0.2 has its own levels. nnunet-robust perturbations lists "
+            "them.",
+            autocompletion=_known_perturbations,
+        ),
+    ]
+    preset: Annotated[
+        str | None,
+        _of_perturbations(
+            "--preset",
+            help="A named set of perturbations and levels. nnunet-robust perturbations lists them.",
+            autocompletion=_known_presets,
+        ),
+    ] = None
+    levels: Annotated[list[float] | None, _of_perturbations("--levels", help="Levels of each --perturb.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawFlags:
+    """How noise is drawn."""
+
+    replicates: Annotated[int, _of_perturbations("--replicates", help="Noise draws per level.")] = 1
+    seed: Annotated[int, _of_perturbations("--seed", help="Seed of the noise.")] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleFlags:
+    """Ensembles of the models."""
+
+    ensemble: Annotated[
+        list[str], _of_ensembles("--ensemble", help="Trainers that make an ensemble beside themselves; or: all.")
+    ]
+    weights: Annotated[
+        str, _of_ensembles("--weights", help="Of its members, case by case: uniform, confidence, complexity.")
+    ] = "uniform"
+    weights_from: Annotated[
+        Path | None, _of_ensembles("--weights-from", help="For complexity: a sweep with --ensemble over other cases.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UncertaintyFlags:
+    """What is measured of a model's confidence."""
+
+    uncertainty: Annotated[
+        list[str],
+        _of_uncertainty("--uncertainty", help="Scores of uncertainty, from members by: folds, mirroring, or both."),
+    ]
+    calibrations: Annotated[
+        list[Path], _of_uncertainty("--calibration", help="Of the models: what becomes of their guarantees.")
+    ]
+    save_uncertainty: Annotated[
+        bool, _of_uncertainty("--save-uncertainty", help="Keep the maps: entropy, mutual information.")
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoisingFlags:
+    """The models again with denoised images."""
+
+    denoise: Annotated[
+        list[str],
+        _of_denoising(
+            "--denoise", help="Each model also with denoising: auto (above the noise that it tolerates), always."
+        ),
+    ]
+    denoise_from: Annotated[
+        Path | None,
+        _of_denoising("--denoise-from", metavar="OUT", help="For auto: a sweep of noise over calibration cases."),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackFlags:
+    """How attacks are made."""
+
+    attack_sources: Annotated[
+        list[str],
+        _of_attacks("--attack-source", help="Attack these models (trainers or folders) for all; self: each itself."),
+    ]
+    attack_steps: Annotated[int, _of_attacks("--attack-steps", help="Steps of each attack.")] = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepExecutionFlags(PredictionFlags):
+    """How the models predict, and how the work is divided."""
+
+    tile_sizes: Annotated[
+        list[str],
+        of_execution("--tile-size", help="Sliding windows, as 64 or 32x64x64; default: training's."),
+    ]
+    workers: Annotated[
+        int | None, of_execution("--workers", help="Threads beside the network's; default: by device.")
+    ] = None
+    shard: Annotated[
+        str | None, of_execution("--shard", help="i/n: the i-th of n processes that work at different times or places.")
+    ] = None
+
+
+@sweeping.command(rich_help_panel="Evaluation")
+def sweep(
+    output: Annotated[Path, typer.Option("-o", help="Folder of the results; a sweep begun there goes on.")],
+    models: ModelAndFoldsFlags,
+    cases: SweepCaseFlags,
+    named: ConditionFlags,
+    draws: DrawFlags,
+    ensembles: EnsembleFlags,
+    uncertainty: UncertaintyFlags,
+    denoising: DenoisingFlags,
+    attacks: AttackFlags,
+    execution: SweepExecutionFlags,
+    save_predictions: Annotated[bool, typer.Option("--save-predictions", help="Keep the segmentations.")] = False,
+    tolerance_mm: Annotated[float, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice (nsd).")] = 2.0,
+) -> None:
+    """Perturb the test images step by step, predict with every model, and measure: results.csv, inputs.csv.
+
+    Example: nnunet-robust sweep -d 501 -tr nnUNetTrainer nnUNetTrainerNoSkip -f 0 -o OUT --perturb speckle_noise
+    """
+    from nnunet_robust.eval.sweep.conditions import conditions_for
+    from nnunet_robust.eval.sweep.progress import SweepProgress
+    from nnunet_robust.eval.sweep.sweep import SweepParameters, run_sweep
+
+    perturbed = named.perturb or named.preset or named.levels or not (cases.series or execution.tile_sizes)
+    parameters = SweepParameters(
+        output=output,
+        conditions=conditions_for(named.perturb, named.preset, named.levels) if perturbed else {},
+        save_predictions=save_predictions,
+        tolerance_mm=tolerance_mm,
+        **vars(models),
+        **vars(cases),
+        **vars(draws),
+        **vars(ensembles),
+        **vars(uncertainty),
+        **vars(denoising),
+        **vars(attacks),
+        **vars(execution),
+    )
+    with SweepProgress() as progress:
+        result = run_sweep(parameters, progress)
+    for note in result.notes:
+        print(note, file=sys.stderr)
+    for failure in result.failures[:_FAILURES_SHOWN]:
+        print(f"failed: {failure}", file=sys.stderr)
+    if result.failures:
+        print(f"{len(result.failures)} failures: see {output / 'failures.csv'}", file=sys.stderr)
+    print(f"{result.table}\nnext: nnunet-robust report {output}")
+    if result.failures:
+        raise typer.Exit(1)
+
+
+@sweeping.command(rich_help_panel="Evaluation")
+def perturbations() -> None:
+    """List the perturbations with unit, default levels and modality, and the presets: what sweep takes.
+
+    Example: nnunet-robust perturbations
+    """
+    from rich.table import Table
+
+    from nnunet_robust.eval.attacks.rows import PERTURBATIONS, PRESETS
+
+    table = Table("perturbation", "level", "default levels", "modality", title="--perturb")
+    for name, row in PERTURBATIONS.items():
+        table.add_row(name, row.unit, _numbers(row.levels), row.modality)
+    show(table)
+    table = Table("preset", "perturbations, at their default levels where none stand here", title="--preset")
+    for name, conditions in PRESETS.items():
+        members = (
+            one if levels == PERTURBATIONS[one].levels else f"{one} at {_numbers(levels)}"
+            for one, levels in conditions.items()
+        )
+        table.add_row(name, ", ".join(members))
+    show(table)
+
+
+def _numbers(levels: tuple[float, ...]) -> str:
+    return " ".join(f"{level:g}" for level in levels)
