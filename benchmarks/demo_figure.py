@@ -5,7 +5,6 @@ python benchmarks/demo_figure.py DEMO_FOLDER
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
 from nnunet_robust.cli.demo import demo_study, sweep_folders
+from nnunet_robust.eval.results.manifest import read_manifest
 from nnunet_robust.eval.statistics import CLEAN, comparable, curves, load_results
 
 STYLES = {"nnUNetTrainer": ("#d55e00", "s", "--"), "nnUNetTrainerNoSkip": ("#0072b2", "o", "-")}
@@ -27,7 +27,7 @@ def main() -> None:
     figure, axes = plt.subplots(len(datasets), 2, figsize=(8, 5.6), sharey=True, layout="constrained")
     for row, dataset in zip(axes, datasets, strict=True):
         folder = folders[dataset.id]
-        units = json.loads((folder / "manifest.json").read_text())["perturbations"]
+        known = read_manifest(folder / "manifest.json").perturbations
         points = curves(comparable(load_results(folder / "results.csv"))[0], "dice")
         points = points[points["perturbation"] != CLEAN]
         for panel, (name, of_name) in zip(row, points.groupby("perturbation"), strict=True):
@@ -36,7 +36,7 @@ def main() -> None:
                 colour, marker, dash = STYLES[trainer]
                 panel.plot(part["level"], part["mean"], color=colour, marker=marker, ls=dash, label=trainer)
                 panel.fill_between(part["level"], part["low"], part["high"], color=colour, alpha=0.18, lw=0)
-            panel.set_xlabel(f"{str(name).replace('_', ' ')}: {units[name]['unit']}")
+            panel.set_xlabel(f"{str(name).replace('_', ' ')}: {known[str(name)].unit}")
             panel.set_title(f"textures, α = {dataset.parameters['alpha']}", fontsize=10)
             panel.spines[["top", "right"]].set_visible(False)
             panel.grid(alpha=0.2)

@@ -24,7 +24,7 @@ from nnunet_robust.eval.report import Analysis, analyse, write_page
 from nnunet_robust.eval.report.export import write_files
 from nnunet_robust.eval.report.figures import report_figures
 from nnunet_robust.eval.report.viewer import viewer_data
-from nnunet_robust.eval.results.results import arm_key
+from nnunet_robust.eval.results.tables import arm_key
 from nnunet_robust.pages import plots
 
 ARCHITECTURES = ("", "NoSkip", "NoTopSkip", "AdditiveSkip", "AttentionGated", "DenseSkip", "AdaptiveSkip")

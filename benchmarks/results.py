@@ -17,10 +17,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from nnunet_robust.eval.results.results import RESULT_COLUMNS, Condition, Part, combine
+from nnunet_robust.eval.results.parts import Part, combine
+from nnunet_robust.eval.results.tables import RESULTS, Condition
 
 LEVELS = 30
-VALUES = dict.fromkeys(RESULT_COLUMNS, 0.123456789012345)
+VALUES = dict.fromkeys(RESULTS.columns, 0.123456789012345)
 
 
 def paths(folder: Path) -> list[Path]:
@@ -29,19 +30,19 @@ def paths(folder: Path) -> list[Path]:
 
 def write(folder: Path, rows: int) -> None:
     for number in range(rows // LEVELS):
-        part = Part(folder / f"p{number // 200:04d}" / f"case_{number % 200:03d}.csv", RESULT_COLUMNS)
+        part = Part(folder / f"p{number // 200:04d}" / f"case_{number % 200:03d}.csv", RESULTS.columns)
         for level in range(LEVELS):
             part.add(Condition("gaussian_noise", (level + 1) / 100), [VALUES])
 
 
 def read(folder: Path, rows: int) -> None:
-    done = sum(len(Part(path, RESULT_COLUMNS).rows) for path in paths(folder))
+    done = sum(len(Part(path, RESULTS.columns).rows) for path in paths(folder))
     if done != rows // LEVELS * LEVELS:
         sys.exit(f"{done} conditions are there, not {rows}")
 
 
 def put_together(folder: Path, rows: int) -> None:
-    combine((Part(path, RESULT_COLUMNS) for path in paths(folder)), RESULT_COLUMNS, folder / "results.csv")
+    combine((Part(path, RESULTS.columns) for path in paths(folder)), RESULTS.columns, folder / "results.csv")
 
 
 STEPS = {"store": write, "look": read, "put together": put_together}

@@ -5,9 +5,9 @@ python benchmarks/study_figures.py TEXTURE_SWEEP CONTEXT_SWEEP
 
 from __future__ import annotations
 
-import json
 import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 
+from nnunet_robust.eval.results.manifest import PerturbationEntry, read_manifest
 from nnunet_robust.eval.statistics import CLEAN, comparable, curves, load_results
 from nnunet_robust.pages.plots import LineStyle, line_styles
 
@@ -25,10 +26,10 @@ TRAINED = tuple(4 / 3 * math.pi * radius**3 / 64**3 for radius in (17, 23))
 FIGURES = Path(__file__).parent.parent / "docs" / "figures"
 
 
-def points_of(sweep: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+def points_of(sweep: Path) -> tuple[pd.DataFrame, Mapping[str, PerturbationEntry]]:
     """Mean Dice and its interval for each trainer, perturbation and level, and the manifest's perturbations."""
-    known = json.loads((sweep / "manifest.json").read_text())["perturbations"]
-    series = [name for name, row in known.items() if row.get("series")]
+    known = read_manifest(sweep / "manifest.json").perturbations
+    series = [name for name, row in known.items() if row.series]
     points = curves(comparable(load_results(sweep / "results.csv"), series)[0], "dice")
     return points[points["perturbation"] != CLEAN], known
 
@@ -54,7 +55,7 @@ def textures(sweep: Path) -> plt.Figure:
             trainer = str(line).split("_")[0]
             draw(panel, part, part["level"], styles[trainer], trainer)
         panel.set_title(f"blended: {name.split('_')[0]}", fontsize=10)
-        panel.set_xlabel(f"α: {known[name]['unit']}")
+        panel.set_xlabel(f"α: {known[name].unit}")
     axes[0].set_ylabel("mean Dice")
     axes[0].legend(frameon=False, fontsize=8, loc="lower left")
     return figure

@@ -37,6 +37,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from nnunet_robust.eval.results.manifest import read_manifest
+
 CONDITIONS: dict[str, Sequence[float]] = {
     "gaussian_noise": (0.05, 0.1, 0.2),
     "speckle_noise": (0.1, 0.2, 0.4),
@@ -191,8 +193,8 @@ def scaling(options: argparse.Namespace, images: Path, labels: Path, work: Path)
             levels = {"gaussian_noise": [round(0.2 * (n + 1) / number, 6) for n in range(number - 1)]}
             done = sweep(options.model, images, labels, work / "scaling", precision, options.device, levels)
             each = f", {(done.seconds - before[1]) / (number - before[0]):.2f} s for each more" if before else ""
-            manifest = json.loads((work / "scaling" / "manifest.json").read_text())
-            batch = next(iter(manifest["models"].values()))["choices"]["batch_size"]
+            manifest = read_manifest(work / "scaling" / "manifest.json")
+            batch = (next(iter(manifest.models.values())).choices or {})["batch_size"]
             print(
                 f"{precision}, {number} conditions: {done.seconds:.1f} s{each}; peak memory {done.peak_mib:.0f} MiB "
                 f"(batches of {batch})",

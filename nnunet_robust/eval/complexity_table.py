@@ -24,7 +24,7 @@ from nnunet_robust.common.folders import dataset_name, nnunet_folder
 from nnunet_robust.eval.images.cases import CaseFiles, cases_of_folders, label_names, load_case
 from nnunet_robust.eval.images.complexity import VARIANTS, ComplexityMeter, Variant
 from nnunet_robust.eval.images.image_files import channel_count
-from nnunet_robust.eval.results.results import cell
+from nnunet_robust.eval.results.tables import cell
 from nnunet_robust.pages.plots import line_styles
 
 ALL = "all_foreground"

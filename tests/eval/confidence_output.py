@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from nnunet_robust.eval.conformal.loss_curves import SETTINGS
-from nnunet_robust.eval.results.results import CONDITION, IDENTITY, SCORES, arm_key
+from nnunet_robust.eval.results.tables import CONDITION, IDENTITY, SCORES, arm_key
 from nnunet_robust.eval.uncertainty.reliability import CONFIDENCE_ROW, N_BINS
 
 ALPHA, INTERVAL_ALPHA = 0.1, 0.1

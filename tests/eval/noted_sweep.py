@@ -13,7 +13,7 @@ from typing import Any
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunet_robust.eval.inference import precision
-from nnunet_robust.eval.results.results import Part
+from nnunet_robust.eval.results.parts import Part
 from nnunet_robust.eval.sweep.sweep import SweepParameters, run_sweep
 from tests.eval.sweep.test_sweep import Silent
 

@@ -19,7 +19,7 @@ from nnunet_robust.deployment.qa.limits import described
 from nnunet_robust.eval.conformal.calibration import Calibration
 from nnunet_robust.eval.images.image_files import ImageFiles
 from nnunet_robust.eval.images.maps import ENDING, write_map
-from nnunet_robust.eval.sweep.scores import score_columns
+from nnunet_robust.eval.results.tables import score_columns
 
 COLUMNS = (
     "case", "structure", "colour", "reasons",

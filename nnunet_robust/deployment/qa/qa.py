@@ -14,7 +14,7 @@ from nnunet_robust.deployment.qa.assess import Assessment, Assessor
 from nnunet_robust.deployment.qa.input_checks import VERDICTS, Verdict, worst
 from nnunet_robust.deployment.qa.qa_picture import Picture, picture_of
 from nnunet_robust.eval.images.image_files import ImageFiles
-from nnunet_robust.eval.sweep.scores import score_columns
+from nnunet_robust.eval.results.tables import score_columns
 
 SYMBOLS: dict[Verdict, str] = {"accept": "✓", "review": "?", "reject": "✗"}
 """Beside a verdict's word, so that it is seen at a glance."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,7 +31,7 @@ from nnunet_robust.eval.images.image_files import ImageFiles, OtherChannelsError
 from nnunet_robust.eval.inference.models import Model, load_model
 from nnunet_robust.eval.report.read import Sweep, read_sweep
 from nnunet_robust.eval.results.display_names import DisplayNames
-from nnunet_robust.eval.results.results import ARM, CONDITION
+from nnunet_robust.eval.results.tables import CONDITION
 from nnunet_robust.eval.statistics import CLEAN, MARGIN, N_RESAMPLES
 from nnunet_robust.eval.statistics.verdict import Verdict, decide
 
@@ -150,7 +149,7 @@ def recommend(
         sweep=output,
         dataset=sweep.datasets[0],
         names=sweep.names,
-        units={name: sweep.unit(name) for name in sweep.manifest["perturbations"]},
+        units={name: sweep.unit(name) for name in sweep.manifest.perturbations},
         clean=advisor.clean,
         margin=margin,
         images=tuple(answers),
@@ -255,19 +254,18 @@ def _arm(sweep: Sweep, model: Model | None) -> dict[str, str] | None:
     """The columns that tell the sweep's rows of the same weights and tiles; None where it has none."""
     if model is None:
         return None
-    for entry in sweep.manifest["models"].values():
-        same = entry["checkpoints"] == model.checkpoints and entry["tile_size"] == model.arm["tile_size"]
-        if same and "denoise" not in entry:
-            return {name: entry[name] for name in ARM}
+    for entry in sweep.manifest.models.values():
+        same = entry.checkpoints == model.checkpoints and entry.tile_size == model.arm["tile_size"]
+        if same and entry.denoise is None:
+            return entry.arm
     return None
 
 
 def _format(sweep: Sweep) -> Format:
-    entries = sweep.manifest.get("models")
-    entry: Mapping[str, Any] = next(iter(entries.values()), {}) if isinstance(entries, dict) else {}
-    if "images" not in entry:
+    images = next((entry.images for entry in sweep.manifest.models.values()), None)
+    if images is None:
         raise UserError(
             f"{sweep.folder / 'manifest.json'} does not say what images the models take: it is of an earlier version, "
             f"run the sweep into a new folder"
         )
-    return Format(**entry["images"])
+    return Format(images.file_ending, images.channels, images.reader)

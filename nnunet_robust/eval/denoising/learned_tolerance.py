@@ -12,7 +12,7 @@ from sklearn.isotonic import IsotonicRegression
 from nnunet_robust.common.digest import sha256
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.denoising.noise_tolerance import Borne
-from nnunet_robust.eval.results.results import CONDITION, Condition
+from nnunet_robust.eval.results.tables import CONDITION, Condition
 from nnunet_robust.eval.statistics import MARGIN
 from nnunet_robust.eval.statistics.earlier_sweep import EarlierSweep
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +20,8 @@ from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.images.complexity import SWEEP_SLICES, ComplexityMeter
 from nnunet_robust.eval.inference.members import Members, Prediction
 from nnunet_robust.eval.inference.models import Model
-from nnunet_robust.eval.results.results import ARM, arm_key
+from nnunet_robust.eval.results.manifest import Identity
+from nnunet_robust.eval.results.tables import ARM, arm_key
 from nnunet_robust.eval.statistics.earlier_sweep import EarlierSweep
 from nnunet_robust.eval.uncertainty.label_layout import LabelLayout
 from nnunet_robust.eval.uncertainty.uncertainty import BAND_MM, Uncertainty, neighbourhood, uncertainty
@@ -59,7 +59,7 @@ class Ensemble:
 
     @cached_property
     def arm(self) -> dict[str, str]:
-        """What tells it from the other arms of a sweep: the columns `results.ARM`."""
+        """What tells it from the other arms of a sweep: the columns `tables.ARM`."""
         shared = {name: "+".join(dict.fromkeys(model.arm[name] for model in self.models)) for name in ARM}
         return {**shared, "model": self.trainer}
 
@@ -112,7 +112,7 @@ def make_ensembles(
     names: Sequence[str],
     weighting: str,
     origin: Path | None,
-    identity: Mapping[str, Any],
+    identity: Identity,
     digests: Sequence[Mapping[str, str | None]],
 ) -> list[Ensemble]:
     """The ensemble that a sweep was asked for, if any.
@@ -160,7 +160,7 @@ def make_ensembles(
 
 
 def _learned(
-    origin: Path, ensemble: Ensemble, identity: Mapping[str, Any], digests: Sequence[Mapping[str, str | None]]
+    origin: Path, ensemble: Ensemble, identity: Identity, digests: Sequence[Mapping[str, str | None]]
 ) -> tuple[CompetenceCurve, str]:
     """The members' curve from an earlier sweep, and its results' digest."""
     earlier = EarlierSweep.open("--weights-from", origin)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,10 +23,9 @@ from nnunet_robust import hook
 from nnunet_robust.common.console import quiet
 from nnunet_robust.common.digest import sha256
 from nnunet_robust.common.errors import UserError, one_line
-from nnunet_robust.eval.denoising.denoiser import Denoiser
 from nnunet_robust.eval.images.cases import CaseFiles, LoadedCase, label_names, load_case
 from nnunet_robust.eval.images.image_files import channel_count
-from nnunet_robust.eval.results.results import arm_key
+from nnunet_robust.eval.results.tables import arm_key
 from nnunet_robust.eval.uncertainty.label_layout import LabelLayout
 from nnunet_robust.trainers.plans import format_size, nearest_patch_sizes, total_stride
 
@@ -41,6 +40,27 @@ _PREPROCESSING = (
     "resampling_fn_seg",
     "resampling_fn_seg_kwargs",
 )
+
+
+class ImageFilter(Protocol):
+    """What raw images go through before nnU-Net's preprocessing. Threads may use it at once."""
+
+    @property
+    def label(self) -> str:
+        """What is added to the name of a model."""
+
+    @property
+    def threshold(self) -> float | None:
+        """The noise above which it does something to an image; filters that agree in it do the same."""
+
+    def __call__(self, image: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+        """The image (C, *spatial), filtered or itself; not modified."""
+
+    def does_as(self, described: Mapping[str, Any]) -> bool:
+        """Whether it does to images what the one that a manifest describes did."""
+
+    def described(self) -> dict[str, Any]:
+        """What a manifest says of it."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +89,7 @@ class Model:
     checkpoints: dict[str, str]
     patch_size: tuple[int, ...]
     predictor: nnUNetPredictor
-    denoiser: Denoiser | None = None
+    denoiser: ImageFilter | None = None
     plain: Model | None = None
 
     @property
@@ -79,7 +99,7 @@ class Model:
 
     @property
     def arm(self) -> dict[str, str]:
-        """What tells it from the other models of a sweep: the columns `results.ARM`."""
+        """What tells it from the other models of a sweep: the columns `tables.ARM`."""
         return {
             "model": self.trainer,
             "plans": self.plans,
@@ -123,11 +143,6 @@ class Model:
             "patch_size": list(tile_size),
         }
         return replace(self, predictor=predictor)
-
-    def with_denoising(self, denoiser: Denoiser) -> Model:
-        """The same weights, fed with denoised images; nothing is loaded again."""
-        name, at, dataset = self.trainer.partition("@")
-        return replace(self, trainer=f"{name}{denoiser.label}{at}{dataset}", denoiser=denoiser, plain=self)
 
     def _check_tile_size(self, tile_size: tuple[int, ...]) -> None:
         configuration = self.predictor.configuration_manager

@@ -241,7 +241,7 @@ class Analysis:
         """
         return self._among(
             table,
-            {of: {name for name, row in sweep.attacks.items() if row["source"]} for of, sweep in self.sweep_of.items()},
+            {of: {name for name, row in sweep.attacks.items() if row.source} for of, sweep in self.sweep_of.items()},
         )
 
     @staticmethod

@@ -68,7 +68,7 @@ def _own(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Report
 def _unit(analysis: Analysis, dataset: str, attack: str) -> str:
     """What the budget is counted in, whatever the source."""
     attacks = analysis.sweep_of[dataset].attacks
-    return analysis.unit(dataset, next(name for name, row in attacks.items() if row["name"] == attack))
+    return analysis.unit(dataset, next(name for name, row in attacks.items() if row.name == attack))
 
 
 def _transfer(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[ReportFigure]:

@@ -5,14 +5,14 @@ An attack is only one way to harm a model: what it finds, the worst change of th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import pandas as pd
 
 from nnunet_robust.eval.report.pairs import CASE, columns, paired_means
-from nnunet_robust.eval.report.read import Sweep
-from nnunet_robust.eval.results.results import ARM, arm_key
+from nnunet_robust.eval.report.read import Attack, Sweep
+from nnunet_robust.eval.results.tables import ARM, arm_key
 from nnunet_robust.eval.statistics import case_scores
 
 NOISE = "random noise of the same budget"
@@ -38,8 +38,8 @@ def attacked_scores(sweeps: Sequence[Sweep], metric: str) -> pd.DataFrame:
         scores = case_scores(sweep.rows, metric)
         for name, described in sweep.attacks.items():
             of_attack = scores[scores["perturbation"] == name].drop(columns="perturbation")
-            attacked = _line_of(sweep, described) if described["source"] else of_attack["line"]
-            facts = {"attack": described["name"], "steps": described["steps"], "control": described["control"]}
+            attacked = _line_of(sweep, described) if described.source else of_attack["line"]
+            facts = {"attack": described.name, "steps": described.steps, "control": described.control}
             found.append(of_attack.assign(attacked=attacked, **facts))
     if not found:
         return pd.DataFrame(columns=[*_SCORES, metric])
@@ -47,14 +47,14 @@ def attacked_scores(sweeps: Sequence[Sweep], metric: str) -> pd.DataFrame:
     return table[~table.duplicated([*CASE, "attack", "attacked"])].reset_index(drop=True)
 
 
-def _line_of(sweep: Sweep, attack: Mapping[str, Any]) -> str:
+def _line_of(sweep: Sweep, attack: Attack) -> str:
     """The line of the trained model that an attack was made against; a name of its own where it was not swept."""
-    described = sweep.manifest.get("models", {})
+    described, attacked = sweep.manifest.models, attack.source or {}
     for arm in sweep.results.drop_duplicates("line").to_dict("records"):
         key = arm_key(**{name: arm[name] for name in ARM})
-        if key in attack["source"] and described.get(key, {}).get("checkpoints") == attack["source"][key]:
+        if key in attacked and key in described and described[key].checkpoints == attacked[key]:
             return str(arm["line"])
-    return f"{attack['source_name']} (not swept)"
+    return f"{attack.source_name} (not swept)"
 
 
 def own(attacked: pd.DataFrame) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -160,12 +160,11 @@ def _unmatched(first: pd.DataFrame, second: pd.DataFrame, matched: dict[str, str
 
 def _with_digests(rows: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
     """The rows with a column `digest`: what is known of the files of their case; empty where nothing is."""
-    own = sweep.manifest.get("identity", {}).get("cases", {})
-    described = sweep.manifest.get("perturbations", {})
+    own, described = sweep.manifest.identity.cases, sweep.manifest.perturbations
     known = {}
     for perturbation, level, case in set(zip(rows["perturbation"], rows["level"], rows["case"], strict=True)):
-        series = described.get(perturbation, {}).get("series")
-        files = own if series is None else series.get(f"{level:g}", {})
+        series = described[perturbation].series if perturbation in described else None
+        files: Mapping[str, str | None] = own if series is None else series.get(f"{level:g}", {})
         known[perturbation, level, case] = files.get(case) or ""
     keys = zip(rows["perturbation"], rows["level"], rows["case"], strict=True)
     return rows.assign(digest=[known[key] for key in keys])

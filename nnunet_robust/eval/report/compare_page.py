@@ -14,8 +14,9 @@ from nnunet_robust import __version__
 from nnunet_robust.common.files import write_atomically
 from nnunet_robust.eval.report.compare import FIRST, SECOND, Comparison, compare, listed
 from nnunet_robust.eval.report.panels import curve_panel, told, y_limits
-from nnunet_robust.eval.report.read import Sweep, read_sweep
+from nnunet_robust.eval.report.read import Attack, Sweep, read_sweep
 from nnunet_robust.eval.results.display_names import DisplayNames, display_names
+from nnunet_robust.eval.results.manifest import Manifest
 from nnunet_robust.eval.statistics import CLEAN, CONFIDENCE, N_RESAMPLES
 from nnunet_robust.pages import plots
 from nnunet_robust.pages.rendering import csv_link, environment, table_data
@@ -131,9 +132,7 @@ _ATTACKS = (
 # ---- sentences ----
 
 
-def comparison_sentences(
-    table: pd.DataFrame, attacks: Mapping[str, Mapping[str, Any]], names: DisplayNames
-) -> list[str]:
+def comparison_sentences(table: pd.DataFrame, attacks: Mapping[str, Attack], names: DisplayNames) -> list[str]:
     """One dataset in three sentences: the clean images, how many changes are clear, the largest one.
 
     Attacks on each model itself have the last two of their own. Those that were made against one model are in none: its
@@ -146,7 +145,7 @@ def comparison_sentences(
     """
     clean, perturbed = (table[rows] for rows in (table["perturbation"] == CLEAN, table["perturbation"] != CLEAN))
     said = [_clean_images(clean)] if len(clean) else []
-    own = [name for name, attack in attacks.items() if not attack["source"]]
+    own = [name for name, attack in attacks.items() if not attack.source]
     for start, part in (
         ("", perturbed[~perturbed["perturbation"].isin(list(attacks))]),
         ("Under attacks on each model itself, ", perturbed[perturbed["perturbation"].isin(own)]),
@@ -212,9 +211,7 @@ _LEFT_OUT = {"dataset", "assumptions", "pictures", "perturbations", "models"}
 _OF_IDENTITY = {"dataset", "seed", "cases"}  # the dataset and the seed stand in the manifest itself, too
 
 
-def manifest_differences(
-    first: Mapping[str, Any], second: Mapping[str, Any]
-) -> tuple[list[tuple[str, str, str]], list[str]]:
+def manifest_differences(first: Manifest, second: Manifest) -> tuple[list[tuple[str, str, str]], list[str]]:
     """How two sweeps were run differently: settings, versions, seeds, devices, and each model's choices.
 
     Args:
@@ -232,8 +229,8 @@ def manifest_differences(
     return differs, [name for name, (a, b) in values.items() if a == b]
 
 
-def _settings(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    kept = {name: value for name, value in manifest.items() if name not in _LEFT_OUT}
+def _settings(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    kept = {name: value for name, value in manifest.to_json().items() if name not in _LEFT_OUT}
     if "identity" in kept:
         kept["identity"] = {name: value for name, value in kept["identity"].items() if name not in _OF_IDENTITY}
     for name, value in kept.items():
@@ -241,23 +238,23 @@ def _settings(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield from ((f"{name}: {key}", str(of_key)) for key, of_key in value.items())
         else:
             yield name, str(value)
-    for key, model in manifest.get("models", {}).items():
-        for fold, digest in model.get("checkpoints", {}).items():
+    for key, model in manifest.models.items():
+        for fold, digest in model.checkpoints.items():
             yield f"checkpoint of {key}, fold {fold}", digest[:16]
-        for choice, value in model.get("choices", {}).items():
+        for choice, value in (model.choices or {}).items():
             yield f"{choice} of {key}", str(value)
     names = display_names(manifest)
-    for name, row in manifest.get("perturbations", {}).items():
-        if "attack" in row:
-            yield f"steps of {names[name]}", str(row["attack"]["steps"])
-            for source, digests in (row["attack"]["source"] or {}).items():
+    for name, row in manifest.perturbations.items():
+        if row.attack is not None:
+            yield f"steps of {names[name]}", str(row.attack.steps)
+            for source, digests in (row.attack.source or {}).items():
                 yield f"checkpoints of {source} in {names[name]}", ", ".join(d[:16] for d in digests.values())
 
 
-def _checkpoints(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+def _checkpoints(first: Manifest, second: Manifest) -> str:
     """Whether it is the same trained models, in a sentence; empty where the manifests do not tell."""
     here, there = (
-        {digest for model in manifest.get("models", {}).values() for digest in model.get("checkpoints", {}).values()}
+        {digest for model in manifest.models.values() for digest in model.checkpoints.values()}
         for manifest in (first, second)
     )
     if not here or not there:

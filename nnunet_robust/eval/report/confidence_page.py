@@ -108,7 +108,7 @@ def _promised(analysis: Analysis) -> list[dict[str, Any]]:
         f"{line}{' on ' + ', '.join(sweep.datasets) if several else ''}: {sentence}"
         for sweep in analysis.sweeps
         for line, made in calibrations(sweep).items()
-        for sentence in made.get("sentences", [])
+        for sentence in made.sentences
     ]
     lists = [
         {"title": "What was promised", "lines": promised},

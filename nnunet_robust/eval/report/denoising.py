@@ -8,7 +8,7 @@ import pandas as pd
 
 from nnunet_robust.eval.report.pairs import CASE, columns, paired_means
 from nnunet_robust.eval.report.read import Sweep
-from nnunet_robust.eval.results.results import ARM, arm_key
+from nnunet_robust.eval.results.tables import ARM, arm_key
 from nnunet_robust.eval.statistics import case_scores
 
 HELPS, HARMS, NEITHER = "helps", "harms", "not settled"

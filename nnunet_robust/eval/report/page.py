@@ -122,9 +122,7 @@ def _page(analysis: Analysis) -> dict[str, Any]:
         "viewer": viewer_data(analysis.sweeps),
         "tables": [table_data(table) for table in tables if table.section == "statistics"],
         "inputs": None if inputs is None else table_data(inputs),
-        "assumptions": list(
-            dict.fromkeys(a for sweep in analysis.sweeps for a in sweep.manifest.get("assumptions", []))
-        ),
+        "assumptions": list(dict.fromkeys(a for sweep in analysis.sweeps for a in sweep.manifest.assumptions)),
         "limits": [*few_patients(int(dice["n_patients"].min())), *_LIMITS],
         "left_out": [
             *(sentence for sweep in analysis.sweeps for sentence in sweep.left_out),
@@ -132,7 +130,7 @@ def _page(analysis: Analysis) -> dict[str, Any]:
             *promises.left_out(analysis.sweeps),
         ],
         "manifests": [
-            (", ".join(sweep.datasets), json.dumps(sweep.manifest, indent=2, ensure_ascii=False))
+            (", ".join(sweep.datasets), json.dumps(sweep.manifest.to_json(), indent=2, ensure_ascii=False))
             for sweep in analysis.sweeps
         ],
     }
@@ -168,7 +166,8 @@ def _facts(analysis: Analysis) -> list[tuple[str, str]]:
     if ensembles:
         facts.append(("Ensembles", "; ".join(f"{short}: {name}" for short, name in ensembles.items())))
     for key, title in (("device", "Device"), ("seed", "Seed")):
-        found = dict.fromkeys(str(sweep.manifest[key]) for sweep in analysis.sweeps if key in sweep.manifest)
+        told = [getattr(sweep.manifest, key) for sweep in analysis.sweeps]
+        found = dict.fromkeys(str(value) for value in told if value is not None)
         if found:
             facts.append((title, ", ".join(found)))
     return facts

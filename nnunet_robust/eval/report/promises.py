@@ -6,7 +6,7 @@ promise is about.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ from scipy import stats
 
 from nnunet_robust.eval.report.read import Sweep
 from nnunet_robust.eval.results.display_names import DisplayNames
-from nnunet_robust.eval.results.results import ARM, arm_key
+from nnunet_robust.eval.results.manifest import CalibrationEntry
+from nnunet_robust.eval.results.tables import ARM, arm_key
 from nnunet_robust.eval.statistics import bca_intervals
 from nnunet_robust.pages.wording import percent, with_interval
 
@@ -117,8 +118,8 @@ def _rates(sweep: Sweep) -> dict[str, dict[str, float]]:
     found = {}
     for line, made in calibrations(sweep).items():
         if architecture[line] not in _at_odds(sweep):
-            alpha = float(made["alpha"])
-            found[line] = {**dict.fromkeys(KINDS, alpha), INTERVAL: 1 - float(made["interval_alpha"])}
+            alpha = float(made.alpha)
+            found[line] = {**dict.fromkeys(KINDS, alpha), INTERVAL: 1 - float(made.interval_alpha)}
     return found
 
 
@@ -128,7 +129,7 @@ def _at_odds(sweep: Sweep) -> list[str]:
     promised: dict[str, set[tuple[Any, ...]]] = {}
     for line, made in calibrations(sweep).items():
         names = ("alpha", "delta", "interval_alpha", "condition")
-        promised.setdefault(str(architecture[line]), set()).add(tuple(made.get(name) for name in names))
+        promised.setdefault(str(architecture[line]), set()).add(tuple(getattr(made, name) for name in names))
     return [name for name, several in promised.items() if len(several) > 1]
 
 
@@ -143,12 +144,12 @@ def left_out(sweeps: Sequence[Sweep]) -> list[str]:
     ]
 
 
-def calibrations(sweep: Sweep) -> dict[str, Mapping[str, Any]]:
+def calibrations(sweep: Sweep) -> dict[str, CalibrationEntry]:
     """Trained model -> what the manifest says of its calibration; those without one left out."""
     arms = sweep.results.drop_duplicates("line").to_dict("records")
-    models = sweep.manifest.get("models", {})
-    found = {str(arm["line"]): models.get(arm_key(**{name: arm[name] for name in ARM}), {}) for arm in arms}
-    return {line: entry["calibration"] for line, entry in found.items() if entry.get("calibration")}
+    models = sweep.manifest.models
+    found = {str(arm["line"]): models.get(arm_key(**{name: arm[name] for name in ARM})) for arm in arms}
+    return {line: entry.calibration for line, entry in found.items() if entry and entry.calibration}
 
 
 def _exact_intervals(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,18 +5,37 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.results.display_names import DisplayNames, display_names
 from nnunet_robust.eval.results.failures import MISSING, read_failures
-from nnunet_robust.eval.results.results import ARM
+from nnunet_robust.eval.results.manifest import Manifest, ModelEntry, PerturbationEntry, read_manifest
+from nnunet_robust.eval.results.tables import ARM, BOUNDS, INPUTS, RELIABILITY, TABLES
 from nnunet_robust.eval.statistics import CLEAN, comparable, load_results
 from nnunet_robust.eval.statistics.tables import without_seed
 
 _FAILURES_SHOWN = 20
+
+
+class Attack(NamedTuple):
+    """An attack of a sweep.
+
+    Attributes:
+        name: of the attack without its source; that of the perturbation where an older manifest lacks it.
+        control: the random noise of the same budget; empty where an older manifest lacks it.
+        source_name: of the model whose attacked images all models got; likewise the name of the perturbation.
+        steps: of the attack.
+        source: key of that model -> fold -> SHA-256 of its checkpoint; None where every model was attacked itself.
+    """
+
+    name: str
+    control: str
+    source_name: str
+    steps: int
+    source: Mapping[str, Mapping[str, str]] | None
 
 
 class Sweep(NamedTuple):
@@ -28,21 +47,33 @@ class Sweep(NamedTuple):
         results: all rows of `results.csv`.
         rows: the rows that can be compared, see `statistics.comparable`.
         left_out: a sentence for everything that cannot, that failed, or that is missing.
-        inputs: the rows of `inputs.csv`; None where there is no such file.
-        reliability: those of `reliability.csv`, for what can be compared, see `beside`; likewise.
-        bounds: those of `bounds.csv`; likewise.
+        tables: the name of each further table that there is -> its rows; of a table that has rows of each arm, those
+            for what can be compared, see `beside`.
         ensembles: the short names of ensembles in `results` and `rows` -> the sweep's own.
     """
 
     folder: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     results: pd.DataFrame
     rows: pd.DataFrame
     left_out: list[str]
-    inputs: pd.DataFrame | None
-    reliability: pd.DataFrame | None = None
-    bounds: pd.DataFrame | None = None
+    tables: Mapping[str, pd.DataFrame] = {}
     ensembles: dict[str, str] = {}  # noqa: RUF012 - never modified
+
+    @property
+    def inputs(self) -> pd.DataFrame | None:
+        """The rows of `inputs.csv`; None where there is no such file."""
+        return self.tables.get(INPUTS.name)
+
+    @property
+    def reliability(self) -> pd.DataFrame | None:
+        """The rows of `reliability.csv`; None where there is no such file."""
+        return self.tables.get(RELIABILITY.name)
+
+    @property
+    def bounds(self) -> pd.DataFrame | None:
+        """The rows of `bounds.csv`; None where there is no such file."""
+        return self.tables.get(BOUNDS.name)
 
     @property
     def datasets(self) -> list[str]:
@@ -52,31 +83,24 @@ class Sweep(NamedTuple):
     @property
     def series(self) -> set[str]:
         """The perturbations whose levels are test sets of their own."""
-        return {name for name, row in self.manifest.get("perturbations", {}).items() if "series" in row}
+        return {name for name, row in self.manifest.perturbations.items() if row.series is not None}
 
     @property
-    def attacks(self) -> dict[str, dict[str, Any]]:
-        """Perturbations that are attacks -> what the manifest has of each.
-
-        That is `steps` and `source`; `name` and `source_name`, of the attack without its source and of that; and
-        `control`, the random noise of the same budget. What an older manifest lacks is empty, and the name as it is.
-        """
+    def attacks(self) -> dict[str, Attack]:
+        """Perturbations that are attacks -> what the manifest has of each."""
         return {
-            name: {
-                "name": name,
-                "control": row.get("control", ""),
-                "source_name": row.get("source", name),
-                **row["attack"],
-            }
-            for name, row in self.manifest.get("perturbations", {}).items()
-            if "attack" in row
+            name: Attack(
+                row.attack.name or name, row.control or "", row.source or name, row.attack.steps, row.attack.source
+            )
+            for name, row in self.manifest.perturbations.items()
+            if row.attack is not None
         }
 
     @property
     def without_denoising(self) -> dict[str, str]:
         """Arms that denoise -> the same model without."""
-        described = self.manifest.get("models", {})
-        return {key: arm["without_denoising"] for key, arm in described.items() if "without_denoising" in arm}
+        described = self.manifest.models
+        return {key: arm.without_denoising for key, arm in described.items() if arm.without_denoising is not None}
 
     @property
     def names(self) -> DisplayNames:
@@ -85,7 +109,7 @@ class Sweep(NamedTuple):
 
     def unit(self, perturbation: str) -> str:
         """What a perturbation's level is counted in; empty where the manifest does not say."""
-        return str(self.manifest.get("perturbations", {}).get(perturbation, {}).get("unit", ""))
+        return str(self.manifest.perturbations.get(perturbation, PerturbationEntry()).unit)
 
 
 def read_sweep(folder: Path) -> Sweep:
@@ -101,30 +125,33 @@ def read_sweep(folder: Path) -> Sweep:
     return _sweep(folder, load_results(folder / "results.csv"), _manifest(folder))
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def _manifest(folder: Path) -> Manifest:
     try:
-        return dict(json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
+        return read_manifest(folder / "manifest.json")
     except FileNotFoundError:
         raise UserError(f"No manifest.json in {folder}: give the output folder of `nnunet-robust sweep`.") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{folder / 'manifest.json'} is not JSON ({error}): run the sweep again.") from error
 
 
-def _sweep(folder: Path, results: pd.DataFrame, manifest: dict[str, Any]) -> Sweep:
-    sweep = Sweep(folder, manifest, results, results, [], None)
+def _sweep(folder: Path, results: pd.DataFrame, manifest: Manifest) -> Sweep:
+    sweep = Sweep(folder, manifest, results, results, [])
     rows, left_out = comparable(results, sweep.series, sweep.names)
     if rows.empty:
         raise UserError(
             f"Nothing in {folder} can be compared yet: no case is complete for every model; go on with the sweep."
         )
-    inputs, reliability, bounds = (_table(folder / f"{name}.csv") for name in ("inputs", "reliability", "bounds"))
-    return sweep._replace(
-        rows=rows,
-        left_out=[*_holes(folder, sweep.datasets), *left_out],
-        inputs=inputs,
-        reliability=None if reliability is None else beside(rows, reliability),
-        bounds=None if bounds is None else beside(rows, bounds),
-    )
+    left_out = [*_holes(folder, sweep.datasets), *left_out]
+    return sweep._replace(rows=rows, left_out=left_out, tables=_tables(folder, rows))
+
+
+def _tables(folder: Path, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    found = {table: _table(table.file(folder)) for table in TABLES if table.reported}
+    return {
+        table.name: beside(rows, stored) if table.per_arm else stored
+        for table, stored in found.items()
+        if stored is not None
+    }
 
 
 def _table(path: Path) -> pd.DataFrame | None:
@@ -142,7 +169,7 @@ def beside(rows: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         rows: what `comparable` returns.
-        table: the columns `results.IDENTITY` and `results.CONDITION`, the clean images once.
+        table: the columns `tables.IDENTITY` and `tables.CONDITION`, the clean images once.
 
     Returns:
         The table's rows, with `line` and `architecture`; those of the clean images again as level 0 of each
@@ -191,7 +218,7 @@ def read_sweeps(folders: Sequence[Path]) -> list[Sweep]:
             holder[dataset] = folder
     results = load_results(*tables)
     manifests = [_manifest(folder) for folder in folders]
-    models = [arm for manifest in manifests for arm in manifest.get("models", {}).values()]
+    models = [arm for manifest in manifests for arm in manifest.models.values()]
     lines = _ensemble_names(results, models, "line", str)
     architectures = _ensemble_names(results, models, "architecture", without_seed)
     results = results.assign(
@@ -214,7 +241,7 @@ def read_sweeps(folders: Sequence[Path]) -> list[Sweep]:
 
 
 def _ensemble_names(
-    results: pd.DataFrame, models: Iterable[Mapping[str, Any]], column: str, start: Callable[[str], str]
+    results: pd.DataFrame, models: Iterable[ModelEntry], column: str, start: Callable[[str], str]
 ) -> dict[str, str]:
     """Short names of ensembles: "ensemble of 2, uniform" for "ensemble_uniform(nnUNetTrainer+nnUNetTrainerNoSkip)".
 
@@ -228,7 +255,7 @@ def _ensemble_names(
         Name -> short name, of the ensembles alone, and of those alone whose short name no other has.
     """
     of_model = {
-        arm["model"]: f"ensemble of {len(arm['members'])}, {arm['weights']}" for arm in models if "members" in arm
+        arm.model: f"ensemble of {len(arm.members)}, {arm.weights}" for arm in models if arm.members is not None
     }
     arms = results[results["model"].isin(of_model)].drop_duplicates(column).to_dict("records")
     short = {arm[column]: of_model[arm["model"]] + arm[column].removeprefix(start(arm["model"])) for arm in arms}

@@ -21,7 +21,7 @@ import pandas as pd
 from markupsafe import Markup
 from PIL import Image
 
-from nnunet_robust.eval.results.results import ARM, arm_key
+from nnunet_robust.eval.results.tables import ARM, arm_key
 from nnunet_robust.eval.statistics import CLEAN
 
 if TYPE_CHECKING:
@@ -92,8 +92,8 @@ class _Step(NamedTuple):
 
 def _show(sweep: Sweep) -> dict[str, Any]:
     """The stored pictures of one sweep: its lines, and cases -> perturbations -> steps."""
-    chosen = sweep.manifest.get("pictures", {}).get("cases", {})
-    dataset = sweep.manifest.get("dataset", sweep.datasets[0])  # whose pictures they are
+    chosen = sweep.manifest.pictures.cases
+    dataset = sweep.manifest.dataset or sweep.datasets[0]  # whose pictures they are
     rows = sweep.results[sweep.results["dataset"].eq(dataset) & sweep.results["replicate"].eq(0)]
     rows = rows[rows["case"].isin(chosen.values())]
     arms = rows.drop_duplicates("line")
@@ -116,7 +116,7 @@ def _show(sweep: Sweep) -> dict[str, Any]:
 
 
 def _is_white_box(sweep: Sweep, name: str) -> bool:
-    return name in sweep.attacks and not sweep.attacks[name]["source"]
+    return name in sweep.attacks and not sweep.attacks[name].source
 
 
 def _step(

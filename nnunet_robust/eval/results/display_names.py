@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from nnunet_robust.eval.results.manifest import Manifest
 
 
 class DisplayNames(dict[str, str]):
@@ -17,7 +16,7 @@ PLAIN = DisplayNames()
 """Where nothing is known but the names themselves."""
 
 
-def display_names(*manifests: Mapping[str, Any]) -> DisplayNames:
+def display_names(*manifests: Manifest) -> DisplayNames:
     """The display names that sweeps' manifests have: of their perturbations, and of attacks whatever their source.
 
     Args:
@@ -25,8 +24,9 @@ def display_names(*manifests: Mapping[str, Any]) -> DisplayNames:
     """
     names = DisplayNames()
     for manifest in manifests:
-        for name, row in manifest.get("perturbations", {}).items():
-            for known, described in ((row.get("attack", {}).get("name"), row.get("attack", {})), (name, row)):
-                if known and "display_name" in described:
-                    names[known] = described["display_name"]
+        for name, row in manifest.perturbations.items():
+            if row.attack is not None and row.attack.name and row.attack.display_name is not None:
+                names[row.attack.name] = row.attack.display_name
+            if row.display_name is not None:
+                names[name] = row.display_name
     return names

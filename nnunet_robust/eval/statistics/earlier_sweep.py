@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from nnunet_robust.common.digest import digest_of_images
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.eval.results.results import ARM, arm_key
+from nnunet_robust.eval.results.manifest import Identity, Manifest, read_manifest
+from nnunet_robust.eval.results.tables import ARM, arm_key
 from nnunet_robust.eval.statistics import load_results
 
 
@@ -24,14 +24,12 @@ class EarlierSweep:
     Attributes:
         flag: the option that names it, for messages.
         folder: where it is.
-        models: key -> entry, of its manifest.
-        identity: of its manifest.
+        manifest: what it says of itself.
     """
 
     flag: str
     folder: Path
-    models: Mapping[str, Mapping[str, Any]]
-    identity: Mapping[str, Any]
+    manifest: Manifest
 
     @classmethod
     def open(cls, flag: str, folder: Path) -> EarlierSweep:
@@ -44,22 +42,24 @@ class EarlierSweep:
         if not manifest_file.is_file() or not (folder / "results.csv").is_file():
             raise UserError(f"{flag} {folder}: not the folder of a finished sweep")
         try:
-            manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
-            return cls(flag, folder, manifest["models"], manifest["identity"])
+            manifest = read_manifest(manifest_file)
+            manifest.require("models", "identity")
         except (json.JSONDecodeError, KeyError) as error:
             raise UserError(f"{flag} {folder}: {manifest_file.name} is not a sweep's ({error!r})") from error
+        return cls(flag, folder, manifest)
 
-    def check_alike(self, identity: Mapping[str, Any]) -> None:
+    def check_alike(self, identity: Identity) -> None:
         """Make sure that it predicted as this sweep does.
 
         Raises:
             UserError: with another mirroring, precision or checkpoint.
         """
         for name in ("mirroring", "precision", "checkpoint"):
-            if self.identity.get(name) != identity[name]:
+            there, here = getattr(self.manifest.identity, name), getattr(identity, name)
+            if there != here:
                 raise UserError(
-                    f"{self.flag} {self.folder}: its {name} was {self.identity.get(name)!r}, here it is "
-                    f"{identity[name]!r}: predict the calibration cases as these"
+                    f"{self.flag} {self.folder}: its {name} was {there!r}, here it is {here!r}: predict the "
+                    f"calibration cases as these"
                 )
 
     def check_has(self, key: str, checkpoints: Mapping[str, str], remedy: str) -> None:
@@ -68,9 +68,9 @@ class EarlierSweep:
         Raises:
             UserError: it has not; says `remedy` where it has none of that name.
         """
-        if key not in self.models:
+        if key not in self.manifest.models:
             raise UserError(f"{self.flag} {self.folder}: it has no {key}; {remedy}")
-        if self.models[key]["checkpoints"] != checkpoints:
+        if self.manifest.models[key].checkpoints != checkpoints:
             raise UserError(f"{self.flag} {self.folder}: {key} has other checkpoints there: sweep it again")
 
     def key_of(self, trainer: str, checkpoints: Mapping[str, str], tile_size: str) -> str:
@@ -79,9 +79,9 @@ class EarlierSweep:
         Raises:
             UserError: it has none with these checkpoints and tiles.
         """
-        for key, entry in self.models.items():
-            plain = "members" not in entry and "denoise" not in entry
-            if plain and entry["checkpoints"] == checkpoints and entry["tile_size"] == tile_size:
+        for key, entry in self.manifest.models.items():
+            plain = entry.members is None and entry.denoise is None
+            if plain and entry.checkpoints == checkpoints and entry.tile_size == tile_size:
                 return key
         raise UserError(
             f"{self.flag} {self.folder}: no model there has the checkpoints of {trainer}, fold "
@@ -100,7 +100,7 @@ class EarlierSweep:
             UserError: one is.
         """
         images = {digest_of_images(d, channels) for of_set in digests for d in of_set.values() if d}
-        for name, digest in self.identity["cases"].items():
+        for name, digest in self.manifest.identity.cases.items():
             if digest and digest_of_images(digest, channels) in images:
                 raise UserError(
                     f"{self.flag} {self.folder}: case {name!r} is of this sweep too: {why}; take other cases"

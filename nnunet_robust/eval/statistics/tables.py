@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.metrics.metrics import METRIC_INFO
 from nnunet_robust.eval.results.display_names import PLAIN, DisplayNames
-from nnunet_robust.eval.results.results import ARM, SCORES
+from nnunet_robust.eval.results.tables import ARM, SCORES
 
 CLEAN = "clean"  # the perturbation's name in the rows of unperturbed images
 

@@ -14,7 +14,7 @@ from nnunet_robust.eval.attacks.rows import against, perturbation
 from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.inference.precision import torch_threads
 from nnunet_robust.eval.inference.sliding_window import SlidingWindow
-from nnunet_robust.eval.results.results import Condition
+from nnunet_robust.eval.results.tables import Condition
 from nnunet_robust.eval.sweep.scene import Scene
 
 _VALUES_KEPT = 1 << 26

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.denoising.denoiser import Denoiser
 from nnunet_robust.eval.denoising.learned_tolerance import learn
 from nnunet_robust.eval.inference.models import Model
+from nnunet_robust.eval.results.manifest import Identity
 from nnunet_robust.eval.statistics.earlier_sweep import EarlierSweep
 
 WAYS = ("auto", "always")
@@ -19,7 +20,7 @@ def denoised_models(
     models: Sequence[Model],
     ways: Sequence[str],
     origin: Path | None,
-    identity: Mapping[str, Any],
+    identity: Identity,
     digests: Sequence[Mapping[str, str | None]],
 ) -> list[Model]:
     """The models again, with denoising; nothing is loaded again.
@@ -51,10 +52,16 @@ def denoised_models(
             earlier.check_has(model.key, model.checkpoints, "sweep it there, too")
         why = "a threshold that was learned on it says nothing of other images"
         earlier.check_unseen(digests, models[0].channels, why)
-        found += [model.with_denoising(Denoiser(learn(earlier, model.key))) for model in models]
+        found += [with_denoising(model, Denoiser(learn(earlier, model.key))) for model in models]
     if "always" in ways:
-        found += [model.with_denoising(Denoiser()) for model in models]
+        found += [with_denoising(model, Denoiser()) for model in models]
     return found
+
+
+def with_denoising(model: Model, denoiser: Denoiser) -> Model:
+    """The same weights, fed with denoised images; nothing is loaded again."""
+    name, at, dataset = model.trainer.partition("@")
+    return replace(model, trainer=f"{name}{denoiser.label}{at}{dataset}", denoiser=denoiser, plain=model)
 
 
 def notes(models: Sequence[Model]) -> tuple[str, ...]:
@@ -62,5 +69,5 @@ def notes(models: Sequence[Model]) -> tuple[str, ...]:
     return tuple(
         model.denoiser.borne.sentence(model.plain.trainer)
         for model in models
-        if model.plain is not None and model.denoiser is not None and model.denoiser.borne is not None
+        if model.plain is not None and isinstance(model.denoiser, Denoiser) and model.denoiser.borne is not None
     )

@@ -1,4 +1,4 @@
-"""What becomes of a calibration's promises on the images of a sweep, whatever was done to them."""
+"""Whether a calibration's guarantees hold on the images of a sweep, whatever was done to them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from nnunet_robust.eval.conformal.loss_curves import SETTINGS, LossCurve, loss_c
 from nnunet_robust.eval.inference.members import Prediction
 from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.inference.predictor import model_identity, predicted_dice
+from nnunet_robust.eval.results.manifest import CalibrationEntry
 from nnunet_robust.eval.sweep.scene import Scene
 from nnunet_robust.eval.uncertainty.uncertainty import StructureScores
 
 
 @dataclass(frozen=True)
-class Promises:
-    """A calibration that a sweep looks after.
+class Guarantees:
+    """A calibration whose guarantees a sweep checks.
 
     Attributes:
         calibration: of one of the sweep's models.
@@ -33,53 +34,53 @@ class Promises:
     calibration: Calibration
     digest: str
 
-    def described(self) -> dict[str, Any]:
-        """For the manifest."""
-        return {"sha256": self.digest, **self.calibration.described()}
+    def described(self) -> CalibrationEntry:
+        """The calibration as the manifest tells of it."""
+        return CalibrationEntry(sha256=self.digest, **self.calibration.described())
 
-    def rows(self, prediction: Prediction, sure: Mapping[str, StructureScores], scene: Scene) -> list[dict[str, Any]]:
+    def rows(self, prediction: Prediction, scores: Mapping[str, StructureScores], scene: Scene) -> list[dict[str, Any]]:
         """The rows of `bounds.csv` of one prediction, one a structure.
 
         Args:
             prediction: with its members.
-            sure: structure -> its scores.
+            scores: structure -> its scores of uncertainty.
             scene: the case.
         """
-        found = prediction.found
-        assert found is not None
-        heads = scene.heads
+        uncertainty = prediction.found
+        assert uncertainty is not None
+        layout = scene.label_layout
         valid = None if scene.ignore_label is None else scene.label != scene.ignore_label
         made = []
         for name, bounds in self.calibration.bounds.items():
-            reference, segmentation = heads.mask(scene.label, name), heads.mask(prediction.labels, name)
-            probability = np.clip(found.mean[heads.index[name]], 0, 1)  # rounding goes beyond
+            reference, segmentation = layout.mask(scene.label, name), layout.mask(prediction.labels, name)
+            probability = np.clip(uncertainty.mean[layout.index[name]], 0, 1)  # rounding goes beyond
             curves = loss_curves(reference, segmentation, scene.spacing_mm, probability, valid)
             row: dict[str, Any] = {"label": name}
             row |= {kind: _loss(curves[kind], kind, bound.setting) for kind, bound in bounds.items()}
             interval = self.calibration.intervals.get(name)
             ends: Sequence[Any] = ("", "")
             if interval is not None:
-                ends = interval.around(predicted_dice(sure[name], found.n_members), sure[name].entropy_bits)
+                ends = interval.around(predicted_dice(scores[name], uncertainty.n_members), scores[name].entropy_bits)
             made.append({**row, "dice_low": ends[0], "dice_high": ends[1]})
         return made
 
 
 def _loss(curve: LossCurve, kind: Any, setting: float | None) -> Any:
-    """The share of the object that is missed, or of the mask that is not object; nothing where nothing was promised."""
+    """The share of the object that is missed, or of the mask that is not object; empty without a guarantee."""
     if setting is None or (kind.startswith("outer") and curve.of[0] == 0):
         return ""
     (where,) = np.nonzero(SETTINGS[kind] == setting)
     return float(curve.losses[where[0]])
 
 
-def read_promises(
+def read_guarantees(
     files: Sequence[Path],
     models: Sequence[Model],
     members: Sequence[str],
     precision: str,
     digests: Sequence[Mapping[str, str | None]],
     patients: Mapping[str, str],
-) -> dict[str, Promises]:
+) -> dict[str, Guarantees]:
     """Model key -> the calibration of that model.
 
     Args:
@@ -93,7 +94,7 @@ def read_promises(
     Raises:
         UserError: a file is no calibration, is of no model of the sweep, or was made on one of its cases.
     """
-    found: dict[str, Promises] = {}
+    found: dict[str, Guarantees] = {}
     for path in files:
         calibration = read_calibration(path)
         identities = {model.key: model_identity(model, members, precision) for model in models}
@@ -110,7 +111,7 @@ def read_promises(
             raise UserError(f"--calibration {path}: {fits[0]} has one already: give one for each model")
         for of_set in digests:
             calibration.check_unseen({name: digest for name, digest in of_set.items() if digest}, patients)
-        found[fits[0]] = Promises(calibration, sha256(path))
+        found[fits[0]] = Guarantees(calibration, sha256(path))
     return found
 
 

@@ -1,10 +1,11 @@
-"""The manifest: what a reader needs to trust a sweep's numbers, or to make them again."""
+"""What the manifest says of a run."""
 
 from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,16 @@ import torch
 
 from nnunet_robust.eval.attacks.rows import perturbation
 from nnunet_robust.eval.inference.ensembles import Ensemble
-from nnunet_robust.eval.inference.models import Model
-from nnunet_robust.eval.sweep.guarantees import Promises
-from nnunet_robust.eval.sweep.series import SeriesSet
+from nnunet_robust.eval.results.manifest import (
+    Identity,
+    ImagesEntry,
+    Manifest,
+    ModelEntry,
+    PerturbationEntry,
+)
+from nnunet_robust.eval.sweep.arms import Arm
+from nnunet_robust.eval.sweep.guarantees import Guarantees
+from nnunet_robust.eval.sweep.plan import SweepPlan
 from nnunet_robust.eval.uncertainty.uncertainty import BAND_MM
 
 ASSUMPTIONS = (
@@ -55,97 +63,101 @@ _PACKAGES = (
 )
 
 
-def describe(
-    before: Mapping[str, Any],
-    identity: Mapping[str, Any],
-    parameters: Mapping[str, Any],
-    conditions: Mapping[str, Sequence[float]],
-    attacks: Mapping[str, Mapping[str, Any]],
-    series: Iterable[tuple[SeriesSet, Mapping[str, str]]],
-    arms: Iterable[Model | Ensemble],
-    promises: Mapping[str, Promises],
-    device: torch.device,
-) -> dict[str, Any]:
-    """A manifest, with this run's models and perturbations added to those of earlier runs.
+def describe(before: Manifest, plan: SweepPlan) -> Manifest:
+    """A manifest, with the models and perturbations of a plan added to those of earlier runs.
 
     Args:
         before: the manifest of earlier runs into the same folder; empty for the first.
-        identity: what results must share to stand beside one another (dataset, seed, cases, ...).
-        parameters: further settings of this run.
-        conditions: perturbation -> levels of this run.
-        attacks: those of them that are attacks -> what more is to be known of each.
-        series: this run's test sets, each with the digests of its cases' files.
-        arms: this run's models and their ensembles.
-        promises: model key -> its calibration.
-        device: where they predict.
-
-    Returns:
-        JSON-ready.
+        plan: of this run.
     """
-    described = dict(before.get("models", {}))
-    for arm in arms:
-        model = arm.models[0] if isinstance(arm, Ensemble) else arm
-        described[arm.key] = {
-            **described.get(arm.key, {}),  # with what was chosen for it
-            **arm.arm,
-            **_made_of(arm),
-            **({"calibration": promises[arm.key].described()} if arm.key in promises else {}),
-            "checkpoints": arm.checkpoints,
-            "images": {
-                "file_ending": model.predictor.dataset_json["file_ending"],
-                "channels": model.channels,
-                "reader": type(model.reader).__name__,
-            },
-        }
-    perturbations = dict(before.get("perturbations", {}))
-    for name, levels in conditions.items():
+    models = dict(before.models)
+    for arm in plan.arms:
+        models[arm.key] = _described(models.get(arm.key, ModelEntry()), arm, plan.guarantees.get(arm.key))
+    perturbations = dict(before.perturbations)
+    for name, levels in plan.levels.items():
         row = perturbation(name)
-        known = perturbations.get(name, {}).get("levels", [])
-        all_levels = sorted({float(level) for level in (*known, *levels)})
-        perturbations[name] = {
-            "levels": all_levels,
-            "unit": row.unit,
-            "reference": row.reference,
-            "display_name": row.display_name,
-            **{fact: value for fact, value in (("control", row.control), ("source", row.source)) if value},
-            **({"attack": dict(attacks[name])} if name in attacks else {}),
-        }
-    for test_set, digests in series:
-        name, level = test_set.condition.perturbation, test_set.condition.level
-        files = {**perturbations.get(name, {}).get("series", {}), f"{level:g}": dict(digests)}
-        levels = sorted({*perturbations.get(name, {}).get("levels", []), level})
-        perturbations[name] = {"levels": levels, "unit": test_set.unit, "series": files}
+        perturbations[name] = PerturbationEntry(
+            levels=_levels(perturbations, name, levels),
+            unit=row.unit,
+            reference=row.reference,
+            display_name=row.display_name,
+            control=row.control or None,
+            source=row.source or None,
+            attack=plan.attacks.get(name),
+        )
+    for of_set in plan.cases.series:
+        name, level = of_set.test_set.condition.perturbation, of_set.test_set.condition.level
+        known = perturbations.get(name, PerturbationEntry()).series or {}
+        perturbations[name] = PerturbationEntry(
+            levels=_levels(perturbations, name, [level]),
+            unit=of_set.test_set.unit,
+            series={**known, f"{level:g}": of_set.digests},
+        )
+    return Manifest(
+        dataset=plan.identity.dataset,
+        identity=plan.identity,
+        models=models,
+        perturbations=perturbations,
+        parameters=_settings(plan),
+        seed=plan.identity.seed,
+        device=_device_name(plan.device),
+        versions={"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}},
+        git_commit=_git_commit(),
+        assumptions=_assumptions(plan.identity, models.values(), perturbations.values()),
+        pictures=before.pictures,
+    )
+
+
+def _settings(plan: SweepPlan) -> dict[str, Any]:
+    parameters = plan.parameters
     return {
-        "dataset": identity["dataset"],
-        "identity": dict(identity),
-        "models": described,
-        "perturbations": perturbations,
-        "parameters": dict(parameters),
-        "seed": identity["seed"],
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{device.type} {platform.machine()}",
-        "versions": {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}},
-        "git_commit": _git_commit(),
-        "assumptions": [
-            *ASSUMPTIONS,
-            *([SERIES_ASSUMPTION] if any("series" in p for p in perturbations.values()) else []),
-            *([ATTACK_ASSUMPTION] if any("attack" in p for p in perturbations.values()) else []),
-            *([UNCERTAINTY_ASSUMPTION] if identity["members_by"] else []),
-            *([DENOISED_ASSUMPTION] if any("denoise" in model for model in described.values()) else []),
-            *([EXPERTS_ASSUMPTION] if identity["reference"] else []),
-        ],
-        "pictures": before.get("pictures", {"cases": {}}),
+        "images": None if parameters.images is None else str(parameters.images),
+        "labels": [str(folder) for folder in parameters.labels],
+        "replicates": parameters.replicates,
+        "tile_step_size": 0.5,
+        "workers": plan.workers,
     }
 
 
-def _made_of(arm: Model | Ensemble) -> dict[str, Any]:
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {platform.machine()}"
+
+
+def _described(before: ModelEntry, arm: Arm, guarantees: Guarantees | None) -> ModelEntry:
+    """An arm's entry, with what an earlier run has stored of it, such as how its network was run."""
+    model = arm.models[0] if isinstance(arm, Ensemble) else arm
+    images = ImagesEntry(
+        file_ending=model.predictor.dataset_json["file_ending"],
+        channels=model.channels,
+        reader=type(model.reader).__name__,
+    )
+    known: dict[str, Any] = {**arm.arm, "checkpoints": arm.checkpoints, "images": images}
     if isinstance(arm, Ensemble):
-        return {"kind": "ensemble", "members": [model.key for model in arm.models], "weights": arm.weighting}
-    if arm.denoiser is None or arm.plain is None:
-        return {"kind": "model", "folder": str(arm.folder)}
-    described = {"denoise": arm.denoiser.described(), "without_denoising": arm.plain.key}
-    return {"kind": "denoised", "folder": str(arm.folder), **described}
+        known |= {"kind": "ensemble", "members": [member.key for member in arm.models], "weights": arm.weighting}
+    else:
+        known |= {"kind": "model", "folder": str(arm.folder)}
+        if arm.denoiser is not None and arm.plain is not None:
+            known |= {"kind": "denoised", "denoise": arm.denoiser.described(), "without_denoising": arm.plain.key}
+    if guarantees is not None:
+        known["calibration"] = guarantees.described()
+    return replace(before, **known)
+
+
+def _levels(known: Mapping[str, PerturbationEntry], name: str, levels: Iterable[float]) -> list[float]:
+    return sorted({*map(float, known.get(name, PerturbationEntry()).levels), *map(float, levels)})
+
+
+def _assumptions(
+    identity: Identity, models: Iterable[ModelEntry], perturbations: Collection[PerturbationEntry]
+) -> list[str]:
+    return [
+        *ASSUMPTIONS,
+        *([SERIES_ASSUMPTION] if any(row.series is not None for row in perturbations) else []),
+        *([ATTACK_ASSUMPTION] if any(row.attack is not None for row in perturbations) else []),
+        *([UNCERTAINTY_ASSUMPTION] if identity.members_by else []),
+        *([DENOISED_ASSUMPTION] if any(model.denoise is not None for model in models) else []),
+        *([EXPERTS_ASSUMPTION] if identity.reference else []),
+    ]
 
 
 def _git_commit() -> str | None:

@@ -1,4 +1,4 @@
-"""What the user asked of a sweep, and what that comes to: conditions, device, models, cases, test sets."""
+"""What the user asked of a sweep, and the conditions and sources of attacks that this comes to."""
 
 from __future__ import annotations
 
@@ -11,18 +11,14 @@ import torch
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.folders import model_folder
 from nnunet_robust.eval.attacks.rows import STEPS, perturbation
-from nnunet_robust.eval.images.cases import CaseFiles
 from nnunet_robust.eval.images.selection import CaseSelection
 from nnunet_robust.eval.inference.models import Model
-from nnunet_robust.eval.inference.selection import ModelSelection, check_alike, interface, load_selected
-from nnunet_robust.eval.results.results import Condition
+from nnunet_robust.eval.inference.selection import ModelSelection, check_alike, load_selected
+from nnunet_robust.eval.results.tables import Condition
 from nnunet_robust.eval.sweep.conditions import with_attacks
-from nnunet_robust.eval.sweep.series import SeriesSet, read_series
 
 SELF = "self"
 """As a source of attacks: every model gets attacks on itself."""
-
-Series = list[tuple[SeriesSet, list[CaseFiles]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,14 +216,3 @@ def attacked_conditions(parameters: SweepParameters, sources: Mapping[str, Model
 def _on_themselves(parameters: SweepParameters) -> bool:
     """Whether every model gets attacks on itself."""
     return not parameters.attack_sources or SELF in parameters.attack_sources
-
-
-def series_of(parameters: SweepParameters, cases: list[CaseFiles], models: list[Model]) -> Series:
-    """The test sets of the series, each with its cases."""
-    if parameters.series is None:
-        return []
-    shared, patients = interface(models[0]), {case.name: case.patient for case in cases}
-    if len(parameters.labels) > 1:
-        raise UserError("--series has one label for each image: sweep it apart from several experts (-l A B)")
-    sets = read_series(parameters.series)
-    return [(test_set, test_set.cases(shared["file ending"], shared["channels"], patients)) for test_set in sets]

@@ -18,7 +18,7 @@ from nnunet_robust.eval.images.image_quality import image_quality
 from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.inference.precision import torch_threads
 from nnunet_robust.eval.metrics.metrics import Reference
-from nnunet_robust.eval.results.results import Condition, cell
+from nnunet_robust.eval.results.tables import Condition, cell
 from nnunet_robust.perturbations import Extra, measure, perturb, robust_range
 
 
@@ -35,7 +35,7 @@ class Scene:
         properties: what nnU-Net's reader gave beside the image.
         label: the reference segmentation (*spatial).
         reference: the same, ready to be compared with predictions.
-        heads: what the models' outputs stand for.
+        label_layout: what the models' outputs stand for.
         spacing_mm: the voxel's size along each axis.
         experts: where several have drawn the case, each one's labels, 0 where the reference is to be ignored.
         foreground: bool (*spatial), where the reference has any structure.
@@ -53,7 +53,7 @@ class Scene:
         self._clean, self.spacing_mm = torch.from_numpy(loaded.image), loaded.spacing_mm
         self.ignore_label = model.ignore_label
         self._values = [value for value in model.label_names if value not in (0, self.ignore_label)]
-        self.heads = model.label_layout
+        self.label_layout = model.label_layout
         self.foreground = (self.label > 0) & (True if self.ignore_label is None else self.label != self.ignore_label)
         self.bounds = robust_range(self._clean)
         self.slice = pictures.display_slice(self.label)

@@ -17,12 +17,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.attacks.rows import PERTURBATIONS
-from nnunet_robust.eval.images.cases import CaseFiles, cases_of_folders
-from nnunet_robust.eval.results.results import Condition
+from nnunet_robust.eval.images.cases import CaseFiles, cases_of_folders, sha256_of_case
+from nnunet_robust.eval.results.manifest import Manifest, PerturbationEntry
+from nnunet_robust.eval.results.tables import Condition
 
 _COLUMNS = ("perturbation", "level", "images", "labels")
 
@@ -100,33 +100,67 @@ def read_series(path: Path) -> list[SeriesSet]:
     return sets
 
 
-def new_sets(
-    output: Path, manifest: Mapping[str, Any], sets: Sequence[SeriesSet], digests: Sequence[Mapping[str, str]]
-) -> list[int]:
+@dataclass(frozen=True)
+class SeriesCases:
+    """A test set with its cases.
+
+    Attributes:
+        test_set: the row of the series.
+        cases: its cases, by name.
+        digests: case -> digest of its files.
+    """
+
+    test_set: SeriesSet
+    cases: Sequence[CaseFiles]
+    digests: Mapping[str, str]
+
+
+def series_cases(
+    path: Path | None, labels: Sequence[Path], cases: Sequence[CaseFiles], file_ending: str, channels: int
+) -> list[SeriesCases]:
+    """Find the cases of each test set of a series.
+
+    Args:
+        path: the `series.csv`; None for no series.
+        labels: the folders of the sweep's own labels.
+        cases: the sweep's own cases: the same name is the same patient.
+        file_ending: of the dataset.
+        channels: of the dataset.
+
+    Raises:
+        UserError: see `read_series` and `SeriesSet.cases`, or the sweep's own labels are of several experts.
+    """
+    if path is None:
+        return []
+    if len(labels) > 1:
+        raise UserError("--series has one label for each image: sweep it apart from several experts (-l A B)")
+    patients = {case.name: case.patient for case in cases}
+    found = [(test_set, test_set.cases(file_ending, channels, patients)) for test_set in read_series(path)]
+    return [SeriesCases(row, of_set, {case.name: sha256_of_case(case) for case in of_set}) for row, of_set in found]
+
+
+def new_sets(output: Path, manifest: Manifest, series: Sequence[SeriesCases]) -> list[SeriesCases]:
     """Which test sets an output folder does not hold yet.
 
     Args:
         output: the folder.
-        manifest: its manifest.
-        sets: the test sets of this run.
-        digests: of each set, case -> digest of its files.
-
-    Returns:
-        Their numbers in `sets`.
+        manifest: the manifest of the folder.
+        series: the test sets of this run.
 
     Raises:
         UserError: one that it holds has changed, in a file or in its cases.
     """
     new = []
-    for number, (test_set, files) in enumerate(zip(sets, digests, strict=True)):
-        name, level = test_set.condition.perturbation, f"{test_set.condition.level:g}"
-        known = manifest.get("perturbations", {}).get(name, {}).get("series", {}).get(level)
+    for of_set in series:
+        condition = of_set.test_set.condition
+        stored = manifest.perturbations.get(condition.perturbation, PerturbationEntry()).series or {}
+        known = stored.get(f"{condition.level:g}")
         if known is None:
-            new.append(number)
-        elif changed := sorted(dict(set(known.items()) ^ set(files.items()))):
+            new.append(of_set)
+        elif changed := sorted(dict(set(known.items()) ^ set(of_set.digests.items()))):
             raise UserError(
-                f"{output} holds results of another test set {test_set.condition.name}: {changed[0]!r} has changed, is "
-                f"new or is gone: take a new folder for -o"
+                f"{output} holds results of another test set {condition.name}: {changed[0]!r} has changed, is new or "
+                f"is gone: take a new folder for -o"
             )
     return new
 

@@ -22,7 +22,8 @@ from filelock import FileLock
 from nnunet_robust.common import processes
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.images.cases import CaseFiles
-from nnunet_robust.eval.results.results import Condition, is_disk_full
+from nnunet_robust.eval.results.parts import is_disk_full
+from nnunet_robust.eval.results.tables import Condition
 
 BEAT_SECONDS = 10.0
 STALE_SECONDS = 120.0

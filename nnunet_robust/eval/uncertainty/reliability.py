@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.eval.results.results import N_BINS
+from nnunet_robust.eval.results.tables import N_BINS
 from nnunet_robust.eval.uncertainty.label_layout import LabelLayout, blocks
 
 CONFIDENCE_ROW = "(confidence)"

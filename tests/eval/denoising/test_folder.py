@@ -28,6 +28,7 @@ from nnunet_robust.eval.images.image_quality import image_quality
 from nnunet_robust.eval.inference import precision
 from nnunet_robust.eval.inference.devices import device_of
 from nnunet_robust.eval.inference.selection import models_of
+from nnunet_robust.eval.sweep.denoised_arms import with_denoising
 from nnunet_robust.eval.sweep.sweep import SweepParameters, run_sweep
 from tests.conftest import here
 from tests.eval.sweep.test_sweep import Silent, read
@@ -64,7 +65,7 @@ def test_the_stock_prediction_of_the_folder_is_that_of_the_sweeps_denoised_arm(
     )  # fmt: skip
     (model,) = models_of(parameters, volumes, device_of("cpu"))
     denoiser = Denoiser(THRESHOLD)
-    monkeypatch.setattr("nnunet_robust.eval.sweep.sweep.denoised_models", lambda m, *_: [m[0].with_denoising(denoiser)])
+    monkeypatch.setattr("nnunet_robust.eval.sweep.plan.denoised_models", lambda m, *_: [with_denoising(m[0], denoiser)])
     run_sweep(parameters, Silent())
     done, failed = denoise_folder(find_images(noisy / "imagesTs", ".nii.gz"), noisy / "for_prediction", model, denoiser)
     assert not failed and set(done) == {"test_0", "test_1", "noisy_test_0", "noisy_test_1"}
@@ -80,7 +81,9 @@ def test_the_stock_prediction_of_the_folder_is_that_of_the_sweeps_denoised_arm(
         predict_entry_point, "-i", noisy / "for_prediction", "-o", stock, "-d", volumes, "-c", "3d_fullres",
         "-tr", volume_model, "-f", "0", "-device", "cpu", "-npp", "0", "-nps", "0", "--disable_tta",
     )  # fmt: skip
-    plain, ours = (noisy / "out" / "predictions" / arm.key / "clean" for arm in (model, model.with_denoising(denoiser)))
+    plain, ours = (
+        noisy / "out" / "predictions" / arm.key / "clean" for arm in (model, with_denoising(model, denoiser))
+    )
     for name in done:
         assert np.array_equal(read(ours / f"{name}.nii.gz"), read(stock / f"{name}.nii.gz"))
         assert sitk.ReadImage(str(stock / f"{name}.nii.gz")).GetSpacing() == (1.0, 1.0, 3.0)

@@ -22,7 +22,7 @@ from nnunet_robust.eval.inference.ensembles import WEIGHTINGS, Ensemble
 from nnunet_robust.eval.inference.members import Members
 from nnunet_robust.eval.inference.models import Model, load_model
 from nnunet_robust.eval.inference.sliding_window import SlidingWindow
-from nnunet_robust.eval.results.results import ARM, SCORES, arm_key
+from nnunet_robust.eval.results.tables import ARM, SCORES, arm_key
 from nnunet_robust.eval.sweep.sweep import SweepParameters, run_sweep
 from nnunet_robust.eval.uncertainty.uncertainty import BAND_MM, neighbourhood
 from nnunet_robust.eval.uncertainty.weights import CompetenceCurve

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -255,8 +256,9 @@ def test_a_comparison_tells_attacks_apart(folder: Path, tmp_path: Path) -> None:
     assert NAMES[A] in said[4]
     assert "under PGD, l∞ at level 0.05" in said[4]
     assert said[5] == "Attacks whose images were made against one model are in none of these sentences."
-    later = {**again.manifest["perturbations"]["pgd_linf"], "attack": {**again.attacks["pgd_linf"], "steps": 40}}
-    more = {**again.manifest, "perturbations": {**again.manifest["perturbations"], "pgd_linf": later}}
+    later = again.manifest.perturbations["pgd_linf"]
+    later = replace(later, attack=replace(later.attack, steps=40))
+    more = replace(again.manifest, perturbations={**again.manifest.perturbations, "pgd_linf": later})
     differs, _ = manifest_differences(read_sweep(folder).manifest, more)
     assert differs == [("steps of PGD, l∞", str(STEPS), "40")]
     page = write_comparison(folder, again.folder, tmp_path).read_text()

@@ -20,6 +20,7 @@ from nnunet_robust.eval.report.compare import Comparison, compare
 from nnunet_robust.eval.report.compare_page import comparison_sentences, manifest_differences, write_comparison
 from nnunet_robust.eval.report.read import read_sweep
 from nnunet_robust.eval.results.display_names import DisplayNames
+from nnunet_robust.eval.results.manifest import Manifest
 from tests.eval.sweep_output import MODELS, write_sweep_output
 
 PLAIN, NOSKIP = (name.removesuffix("_seed1") for name in MODELS)
@@ -293,8 +294,8 @@ def test_sentences_tell_the_direction() -> None:
 
 
 def test_manifests_are_compared_setting_by_setting() -> None:
-    def manifest(torch: str, digest: str, seed: int) -> dict:
-        return {
+    def manifest(torch: str, digest: str, seed: int) -> Manifest:
+        stored = {
             "dataset": "A",
             "seed": seed,
             "identity": {"dataset": "A", "seed": seed, "precision": "exact", "cases": {"a": torch}},
@@ -302,10 +303,11 @@ def test_manifests_are_compared_setting_by_setting() -> None:
             "models": {"m": {"folder": torch, "checkpoints": {"0": digest * 20}, "choices": {"backend": "torch"}}},
             "pictures": {"cases": {"good": torch}},
         }
+        return Manifest.from_json(stored)
 
     differs, same = manifest_differences(manifest("2.9", "ab", 0), manifest("2.10", "cd", 0))
     assert differs == [("versions: torch", "2.9", "2.10"), ("checkpoint of m, fold 0", "ab" * 8, "cd" * 8)]
     assert same == ["seed", "identity: precision", "versions: numpy", "backend of m"]
-    differs, _ = manifest_differences(manifest("2.9", "ab", 0), {"seed": 1})
+    differs, _ = manifest_differences(manifest("2.9", "ab", 0), Manifest.from_json({"seed": 1}))
     assert ("seed", "0", "1") in differs
     assert ("versions: numpy", "2", "–") in differs

@@ -27,7 +27,7 @@ from nnunet_robust.eval.report.promises import (
 from nnunet_robust.eval.report.ranking import main_scores
 from nnunet_robust.eval.report.read import read_sweeps
 from nnunet_robust.eval.results.display_names import PLAIN
-from nnunet_robust.eval.results.results import ARM
+from nnunet_robust.eval.results.tables import ARM
 from nnunet_robust.eval.statistics import bca_intervals, bootstrap_interval
 from nnunet_robust.eval.uncertainty.reliability import CONFIDENCE_ROW
 from tests.eval.sweep_output import write_sweep_output

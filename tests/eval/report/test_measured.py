@@ -10,6 +10,7 @@ import pytest
 
 from nnunet_robust.eval.report.measured import over_divergence, over_ratio, points
 from nnunet_robust.eval.report.read import Sweep
+from nnunet_robust.eval.results.manifest import Manifest
 
 _FIXED = {"dataset": "D", "replicate": 0.0, "label": "1", "outcome": "ok", "series": False, "case": "c"}
 
@@ -18,10 +19,10 @@ def _sweep(rows: pd.DataFrame, inputs: pd.DataFrame | None, series: tuple[str, .
     rows = rows.assign(**{name: value for name, value in _FIXED.items() if name not in rows})
     rows["case"] = rows["patient"]
     rows["line"] = rows["architecture"]
-    manifest = {"perturbations": {name: {"series": {}} for name in series}}
+    manifest = Manifest.from_json({"perturbations": {name: {"series": {}} for name in series}})
     if inputs is not None:
         inputs = inputs.assign(dataset="D", replicate=0)
-    return Sweep(Path("out"), manifest, rows, rows, [], inputs)
+    return Sweep(Path("out"), manifest, rows, rows, [], {} if inputs is None else {"inputs": inputs})
 
 
 def _noise(n_patients: int = 24) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -13,7 +13,9 @@ import pytest
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.results.failures import Failure, combine_failures, record, recorded
-from nnunet_robust.eval.results.results import Condition, Part, combine, open_manifest
+from nnunet_robust.eval.results.manifest import Identity, open_manifest
+from nnunet_robust.eval.results.parts import Part, combine
+from nnunet_robust.eval.results.tables import Condition
 
 COLUMNS = ("case", "perturbation", "level", "replicate", "label", "dice")
 CLEAN, NOISE, MORE = Condition.clean(), Condition("noise", 0.1), Condition("noise", 0.25, 1)
@@ -153,10 +155,10 @@ def test_a_case_that_could_not_be_read_may_be_mended(tmp_path: Path) -> None:
     path.parent.mkdir()
     path.write_text('{"identity": {"seed": 1, "cases": {"a": "1", "b": null}}}')
     for digest in ("2", None):
-        assert open_manifest(path, {"seed": 1, "cases": {"a": "1", "b": digest}})
+        assert open_manifest(path, Identity(seed=1, cases={"a": "1", "b": digest}))
     for cases in ({"a": None, "b": None}, {"a": "3", "b": None}, {"a": "1"}, {"a": "1", "b": None, "c": "4"}):
         with pytest.raises(UserError, match="another sweep"):
-            open_manifest(path, {"seed": 1, "cases": cases})
+            open_manifest(path, Identity(seed=1, cases=cases))
 
 
 def test_failures_are_listed_until_they_succeed(tmp_path: Path) -> None:

@@ -29,8 +29,9 @@ from nnunet_robust.eval.inference.selection import models_of
 from nnunet_robust.eval.inference.sliding_window import SlidingWindow
 from nnunet_robust.eval.report import analyse, write_report
 from nnunet_robust.eval.report.attacks import NOISE
-from nnunet_robust.eval.results.results import ARM, Condition, arm_key
-from nnunet_robust.eval.sweep.attack_settings import described_attacks, refuse_other_attacks
+from nnunet_robust.eval.results.manifest import Manifest, PerturbationEntry
+from nnunet_robust.eval.results.tables import ARM, Condition, arm_key
+from nnunet_robust.eval.sweep.attack_settings import attack_settings, refuse_other_attacks
 from nnunet_robust.eval.sweep.attacker import Attacker
 from nnunet_robust.eval.sweep.conditions import with_attacks
 from nnunet_robust.eval.sweep.parameters import sources_of
@@ -220,20 +221,20 @@ def test_bad_input_is_one_line(parameters: SweepParameters, changes: dict, messa
 def test_a_folder_holds_attacks_of_one_kind(parameters: SweepParameters) -> None:
     trainer = parameters.trainers[0]
     asked = replace(parameters, conditions={"pgd_linf": (0.05,)}, trainers=[trainer], attack_steps=1)
-    manifest = {"perturbations": {}}
+    manifest = Manifest()
     models = models_of(asked, "Dataset901_Textures", CPU)
     sources = sources_of(replace(asked, attack_sources=[trainer]), models, "Dataset901_Textures", CPU)
     names = ["fgsm_l2", "pgd_linf", f"pgd_linf_from_{trainer}"]
-    for name, attack in described_attacks(names, 3, sources).items():
+    for name, attack in attack_settings(names, 3, sources).items():
         refuse_other_attacks(asked.output, manifest, {name: attack})
-        manifest["perturbations"][name] = {"attack": attack}
-    refuse_other_attacks(asked.output, manifest, described_attacks(["fgsm_linf"], 4, sources))  # it has one step anyway
+        manifest = Manifest(perturbations={**manifest.perturbations, name: PerturbationEntry(attack=attack)})
+    refuse_other_attacks(asked.output, manifest, attack_settings(["fgsm_linf"], 4, sources))  # it has one step anyway
     for name in ("pgd_linf", "cospgd_l2", f"segpgd_l2_from_{trainer}"):
         with pytest.raises(UserError, match=r"holds pgd_linf of 3 steps, not 4: take a new folder.*--attack-steps 3"):
-            refuse_other_attacks(asked.output, manifest, described_attacks([name], 4, sources))
+            refuse_other_attacks(asked.output, manifest, attack_settings([name], 4, sources))
     tiles = {trainer: models[0].with_tile_size("32")}  # another window, another image
     with pytest.raises(UserError, match=f"holds pgd_linf_from_{trainer} of another model of that name"):
-        refuse_other_attacks(asked.output, manifest, described_attacks(names, 3, tiles))
+        refuse_other_attacks(asked.output, manifest, attack_settings(names, 3, tiles))
 
 
 def test_models_of_one_name_are_told_apart_or_refused(parameters: SweepParameters, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_every_image_is_left_alone_or_denoised_by_its_noise_and_the_rows_are_tho
     architectures = {name.replace("_seed1", "") for name in found}
     assert set(sweep.rows["architecture"]) == architectures and not sweep.left_out
     assert list(dict.fromkeys("denoise" in name for name in sweep.rows["architecture"])) == [False, True]
-    assert any("+denoise" in sentence for sentence in sweep.manifest["assumptions"])
+    assert any("+denoise" in sentence for sentence in sweep.manifest.assumptions)
 
 
 def test_the_threshold_is_learned_from_the_earlier_sweeps_tables(
@@ -133,9 +133,9 @@ def test_an_ensemble_has_the_models_as_they_are(parameters: SweepParameters) -> 
 
 def test_names_and_preprocessing_of_denoised_models(parameters: SweepParameters, textures: str, nnunet: Path) -> None:
     (model,) = models_of(replace(parameters, trainers=parameters.trainers[:1]), textures, device_of("cpu"))
-    always = model.with_denoising(Denoiser())
+    always = arms.with_denoising(model, Denoiser())
     assert always.trainer == model.trainer + "+denoise_always" and always.predictor is model.predictor
-    abroad = replace(model, trainer="nnUNetTrainer_seed1@Dataset001_A").with_denoising(Denoiser())
+    abroad = arms.with_denoising(replace(model, trainer="nnUNetTrainer_seed1@Dataset001_A"), Denoiser())
     assert abroad.trainer == "nnUNetTrainer_seed1+denoise_always@Dataset001_A"
     assert always.preprocessing != model.preprocessing == replace(model).preprocessing
     raw = nnunet / "nnUNet_raw" / textures

@@ -21,7 +21,7 @@ from nnunet_robust.eval.images import pictures
 from nnunet_robust.eval.inference import models as models_module
 from nnunet_robust.eval.inference import precision
 from nnunet_robust.eval.inference.sliding_window import SlidingWindow
-from nnunet_robust.eval.results.results import Part
+from nnunet_robust.eval.results.parts import Part
 from nnunet_robust.eval.sweep import scene
 from nnunet_robust.eval.sweep.sweep import SweepParameters, run_sweep
 from tests.eval.noted_sweep import start

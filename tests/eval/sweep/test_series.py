@@ -15,7 +15,7 @@ from PIL import Image
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.report import summary_table, write_report
-from nnunet_robust.eval.results.results import Condition
+from nnunet_robust.eval.results.tables import Condition
 from nnunet_robust.eval.statistics import comparable, curves, load_results, summary
 from nnunet_robust.eval.sweep.series import read_series
 from nnunet_robust.eval.sweep.sweep import SweepParameters, run_sweep

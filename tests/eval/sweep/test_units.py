@@ -15,7 +15,7 @@ import pytest
 from nnunet_robust.common import processes
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.images.cases import CaseFiles
-from nnunet_robust.eval.results.results import Condition
+from nnunet_robust.eval.results.tables import Condition
 from nnunet_robust.eval.sweep import units
 from nnunet_robust.eval.sweep.units import ClaimLostError, Claims, Unit, shard
 

@@ -17,7 +17,7 @@ from sklearn.metrics import f1_score
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.inference import precision
-from nnunet_robust.eval.results.results import SCORES
+from nnunet_robust.eval.results.tables import SCORES
 from nnunet_robust.eval.sweep.sweep import SweepParameters, run_sweep
 from nnunet_robust.eval.uncertainty.expert_variability import majority, staple
 from tests.conftest import train

@@ -1,0 +1,340 @@
+"""The manifest of a sweep's output folder, `manifest.json`: what was run, with what, on what.
+
+Everybody reads it by `read_manifest` and writes it by `write_manifest`. The fields of each class are the keys of the
+file, in its order. A key that an older manifest lacks has the field's default; a key that this version does not know
+is kept as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.files import write_atomically
+from nnunet_robust.eval.results.tables import ARM
+
+_IS = "is"  # in a field's metadata: the class of its value
+_ARE = "are"  # the same for each value of a mapping
+_Own = TypeVar("_Own", bound="Entry")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """An object of the file. None stands for a key that is not there, but for those in `NULLABLE`.
+
+    Attributes:
+        as_read: the object that it was read from; None for a new one.
+    """
+
+    NULLABLE: ClassVar[frozenset[str]] = frozenset()
+    as_read: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def from_json(cls: type[_Own], stored: Any) -> _Own:
+        """Read an object; what should be an object and is none counts as an empty one."""
+        stored = stored if isinstance(stored, Mapping) else {}
+        values = {}
+        for known in _stored_fields(cls):
+            if known.name in stored:
+                value = stored[known.name]
+                if of := known.metadata.get(_IS):
+                    value = None if value is None else of.from_json(value)
+                elif of := known.metadata.get(_ARE):
+                    value = {k: of.from_json(v) for k, v in value.items()} if isinstance(value, Mapping) else {}
+                values[known.name] = value
+        return cls(as_read=stored, **values)
+
+    def to_json(self) -> dict[str, Any]:
+        """The object to be written: keys that were read stay where they stood, new ones come in the fields' order."""
+        found = dict(self.as_read or {})
+        for known in _stored_fields(type(self)):
+            value = getattr(self, known.name)
+            if self.as_read is None:
+                written = value is not None or known.name in self.NULLABLE
+            else:
+                written = known.name in found or value != _default(known)
+            if written:
+                found[known.name] = _plain(value)
+        return found
+
+
+def _stored_fields(of: type[Entry]) -> list[Any]:
+    return [known for known in fields(of) if known.name != "as_read"]
+
+
+def _default(known: Any) -> Any:
+    return known.default_factory() if callable(known.default_factory) else known.default
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Entry):
+        return value.to_json()
+    return {k: _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity(Entry):
+    """What results must share to stand beside one another.
+
+    Attributes:
+        dataset: name of the dataset.
+        seed: of the perturbations.
+        mirroring: whether predictions are averaged over mirrored images.
+        checkpoint: file name of the models' checkpoints.
+        tolerance_mm: of the normalised surface distance.
+        precision: "exact" or "fast".
+        members_by: what tells a model's members apart.
+        reference: what metrics compare with where several experts have drawn each case; None for a single one.
+        cases: case -> digest of its files; None for one that cannot be read.
+    """
+
+    NULLABLE = frozenset({"reference"})
+    dataset: str | None = None
+    seed: int | None = None
+    mirroring: bool | None = None
+    checkpoint: str | None = None
+    tolerance_mm: float | None = None
+    precision: str | None = None
+    members_by: Sequence[str] | None = None
+    reference: str | None = None
+    cases: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesEntry(Entry):
+    """The images that a model takes.
+
+    Attributes:
+        file_ending: for example ".nii.gz".
+        channels: of an image.
+        reader: name of nnU-Net's class that reads them.
+    """
+
+    file_ending: str
+    channels: int
+    reader: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationEntry(Entry):
+    """The calibration of a model.
+
+    Attributes:
+        sha256: digest of its file.
+        condition: under which its cases were predicted, in words.
+        alpha: largest share that may be lost.
+        delta: how often that may fail; None where it holds on average.
+        interval_alpha: how often a Dice may lie outside of its interval.
+        n_cases: cases that it was made on.
+        n_patients: patients of these.
+        training: whether these cases are known not to be those of the model's training, in words.
+        sentences: the guarantees, in words.
+    """
+
+    NULLABLE = frozenset({"delta"})
+    sha256: str
+    condition: str = ""
+    alpha: float
+    delta: float | None = None
+    interval_alpha: float
+    n_cases: int = 0
+    n_patients: int = 0
+    training: str = ""
+    sentences: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry(Entry):
+    """An arm of the sweep: a model, a model with denoising, or an ensemble.
+
+    Attributes:
+        model: the columns `ARM` of its rows, as are plans, configuration, fold, patch_size and tile_size.
+        kind: "model", "denoised" or "ensemble"; None in older manifests.
+        members: keys of an ensemble's models; None for a model.
+        weights: how an ensemble's members are weighted; None for a model.
+        folder: where a model was loaded from.
+        denoise: what its denoiser is; None for a model whose images are as they are.
+        without_denoising: key of the same model without a denoiser.
+        calibration: of the model, where it has one.
+        checkpoints: fold -> SHA-256 of its checkpoint.
+        images: the images that it takes.
+        choices: how its network was run.
+    """
+
+    model: str = ""
+    plans: str = ""
+    configuration: str = ""
+    fold: str = ""
+    patch_size: str = ""
+    tile_size: str = ""
+    kind: str | None = None
+    members: Sequence[str] | None = None
+    weights: str | None = None
+    folder: str | None = None
+    denoise: Mapping[str, Any] | None = None
+    without_denoising: str | None = None
+    calibration: CalibrationEntry | None = field(default=None, metadata={_IS: CalibrationEntry})
+    checkpoints: Mapping[str, str] = field(default_factory=dict)
+    images: ImagesEntry | None = field(default=None, metadata={_IS: ImagesEntry})
+    choices: Mapping[str, Any] | None = None
+
+    @property
+    def arm(self) -> dict[str, str]:
+        """The columns `ARM` of its rows."""
+        return {name: getattr(self, name) for name in ARM}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackEntry(Entry):
+    """How an attack was made.
+
+    Attributes:
+        name: of the attack without its source; None in older manifests, as is the next.
+        display_name: of that.
+        steps: of the attack.
+        source: key of the model whose attacked images all models got -> fold -> SHA-256 of its checkpoint; None where
+            every model was attacked itself.
+    """
+
+    NULLABLE = frozenset({"source"})
+    name: str | None = None
+    display_name: str | None = None
+    steps: int
+    source: Mapping[str, Mapping[str, str]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerturbationEntry(Entry):
+    """A perturbation of the sweep, or a series of test sets.
+
+    Attributes:
+        levels: all levels, of all runs.
+        unit: what a level is counted in.
+        reference: where the perturbation comes from; None for a series.
+        display_name: of the perturbation; None for a series, and in older manifests.
+        control: the random noise that an attack is compared with.
+        source: name of the model that an attack was made against, for all models.
+        attack: how it was made, where it is an attack.
+        series: level, as text -> case -> digest of its files; None for a perturbation.
+    """
+
+    levels: Sequence[float] = ()
+    unit: str = ""
+    reference: str | None = None
+    display_name: str | None = None
+    control: str | None = None
+    source: str | None = None
+    attack: AttackEntry | None = field(default=None, metadata={_IS: AttackEntry})
+    series: Mapping[str, Mapping[str, str]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures(Entry):
+    """The pictures of a sweep.
+
+    Attributes:
+        cases: "good", "median", "bad" -> the case that stands for it.
+    """
+
+    cases: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest(Entry):
+    """What a reader needs to trust a sweep's numbers, or to make them again.
+
+    Attributes:
+        dataset: name of the dataset.
+        identity: what results must share to stand beside one another.
+        models: key -> arm, those of all runs into the folder.
+        perturbations: name -> its levels and more, those of all runs.
+        parameters: further settings of the latest run.
+        seed: of the perturbations.
+        device: that the latest run predicted on.
+        versions: package -> version.
+        git_commit: of this package, where it ran from a checkout.
+        assumptions: that the numbers rest on, in sentences.
+        pictures: which cases the report shows.
+    """
+
+    NULLABLE = frozenset({"git_commit"})
+    dataset: str | None = None
+    identity: Identity = field(default_factory=Identity, metadata={_IS: Identity})
+    models: Mapping[str, ModelEntry] = field(default_factory=dict, metadata={_ARE: ModelEntry})
+    perturbations: Mapping[str, PerturbationEntry] = field(default_factory=dict, metadata={_ARE: PerturbationEntry})
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    device: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    git_commit: str | None = None
+    assumptions: Sequence[str] = ()
+    pictures: Pictures = field(default_factory=Pictures, metadata={_IS: Pictures})
+
+    def require(self, *names: str) -> None:
+        """Make sure that the file had some keys.
+
+        Raises:
+            KeyError: it lacks one of them.
+        """
+        for name in names:
+            (self.as_read or {})[name]
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        FileNotFoundError: there is none.
+        json.JSONDecodeError: the file is not JSON.
+    """
+    return Manifest.from_json(json.loads(path.read_text(encoding="utf-8")))
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write a manifest, whole or not at all."""
+    write_atomically(path, json.dumps(manifest.to_json(), indent=1) + "\n")
+
+
+def open_manifest(path: Path, identity: Identity) -> Manifest:
+    """Read the manifest of an output folder, and make sure that it is of this sweep.
+
+    Args:
+        path: `<out>/manifest.json`; it need not exist.
+        identity: what must be the same for results to be put beside one another. A case without a digest (None) is
+            one that could not be read; it may have got one since.
+
+    Returns:
+        The manifest, empty for a new folder.
+
+    Raises:
+        UserError: the folder holds another sweep's results, or files that are not a sweep's.
+    """
+    if not path.is_file():
+        names = (child.name for child in path.parent.iterdir()) if path.parent.is_dir() else ()
+        strangers = sorted(name for name in names if name != ".lock")
+        if strangers:
+            raise UserError(f"{path.parent} is not empty ({strangers[0]}) and holds no sweep: take a new folder for -o")
+        return Manifest()
+    manifest = read_manifest(path)
+    there = manifest.identity.to_json()
+    for name, value in identity.to_json().items():
+        before = there.get(name)
+        if isinstance(value, dict) and isinstance(before, dict):
+            before = {key: value.get(key) if digest is None else digest for key, digest in before.items()}
+        if before != value:
+            if isinstance(value, dict) and isinstance(before, dict):
+                name, before, value = _difference(name, before, value)
+            raise UserError(
+                f"{path.parent} holds the results of another sweep ({name} is {before!r} there, {value!r} now): "
+                f"take a new folder for -o"
+            )
+    return manifest
+
+
+def _difference(name: str, before: dict[str, Any], now: dict[str, Any]) -> tuple[str, Any, Any]:
+    key = min(key for key, _ in before.items() ^ now.items())
+    return f"{name} {key!r}", before.get(key, "not"), now.get(key, "not")
