@@ -116,7 +116,9 @@ def background_blur_8bit(
 
     def blur(grey: torch.Tensor) -> torch.Tensor:
         for axis in axes:
-            index = torch.arange(-radius, image.shape[axis] + radius, device=image.device).clamp(0, image.shape[axis] - 1)
+            index = torch.arange(-radius, image.shape[axis] + radius, device=image.device).clamp(
+                0, image.shape[axis] - 1
+            )
             grey = grey.index_select(axis, index)
         grey = gaussian_blur(grey, level, generator)
         for axis in axes:

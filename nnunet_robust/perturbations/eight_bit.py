@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 Scale = tuple[torch.Tensor, torch.Tensor]
-"""(offset, factor), (C, 1, ...): offset + factor x is the share of 255 that x, in units of the robust range, stands for.
+"""(offset, factor), (C, 1, ...): a value x in units of the robust range stands for the share offset + factor x of 255.
 None in its place: the image has no 8 bits, and its robust range is taken for 0 to 255."""
 
 _ROUNDING = 1e-3  # of a grey value, which float32 gets wrong on the way

@@ -21,8 +21,6 @@ from scipy import ndimage
 
 from nnunet_robust.common.errors import UserError
 
-Mask = NDArray[np.bool_]
-
 BACKGROUNDS = ("auto", "keep", "perturb")
 """What becomes of the background: kept where nnU-Net crops it, always kept, perturbed as everything else."""
 
@@ -51,7 +49,7 @@ class Region:
         guessed: the padding's value, where no channel's name says that it is a CT; None: nothing was guessed.
     """
 
-    mask: Mask | None
+    mask: NDArray[np.bool_] | None
     guessed: float | None = None
 
 
@@ -95,10 +93,10 @@ class Background:
         """
         if self.mode == "perturb":
             return Region(None)
-        region: Mask = np.ones(image.shape[1:], bool)
+        region: NDArray[np.bool_] = np.ones(image.shape[1:], bool)
         if self.mode == "keep" or _is_cropped(image):
             region &= create_nonzero_mask(image)
-        guesses = []
+        guesses: list[float] = []
         for number, channel in enumerate(image):
             if number < len(self.ct) and self.ct[number]:
                 padding = _padding(channel, AIR_HU, FEWEST_PADDING)
@@ -111,6 +109,10 @@ class Background:
         if region.all() or not region.any():
             return Region(None)
         return Region(region, guesses[0] if guesses else None)
+
+
+EVERYWHERE = Background("perturb")
+"""All voxels, as in versions that did not tell background from the rest."""
 
 
 def channel_names(dataset_json: Mapping[str, Any]) -> list[str]:
@@ -133,7 +135,7 @@ def _is_cropped(image: NDArray[np.floating]) -> bool:
     return False
 
 
-def _padding(channel: NDArray[np.floating], limit: float, fewest: float) -> Mask | None:
+def _padding(channel: NDArray[np.floating], limit: float, fewest: float) -> NDArray[np.bool_] | None:
     """Voxels below a limit that hang together with those of the lowest value, if that value is there often enough."""
     lowest = channel.min()
     if not lowest < limit or np.count_nonzero(channel == lowest) < fewest * channel.size:
@@ -141,7 +143,7 @@ def _padding(channel: NDArray[np.floating], limit: float, fewest: float) -> Mask
     parts, count = ndimage.label(channel < limit)
     filled = np.zeros(count + 1, bool)
     filled[parts[channel == lowest]] = True
-    found: Mask = filled[parts]
+    found: NDArray[np.bool_] = filled[parts]
     return found
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from nnunet_robust.common.console import quiet
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.images.cases import CaseFiles, sha256_of_case
 from nnunet_robust.eval.images.image_files import check_stored
+from nnunet_robust.eval.images.regions import Background
 from nnunet_robust.eval.images.selection import cases_of
 from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.inference.selection import interface
@@ -60,42 +64,52 @@ def find_cases(parameters: SweepParameters, dataset: str | None, models: Sequenc
     return SweepCases(cases, {case.name: _digest(case) for case in cases}, series)
 
 
-def unreadable_cases(cases: Sequence[CaseFiles], manifest: Manifest, model: Model) -> dict[str, str]:
+def read_new_cases(
+    cases: Sequence[CaseFiles], manifest: Manifest, model: Model, background: Background
+) -> tuple[dict[str, str], dict[str, float]]:
     """Read every case that no earlier run has read, so that faults are told before anything is computed.
 
     Args:
         cases: of the sweep's folders.
         manifest: of the output folder.
         model: any of the models.
+        background: what decides over the images' regions.
 
     Returns:
-        Case -> what is wrong with it.
+        Case -> what is wrong with it, and case -> the value of its padding, where that was guessed.
 
     Raises:
         UserError: all of them have a fault: the first one's.
     """
     read_before = {name for name, digest in manifest.identity.cases.items() if digest}
     broken: dict[str, UserError] = {}
+    guessed: dict[str, float] = {}
     for case in cases:
         if case.name not in read_before:
             try:
-                read_once(case, model)
+                padding = background.region(read_once(case, model)).guessed
+                if padding is not None:
+                    guessed[case.name] = padding
             except UserError as error:
                 broken[case.name] = error
     if len(broken) == len(cases):
         raise next(iter(broken.values()))
-    return {name: str(error) for name, error in broken.items()}
+    return {name: str(error) for name, error in broken.items()}, guessed
 
 
-def read_once(case: CaseFiles, model: Model) -> None:
+def read_once(case: CaseFiles, model: Model) -> NDArray[np.float32]:
     """Read a case, so that its faults are told.
+
+    Returns:
+        Its image.
 
     Raises:
         UserError: it has one.
     """
     with quiet():
-        model.read(case)
+        image = model.read(case).image
     check_stored(case)
+    return image
 
 
 def _digest(case: CaseFiles) -> str | None:

@@ -9,6 +9,7 @@ import torch
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.folders import dataset_name
+from nnunet_robust.eval.images.regions import Background
 from nnunet_robust.eval.inference.devices import device_of, use_nnunets_threads, workers_of
 from nnunet_robust.eval.inference.ensembles import ALL, Ensemble, make_ensembles
 from nnunet_robust.eval.inference.members import members_by
@@ -18,7 +19,7 @@ from nnunet_robust.eval.inference.sliding_window import SlidingWindow
 from nnunet_robust.eval.results.manifest import Identity, Manifest, ModelEntry
 from nnunet_robust.eval.sweep.arms import Arm
 from nnunet_robust.eval.sweep.attack_settings import AttackSettings, attack_settings, attacked_models
-from nnunet_robust.eval.sweep.cases import SweepCases, find_cases, read_once, unreadable_cases
+from nnunet_robust.eval.sweep.cases import SweepCases, find_cases, read_new_cases, read_once
 from nnunet_robust.eval.sweep.denoised_arms import denoised_models
 from nnunet_robust.eval.sweep.earlier_results import read_known
 from nnunet_robust.eval.sweep.guarantees import Guarantees, members_calibrated, read_guarantees
@@ -49,6 +50,8 @@ class SweepPlan:
         levels: perturbation -> levels.
         cases: of the sweep.
         unreadable: case -> what is wrong with it.
+        background: what decides over the region of an image that is perturbed and measured.
+        guessed_padding: case -> the value of its padding, where no channel is called CT.
     """
 
     parameters: SweepParameters
@@ -65,6 +68,8 @@ class SweepPlan:
     levels: Mapping[str, Sequence[float]]
     cases: SweepCases
     unreadable: Mapping[str, str]
+    background: Background
+    guessed_padding: Mapping[str, float]
 
     @property
     def arms(self) -> list[Arm]:
@@ -103,17 +108,25 @@ def plan_sweep(parameters: SweepParameters) -> SweepPlan:
     sources = sources_of(parameters, plain, dataset, device)
     levels = attacked_conditions(parameters, sources)
     attacks = attack_settings(levels, parameters.attack_steps, sources)
+    background = _background(parameters.background, plain)
     cases = find_cases(parameters, dataset, plain)
-    identity = _identity(parameters, dataset or plain[0].predictor.plans_manager.dataset_name, by, cases)
+    identity = _identity(
+        parameters, dataset or plain[0].predictor.plans_manager.dataset_name, by, cases, background.mode
+    )
     seen = cases.all_digests
-    ensembles = make_ensembles(plain, parameters.ensemble, parameters.weights, parameters.weights_from, identity, seen)
-    models = [*plain, *denoised_models(plain, parameters.denoise, parameters.denoise_from, identity, seen)]
+    ensembles = [
+        replace(ensemble, background=background)
+        for ensemble in make_ensembles(
+            plain, parameters.ensemble, parameters.weights, parameters.weights_from, identity, seen
+        )
+    ]
+    models = [*plain, *denoised_models(plain, parameters.denoise, parameters.denoise_from, identity, seen, background)]
     attacked = attacked_models(levels, models, sources)
     guarantees = read_guarantees(parameters.calibrations, plain, by, parameters.precision, seen, cases.patients)
     manifest = read_known(parameters.output, identity, [*models, *ensembles], guarantees, attacks)
     new = new_sets(parameters.output, manifest, cases.series)
     windows = _windows(plain, models, parameters.precision, manifest, device)
-    unreadable = unreadable_cases(cases.own, manifest, plain[0])
+    unreadable, guessed = read_new_cases(cases.own, manifest, plain[0], background)
     for case in (case for of_set in new for case in of_set.cases):
         read_once(case, plain[0])
     return SweepPlan(
@@ -131,6 +144,8 @@ def plan_sweep(parameters: SweepParameters) -> SweepPlan:
         levels=levels,
         cases=cases,
         unreadable=unreadable,
+        background=background,
+        guessed_padding={**manifest.parameters.get("guessed_padding", {}), **guessed},
     )
 
 
@@ -141,7 +156,15 @@ def _members_by(parameters: SweepParameters) -> tuple[str, ...]:
     return by
 
 
-def _identity(parameters: SweepParameters, dataset: str, by: Sequence[str], cases: SweepCases) -> Identity:
+def _background(mode: str, models: Sequence[Model]) -> Background:
+    """What decides over images' regions: one rule for all models, which see the same images."""
+    rules = [model.background(mode) for model in models]
+    return next((rule for rule in rules if rule.mode == "keep"), rules[0])
+
+
+def _identity(
+    parameters: SweepParameters, dataset: str, by: Sequence[str], cases: SweepCases, background: str
+) -> Identity:
     first = cases.own[0]
     return Identity(
         dataset=dataset,
@@ -152,6 +175,7 @@ def _identity(parameters: SweepParameters, dataset: str, by: Sequence[str], case
         precision=parameters.precision,
         members_by=list(by),
         reference=first.reference if first.experts else None,
+        background=background,
         cases=cases.digests,
     )
 

@@ -158,4 +158,16 @@ def _combine(plan: SweepPlan) -> SweepResult:
     combine_tables(output, arms, names, perturbations)
     keys = {"", *(arm.key for arm in plan.arms)}
     failures = tuple(failure for failure in combine_failures(output) if failure.model in keys)
-    return SweepResult(RESULTS.file(output), failures, notes(plan.models))
+    return SweepResult(RESULTS.file(output), failures, (*notes(plan.models), *_padding_note(plan)))
+
+
+def _padding_note(plan: SweepPlan) -> list[str]:
+    """A sentence on padding that was guessed, if any was."""
+    if not plan.guessed_padding:
+        return []
+    case, value = next(iter(plan.guessed_padding.items()))
+    return [
+        f"{len(plan.guessed_padding)} of {len(plan.cases.own)} images have a value far below all others, taken for "
+        f"padding and left out (a guess: {value:g} in {case}); call the channel CT in dataset.json if it is one, or "
+        f"take --background perturb if it is none"
+    ]
