@@ -94,8 +94,10 @@ class Background:
         if self.mode == "perturb":
             return Region(None)
         region: NDArray[np.bool_] = np.ones(image.shape[1:], bool)
-        if self.mode == "keep" or _is_cropped(image):
+        if self.mode == "keep":
             region &= create_nonzero_mask(image)
+        elif _is_cropped(image):
+            region &= _body(image)
         guesses: list[float] = []
         for number, channel in enumerate(image):
             if number < len(self.ct) and self.ct[number]:
@@ -133,6 +135,17 @@ def _is_cropped(image: NDArray[np.floating]) -> bool:
             if not image.take(end, axis=axis).any():
                 return bool(image.any())
     return False
+
+
+def _body(image: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """nnU-Net's non-zero mask, the holes of a flat image filled, too.
+
+    nnU-Net fills none in an image that is one voxel thick, as all of its voxels are at the edge. That matters to the
+    normalisation by a mask alone: without one, what is black inside of the body is perturbed as the rest of it.
+    """
+    long = [length for length in image.shape[1:] if length > 1]
+    flat = image.reshape(len(image), *long) if len(long) == 2 else image
+    return np.asarray(create_nonzero_mask(flat)).reshape(image.shape[1:])
 
 
 def _padding(channel: NDArray[np.floating], limit: float, fewest: float) -> NDArray[np.bool_] | None:

@@ -53,8 +53,8 @@ DENOISED_ASSUMPTION = (
     "images before that."
 )
 BACKGROUND_ASSUMPTIONS = {
-    "auto": "Where nnU-Net crops an image to what is not zero, the background stays zero; a CT's padding always stays as "
-    "it is. Levels, robust range and measurements are of the rest.",
+    "auto": "Where nnU-Net crops an image to what is not zero, the background stays zero, and a CT's padding as it is. "
+    "Levels, robust range and measurements are of the rest.",
     "keep": "What nnU-Net takes for background (exactly zero) stays zero, and a CT's padding as it is. Levels, robust "
     "range and measurements are of the rest.",
     "perturb": "Background of zeros and padding are perturbed and measured as all else (--background perturb).",
