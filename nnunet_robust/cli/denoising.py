@@ -44,11 +44,11 @@ def denoise(
             "how much noise the model bears"
         )
     loaded = load_model(model.one_folder(), model.folds, model.checkpoint, torch.device("cpu"), True, None)
-    denoiser = Denoiser()
+    denoiser = Denoiser(background=loaded.background("auto"))
     if sweep is not None:
         earlier = EarlierSweep.open("--from", sweep)
         key = earlier.key_of(loaded.trainer, loaded.checkpoints, loaded.arm["tile_size"])
-        denoiser = Denoiser(learn(earlier, key))
+        denoiser = Denoiser(learn(earlier, key), loaded.background(earlier.manifest.identity.background_then))
         assert denoiser.tolerance is not None
         print(denoiser.tolerance.sentence(loaded.trainer), file=sys.stderr)
     ending = loaded.predictor.dataset_json["file_ending"]

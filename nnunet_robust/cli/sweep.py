@@ -76,10 +76,17 @@ class ConditionFlags:
 
 @dataclass(frozen=True, kw_only=True)
 class DrawFlags:
-    """How noise is drawn."""
+    """How noise is drawn, and where it goes."""
 
     replicates: Annotated[int, _of_perturbations("--replicates", help="Noise draws per level.")] = 1
     seed: Annotated[int, _of_perturbations("--seed", help="Seed of the noise.")] = 0
+    background: Annotated[
+        str,
+        _of_perturbations(
+            "--background",
+            help="Of exact zeros: keep, perturb, or auto: keep what nnU-Net crops or normalises without.",
+        ),
+    ] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from nnunet_robust.common.folders import dataset_name, nnunet_folder
 from nnunet_robust.eval.images.cases import CaseFiles, cases_of_folders, label_names, load_case
 from nnunet_robust.eval.images.complexity import VARIANTS, ComplexityMeter, Variant
 from nnunet_robust.eval.images.image_files import channel_count, check_stored
+from nnunet_robust.eval.images.regions import Background
 from nnunet_robust.eval.results.tables import cell
 from nnunet_robust.pages.plots import line_styles
 
@@ -138,7 +139,15 @@ def _rows(
     ignore = values.pop("ignore", [None])[0]
     regions = {name: of_name for name, of_name in values.items() if of_name != [0]}
     regions = {ALL: sorted({value for of_name in regions.values() for value in of_name} - {0}), **regions}
-    meter = ComplexityMeter(loaded.image, loaded.label, regions, loaded.spacing_mm, ignore=ignore, variant=variant)
+    meter = ComplexityMeter(
+        loaded.image,
+        loaded.label,
+        regions,
+        loaded.spacing_mm,
+        ignore=ignore,
+        variant=variant,
+        region=Background.of("auto", meta, ()).region(loaded.image).mask if variant != "published" else None,
+    )
     for name, complexity in meter.measure(loaded.image).items():
         share = float(np.isin(loaded.label, regions[name]).mean())
         yield {"label": name, "foreground_ratio": share, **asdict(complexity)}

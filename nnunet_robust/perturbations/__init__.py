@@ -33,6 +33,8 @@ from nnunet_robust.perturbations import (
     ultrasound,
 )
 from nnunet_robust.perturbations.combination import combined
+from nnunet_robust.perturbations.eight_bit import is_eight_bit, snapped
+from nnunet_robust.perturbations.region import continued, kept_nonzero
 from nnunet_robust.perturbations.row import Perturbation
 
 __all__ = [
@@ -82,7 +84,7 @@ _NOISE = (*noise.ROWS, *photons.ROWS, *texture.ROWS)
 
 PRESETS: dict[str, dict[str, tuple[float, ...]]] = {
     # with the clean images, the five conditions of both papers
-    "kamath2025": {"speckle_noise": (0.1**0.5, 0.3**0.5), "background_blur": (3.0, 7.0)},
+    "kamath2025": {"speckle_noise_8bit": (0.1**0.5, 0.3**0.5), "background_blur_8bit": (3.0, 7.0)},
     **{
         modality: {row.name: row.levels for row in _ROWS if row.modality == modality or row.name in also}
         for modality, also in _ALSO.items()
@@ -133,12 +135,19 @@ def perturb(
     spacing_mm: Sequence[float] | None = None,
     bounds: tuple[torch.Tensor, torch.Tensor] | None = None,
     extra: Extra | None = None,
+    region: torch.Tensor | None = None,
+    colour: bool = False,
 ) -> torch.Tensor:
     """Perturb a raw image: scale to its robust range, apply, scale back, clip.
 
-    Each channel is clipped to the values that it had, [min, max]: a stored image saturates (the papers clip their
-    8-bit images likewise). Values that the perturbation leaves alone keep their bits; so does a constant channel,
-    and at level 0 the whole image.
+    Each channel is clipped to the values that it had, [min, max]: a stored image saturates. (Rows on the 8-bit scale
+    saturate at 0 and 255, where the image has 8 bits.) Values that the perturbation leaves alone keep their bits; so
+    does a constant channel, and at level 0 the whole image.
+
+    With a region everything is of that region alone: the robust range, [min, max], and what the row takes the image's
+    mean, median or extent for. What lies outside keeps its bits. The row sees it replaced by a continuation of the
+    region (`region.continued`), so that no filter brings it in. A voxel does not become background either, see
+    `region.kept_nonzero`: what nnU-Net takes for not zero is the same as before.
 
     Args:
         image: float tensor (C, *spatial) of finite raw values, not modified; two or three spatial axes, any device.
@@ -151,16 +160,18 @@ def perturb(
             ignored by the others.
         spacing_mm: size of a voxel along each spatial axis, as nnU-Net's `properties["spacing"]`; None is 1 mm each.
             Only rows with `uses_spacing` look at it.
-        bounds: `robust_range(image)`, where it is at hand already.
+        bounds: `robust_range(image, region)`, where it is at hand already.
         extra: makes the keywords with which an attack's row is handed its model, see `attacks.rows.against`; ignored
             by the others.
+        region: bool tensor (*spatial), where to perturb; None: everywhere.
+        colour: whether the three channels are red, green and blue.
 
     Returns:
         A new tensor with the shape, dtype and device of `image`; computed in float32.
 
     Raises:
         UserError: unknown name, level out of range, no mask or a wrong one, an attack without a model, a spacing that
-            is none, an image that is no such tensor.
+            is none, an image that is no such tensor, a region that is none of this image.
     """
     row = perturbation(what) if isinstance(what, str) else what
     check_level(row, level)
@@ -171,30 +182,40 @@ def perturb(
         )
     if row.uses_mask:
         _check_mask(row.name, image, mask)
-    keywords: dict[str, Any] = {"mask": mask} if row.uses_mask else {}
+    given: dict[str, Any] = {"mask": mask, "colour": colour}
     if row.uses_spacing:
-        keywords["spacing_mm"] = _checked_spacing(row.name, image, spacing_mm)
+        given["spacing_mm"] = _checked_spacing(row.name, image, spacing_mm)
     if row.uses_victim and extra is None:
         needs = "needs a model with the image's reference: give both, or leave it out"
         raise UserError(f"{row.name} is an attack and {needs}")
+    region = _checked_region(image, region)
     if level == 0:
         return image.clone()
-    low, high = (_per_channel(bound, image) for bound in bounds or robust_range(image))
+    low, high = (_per_channel(bound, image) for bound in bounds or robust_range(image, region))
     span = high - low
-    scaled = (image.float() - low) / torch.where(span > 0, span, 1.0)
-    minimum, maximum = (_per_channel(bound, image) for bound in image.flatten(1).aminmax(dim=1))
+    width = torch.where(span > 0, span, 1.0)
+    scaled = (image.float() - low) / width
+    if region is not None:
+        scaled = continued(scaled, region)
+    minimum, maximum = (_per_channel(bound, image) for bound in _values(image, region).aminmax(dim=1))
+    eight_bit = (row.uses_eight_bit or (row.uses_colour and colour)) and is_eight_bit(image)
+    if eight_bit:
+        minimum, maximum = torch.zeros_like(minimum), torch.full_like(maximum, 255)
 
     def raw(changed: torch.Tensor) -> torch.Tensor:
         found = (changed * span + low).to(image.dtype).clamp(minimum, maximum)
         # scaling there and back rounds: without this the untouched foreground of background_blur would change
-        return torch.where((changed == scaled) | (span == 0), image, found)
+        found = torch.where((changed == scaled) | (span == 0), image, snapped(found) if eight_bit else found)
+        return found if region is None else kept_nonzero(torch.where(region, found, image), image)
 
+    given |= {"region": region, "eight_bit": (low / 255, width / 255) if eight_bit else None}
+    keywords = row.selected(given)
     if extra is not None and row.uses_victim:
         keywords |= extra(raw, span)
     return raw(row.function(scaled, level, generator, **keywords))
 
 
-def robust_range(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def robust_range(image: torch.Tensor, region: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """The 0.5th and 99.5th percentile of each channel, linearly interpolated.
 
     A channel nearly all of whose voxels are equal, so that the two coincide, gets its minimum and maximum instead;
@@ -202,12 +223,13 @@ def robust_range(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
     Args:
         image: float tensor (C, *spatial) of finite values, on any device.
+        region: bool (*spatial), the voxels that count; None: all.
 
     Returns:
         (low, high): float32 tensors (C,) on the image's device, in raw units. They are found on the CPU, so that
         the device does not change them.
     """
-    values = image.detach().flatten(1).cpu()
+    values = _values(image.detach(), region).cpu()
     # not torch.quantile, which refuses more than 2**24 values
     channels = (values if values.dtype == torch.float64 else values.float()).numpy()
     low, high = np.percentile(channels, ROBUST_PERCENTILES, axis=1)
@@ -220,7 +242,10 @@ def robust_range(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def measure(
-    clean: torch.Tensor, perturbed: torch.Tensor, bounds: tuple[torch.Tensor, torch.Tensor] | None = None
+    clean: torch.Tensor,
+    perturbed: torch.Tensor,
+    bounds: tuple[torch.Tensor, torch.Tensor] | None = None,
+    region: torch.Tensor | None = None,
 ) -> dict[str, float]:
     """What a perturbation did to an image, pooled over channels, in units of the clean image's robust range.
 
@@ -232,19 +257,25 @@ def measure(
     Args:
         clean: float tensor (C, *spatial), raw values.
         perturbed: the same shape and device.
-        bounds: `robust_range(clean)`, where it is at hand already.
+        bounds: `robust_range(clean, region)`, where it is at hand already.
+        region: bool (*spatial), the voxels that count; None: all.
 
     Returns:
         {"psnr_db": ..., "snr_db": ...}
     """
-    low, high = (_per_channel(bound, clean) for bound in bounds or robust_range(clean))
+    low, high = (bound[:, None] for bound in bounds or robust_range(clean, region))
     span = high - low
     scale = torch.where(span > 0, span, 1.0)
-    mse = ((perturbed.float() - clean.float()) / scale).square().mean(dtype=torch.float64).item()
+    before, after = (_values(image, region).float() for image in (clean, perturbed))
+    mse = ((after - before) / scale).square().mean(dtype=torch.float64).item()
     # the shift by low keeps the digits of the variance; a constant channel becomes zeros
-    scaled = ((clean.float() - low) / scale).flatten(1).double()
-    variance = scaled.var(dim=1, correction=0).mean().item()
+    variance = ((before - low) / scale).double().var(dim=1, correction=0).mean().item()
     return {"psnr_db": _decibels(1.0, mse), "snr_db": _decibels(variance, mse)}
+
+
+def _values(image: torch.Tensor, region: torch.Tensor | None) -> torch.Tensor:
+    """(C, voxels): those of the region."""
+    return image.flatten(1) if region is None else image[:, region]
 
 
 def _decibels(signal: float, noise: float) -> float:
@@ -266,6 +297,18 @@ def _check_mask(name: str, image: torch.Tensor, mask: torch.Tensor | None) -> No
             f"The mask of {name} must be bool of shape {tuple(image.shape[1:])}, as the image, "
             f"got {mask.dtype} of shape {tuple(mask.shape)}"
         )
+
+
+def _checked_region(image: torch.Tensor, region: torch.Tensor | None) -> torch.Tensor | None:
+    """The region on the image's device; None where it is the whole image."""
+    if region is None:
+        return None
+    if region.dtype != torch.bool or region.shape != image.shape[1:] or not region.any():
+        raise UserError(
+            f"A region must be bool of shape {tuple(image.shape[1:])}, as the image, and not empty, "
+            f"got {region.dtype} of shape {tuple(region.shape)}"
+        )
+    return None if region.all() else region.to(image.device)
 
 
 def _checked_spacing(name: str, image: torch.Tensor, spacing_mm: Sequence[float] | None) -> tuple[float, ...]:

@@ -6,7 +6,8 @@ import math
 
 import torch
 
-from nnunet_robust.perturbations.axes import multiply_along
+from nnunet_robust.perturbations.axes import long_axes, multiply_along
+from nnunet_robust.perturbations.eight_bit import Scale, in_eight_bits
 from nnunet_robust.perturbations.row import Perturbation
 
 TRUNCATE = 4.0  # standard deviations; scipy.ndimage.gaussian_filter's default
@@ -77,6 +78,54 @@ def background_blur(image: torch.Tensor, level: float, generator: torch.Generato
     Reference: Kamath et al. 2023, "easier" (3) and "easiest" (7).
     """
     return torch.where(mask.to(image.device), image, gaussian_blur(image, level, generator))
+
+
+def background_blur_8bit(
+    image: torch.Tensor,
+    level: float,
+    generator: torch.Generator,
+    mask: torch.Tensor,
+    *,
+    eight_bit: Scale | None = None,
+) -> torch.Tensor:
+    """The papers' blur of the background: the image continued by its edge (a a a a | a b c d), the result in 8 bits.
+
+    As `background_blur` but for the border and the storage. An image without 8 bits is brought there first: its robust
+    range becomes 0 to 255; the foreground keeps its values.
+
+    Args:
+        image: float tensor (C, *spatial) in units of the robust range, not modified.
+        level: standard deviation of the Gaussian in voxels; >= 0, 0 is the identity.
+        generator: not used; nothing is random here.
+        mask: bool tensor (*spatial), True in the foreground (any label > 0), on any device.
+        eight_bit: how these units stand for 8-bit values; None: they do not.
+
+    Returns:
+        A tensor with the shape, dtype and device of `image`.
+
+    Raises:
+        ValueError: level < 0 or not finite.
+
+    Reference: Kamath et al. 2023, `skimage.filters.gaussian(image, level)` (mode "nearest"), cut to uint8.
+    """
+    if not 0 <= level < math.inf:
+        raise ValueError(f"The sigma of the blur must be finite and >= 0, got {level}")
+    if level == 0:
+        return image.clone()
+    radius, axes = _radius(level), long_axes(image)
+
+    def blur(grey: torch.Tensor) -> torch.Tensor:
+        for axis in axes:
+            index = torch.arange(-radius, image.shape[axis] + radius, device=image.device).clamp(
+                0, image.shape[axis] - 1
+            )
+            grey = grey.index_select(axis, index)
+        grey = gaussian_blur(grey, level, generator)
+        for axis in axes:
+            grey = grey.narrow(axis, radius, image.shape[axis])
+        return grey
+
+    return torch.where(mask.to(image.device), image, in_eight_bits(image, eight_bit, blur))
 
 
 def foreground_blur(image: torch.Tensor, level: float, generator: torch.Generator, mask: torch.Tensor) -> torch.Tensor:
@@ -153,6 +202,18 @@ ROWS = (
         modality="any",
         reference="Kamath et al., MICCAI 2023 (standard deviations 3 and 7)",
         uses_mask=True,
+    ),
+    Perturbation(
+        name="background_blur_8bit",
+        display_name="background blur of 8 bits",
+        function=background_blur_8bit,
+        levels=(1.0, 2.0, 3.0, 5.0, 7.0),
+        maximum=1000.0,
+        unit="sigma in voxels",
+        modality="any",
+        reference="Kamath et al., MICCAI 2023 (scikit-image gaussian, standard deviations 3 and 7)",
+        uses_mask=True,
+        uses_eight_bit=True,
     ),
     Perturbation(
         name="foreground_blur",

@@ -13,6 +13,7 @@ from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.seeding import torch_generator
 from nnunet_robust.perturbations.row import Perturbation
 
+_NOTHING = {"region": None, "eight_bit": None, "colour": False}  # what a caller of the bare function may leave out
 LEVELS = (0.25, 0.5, 0.75, 1.0)
 _Part = tuple[Perturbation, float]
 
@@ -45,6 +46,9 @@ def combined(name: str, look_up: Callable[[str], Perturbation]) -> Perturbation:
         stochastic=any(row.stochastic for row in rows),
         uses_mask=any(row.uses_mask for row in rows),
         uses_spacing=any(row.uses_spacing for row in rows),
+        uses_region=any(row.uses_region for row in rows),
+        uses_eight_bit=any(row.uses_eight_bit for row in rows),
+        uses_colour=any(row.uses_colour for row in rows),
     )
 
 
@@ -76,9 +80,7 @@ def _apply(
     image: torch.Tensor,
     level: float,
     generator: torch.Generator,
-    *,
-    mask: torch.Tensor | None = None,
-    spacing_mm: Sequence[float] | None = None,
+    **given: Any,
 ) -> torch.Tensor:
     """Apply the parts one after the other, each at its level times the share `level` in [0, 1]."""
     if not 0 <= level <= 1:
@@ -86,8 +88,6 @@ def _apply(
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     result = image.clone()
     for number, (row, strongest) in enumerate(parts):
-        keywords: dict[str, Any] = {"mask": mask} if row.uses_mask else {}
-        if row.uses_spacing:
-            keywords["spacing_mm"] = spacing_mm
-        result = row.function(result, level * strongest, torch_generator(seed, number, row.name), **keywords)
+        field = torch_generator(seed, number, row.name)
+        result = row.function(result, level * strongest, field, **row.selected({**_NOTHING, **given}))
     return result

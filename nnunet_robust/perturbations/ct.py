@@ -28,7 +28,9 @@ _DENSE = 0.9  # of the robust range; what lies above hardens the beam
 _SIZE = 160  # of the grid, at most, on which streaks are computed: they are smooth
 
 
-def streaks(image: torch.Tensor, level: float, generator: torch.Generator) -> torch.Tensor:
+def streaks(
+    image: torch.Tensor, level: float, generator: torch.Generator, *, region: torch.Tensor | None = None
+) -> torch.Tensor:
     """Dark bands between dense voxels, as of beam hardening: y = x - level f / p, f = FBP(R(d)^2), p its peak.
 
     d = max(x - 0.9, 0) is the dense part, bone and metal; R the Radon transform of each slice. A polychromatic beam
@@ -41,6 +43,7 @@ def streaks(image: torch.Tensor, level: float, generator: torch.Generator) -> to
         image: float tensor (C, *spatial) in units of the robust range, not modified; slices are the last two axes.
         level: largest change outside of the dense voxels, in units of the robust range; >= 0, 0 is the identity.
         generator: not used; nothing is random here.
+        region: bool (*spatial), where dense voxels and the peak are sought; None: over the image.
 
     Returns:
         A tensor with the shape, dtype and device of `image`.
@@ -69,13 +72,15 @@ def streaks(image: torch.Tensor, level: float, generator: torch.Generator) -> to
     size = (max(1, round(height / shrink)), max(1, round(width / shrink)))
     angles = torch.arange(max(size), dtype=torch.float64) * (math.pi / max(size))
     result = torch.empty_like(work, memory_format=torch.contiguous_format)
+    counted = torch.ones_like(work[0], dtype=torch.bool) if region is None else region
     for channel, target in zip(work, result, strict=True):
         slices = channel.reshape(-1, height, width)
         fields, peak = [], work.new_zeros(())
-        for batch in slices.split(32):
-            dense = F.adaptive_avg_pool2d((batch - _DENSE).clamp(min=0), size)
+        for batch, inside in zip(slices.split(32), counted.reshape(-1, height, width).split(32), strict=True):
+            dense = F.adaptive_avg_pool2d((batch - _DENSE).clamp(min=0) * inside, size)
+            seen = F.adaptive_avg_pool2d(inside.to(work.dtype), size) > 0
             field = filtered_back_projection(radon(dense, angles).square(), angles, *size)
-            peak = torch.maximum(peak, torch.where(dense == 0, field, 0).abs().amax())
+            peak = torch.maximum(peak, torch.where((dense == 0) & seen, field, 0).abs().amax())
             fields.append(field)
         factor = -level / torch.where(peak > 0, peak, 1.0)
         for part, batch, out in zip(fields, slices.split(32), target.view_as(slices).split(32), strict=True):
@@ -85,7 +90,9 @@ def streaks(image: torch.Tensor, level: float, generator: torch.Generator) -> to
     return result.to(image.dtype)
 
 
-def ring_artefact(image: torch.Tensor, level: float, generator: torch.Generator) -> torch.Tensor:
+def ring_artefact(
+    image: torch.Tensor, level: float, generator: torch.Generator, *, region: torch.Tensor | None = None
+) -> torch.Tensor:
     """Rings about the middle of each slice, from wrong gains of detector elements: y = x + level FBP(e).
 
     e is the error of the logarithm of an element's gain, the same at every angle of a full turn. Every row of the
@@ -97,6 +104,7 @@ def ring_artefact(image: torch.Tensor, level: float, generator: torch.Generator)
         image: float tensor (C, *spatial) in units of the robust range, not modified; slices are the last two axes.
         level: standard deviation over a slice, in units of the robust range; >= 0, 0 is the identity.
         generator: the source of randomness.
+        region: bool (*spatial), over which the standard deviation is taken; None: over the image.
 
     Returns:
         A tensor with the shape, dtype and device of `image`.
@@ -129,10 +137,23 @@ def ring_artefact(image: torch.Tensor, level: float, generator: torch.Generator)
     filtered = ramp_filter(error)[:, half + 1 :]
     result = work.clone(memory_format=torch.contiguous_format)
     stack = result.view(-1, count, height, width)
-    for part, slices in zip(filtered.split(16), stack.split(16, dim=1), strict=True):
+    counted = None if region is None else region.reshape(count, height, width)
+    for number, (part, slices) in enumerate(zip(filtered.split(16), stack.split(16, dim=1), strict=True)):
         rings = at_radius(part, height, width)
-        slices += rings * (level / rings.std(dim=(1, 2), correction=0, keepdim=True).clamp(min=1e-12))
+        if counted is None:
+            deviation = rings.std(dim=(1, 2), correction=0, keepdim=True)
+        else:
+            deviation = _deviation(rings, counted[16 * number : 16 * (number + 1)])
+        slices += rings * (level / deviation.clamp(min=1e-12))
     return result.to(image.dtype)
+
+
+def _deviation(slices: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    """Standard deviation (S, 1, 1) of each slice (S, H, W), over the pixels that count; 1 where none does."""
+    pixels = counted.sum(dim=(1, 2), keepdim=True)
+    mean = (slices * counted).sum(dim=(1, 2), keepdim=True) / pixels.clamp(min=1)
+    squares = ((slices - mean).square() * counted).sum(dim=(1, 2), keepdim=True)
+    return torch.where(pixels > 0, (squares / pixels.clamp(min=1)).sqrt(), 1.0)
 
 
 def sparse_views(image: torch.Tensor, level: float, generator: torch.Generator) -> torch.Tensor:
@@ -185,6 +206,7 @@ ROWS = (
         unit="largest change / robust range, outside of bone",
         modality="ct",
         reference="Joseph and Spital 1978 (beam hardening); scikit-image radon, iradon",
+        uses_region=True,
     ),
     Perturbation(
         name="ring_artefact",
@@ -195,6 +217,7 @@ ROWS = (
         modality="ct",
         reference="Sijbers and Postnov 2004",
         stochastic=True,
+        uses_region=True,
     ),
     Perturbation(
         name="sparse_views",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 
 from nnunet_robust.perturbations.axes import computable
+from nnunet_robust.perturbations.eight_bit import Scale
 from nnunet_robust.perturbations.row import Perturbation
 from nnunet_robust.perturbations.slices import by_slices
 
@@ -17,8 +20,8 @@ _FAINTEST = 0.01  # share of light below which optical density is not followed
 # Optical densities of haematoxylin, eosin and DAB (rows) in red, green and blue; Ruifrok and Johnston 2001.
 _STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
 
-# Annex K.1 of the standard (ITU-T T.81): quantisation of luminance at quality 50.
-_QUANTISATION = (
+# Annex K.1 of the standard (ITU-T T.81): quantisation of luminance and of colour differences at quality 50.
+_LUMINANCE = (
     (16, 11, 10, 16, 24, 40, 51, 61),
     (12, 12, 14, 19, 26, 58, 60, 55),
     (14, 13, 16, 24, 40, 57, 69, 56),
@@ -28,6 +31,16 @@ _QUANTISATION = (
     (49, 64, 78, 87, 103, 121, 120, 101),
     (72, 92, 95, 98, 112, 100, 103, 99),
 )
+_COLOUR_DIFFERENCES = (
+    (17, 18, 24, 47, *(99,) * 4),
+    (18, 21, 26, 66, *(99,) * 4),
+    (24, 26, 56, *(99,) * 5),
+    (47, 66, *(99,) * 6),
+    *((99,) * 8,) * 4,
+)
+
+# JFIF: luminance and the differences of blue and red from it (rows), of red, green and blue in [0, 1].
+_YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 
 
 def stain_shift(image: torch.Tensor, level: float, generator: torch.Generator) -> torch.Tensor:
@@ -163,17 +176,31 @@ def out_of_focus(image: torch.Tensor, level: float, generator: torch.Generator) 
     return by_slices(image, blur)
 
 
-def jpeg(image: torch.Tensor, level: float, generator: torch.Generator) -> torch.Tensor:
+def jpeg(
+    image: torch.Tensor,
+    level: float,
+    generator: torch.Generator,
+    *,
+    eight_bit: Scale | None = None,
+    colour: bool = False,
+) -> torch.Tensor:
     """JPEG compression: the 8 x 8 cosine transform of each slice of each channel, rounded to the standard's table.
 
-    The quality is 100 (1 - level), at least 1, in the sense of libjpeg, which scales the table of luminance (Annex K)
-    by 5000 / q per cent below 50 and by 200 - 2 q above. The robust range becomes 0 to 255; values beyond it are not
-    cut off, nothing is rounded to whole grey values, and colours are not subsampled: the quantisation alone acts.
+    The quality is 100 (1 - level), at least 1, in the sense of libjpeg, which scales the tables (Annex K) by 5000 / q
+    per cent below 50 and by 200 - 2 q above. The robust range becomes 0 to 255; values beyond it are not cut off, and
+    nothing is rounded to whole grey values: the quantisation alone acts.
+
+    Colour is stored as libjpeg does by default: luminance as a grey image, the differences of blue and red from it at
+    half the resolution (4:2:0: means of 2 x 2 pixels, brought back by linear interpolation) and with a coarser table.
+    A colour image of 8 bits is compressed as it is, not its robust range, for each channel has another; its values are
+    rounded as those in a file.
 
     Args:
         image: float tensor (C, *spatial) in units of the robust range, not modified.
         level: 1 - quality / 100, in [0, 1]; 0 is the identity, unlike JPEG of quality 100.
         generator: not used; nothing is random here.
+        eight_bit: how these units stand for 8-bit values; None: they do not.
+        colour: whether the three channels are red, green and blue; else each is a grey image.
 
     Returns:
         A tensor with the shape, dtype and device of `image`.
@@ -181,7 +208,7 @@ def jpeg(image: torch.Tensor, level: float, generator: torch.Generator) -> torch
     Raises:
         ValueError: level outside of [0, 1] or NaN.
 
-    Reference: ITU-T T.81; libjpeg `jpeg_set_quality`; Pillow `Image.save(quality=...)` for grey images.
+    Reference: ITU-T T.81; libjpeg `jpeg_set_quality`; Pillow `Image.save(quality=...)`.
 
     Example:
         >>> import torch
@@ -193,25 +220,52 @@ def jpeg(image: torch.Tensor, level: float, generator: torch.Generator) -> torch
         raise ValueError(f"1 - quality / 100 must be in [0, 1], got {level}")
     if level == 0:
         return image.clone()
+    if not colour:
+        return by_slices(image, lambda slices: _quantised(slices, _LUMINANCE, level))
+    work = computable(image)
+    offset, factor = eight_bit or (work.new_zeros(()), work.new_ones(()))
+    rgb = (work * factor + offset).reshape(3, -1, *image.shape[-2:])
+    mixing = torch.tensor(_YCBCR, dtype=torch.float64)
+    luminance, *differences = torch.einsum("dc,cshw->dshw", mixing.to(rgb), rgb)
+    if eight_bit is not None:  # as a file has them, here and below
+        luminance, *differences = (plane.mul(255).round_().div_(255) for plane in (luminance, *differences))
+    stored = [by_slices(luminance, lambda slices: _quantised(slices, _LUMINANCE, level))]
+    stored += [by_slices(plane, lambda slices: _subsampled(slices, level)) for plane in differences]
+    if eight_bit is not None:
+        stored = [plane.mul(255).round_().div_(255) for plane in stored]
+    decoded = torch.einsum("cd,dshw->cshw", torch.linalg.inv(mixing).to(rgb), torch.stack(stored))
+    if eight_bit is not None:
+        decoded = decoded.mul(255).round_().clamp_(0, 255).div_(255)
+    return ((decoded.reshape(image.shape) - offset) / factor).to(image.dtype)
+
+
+def _quantised(slices: torch.Tensor, table: Sequence[Sequence[int]], level: float, middle: float = 128) -> torch.Tensor:
+    """Slices (S, H, W), of which 0 to 1 is stored as 0 to 255 around a middle, through a table of the standard's."""
     # rounded, as 100 (1 - 0.9) is not 10
     quality = max(1.0, round(100 * (1 - level), 6))
     percent = 5000 / quality if quality < 50 else 200 - 2 * quality
-    table = torch.tensor(_QUANTISATION, dtype=torch.float64).mul(percent).add(50).div(100).floor().clamp(1, 255)
+    scaled = torch.tensor(table, dtype=torch.float64).mul(percent).add(50).div(100).floor().clamp(1, 255)
     index = torch.arange(8, dtype=torch.float64)
     cosines = torch.cos((2 * index + 1) * index[:, None] * (math.pi / 16)) / 2
     cosines[0] /= math.sqrt(2)
-    height, width = image.shape[-2:]
+    steps, transform = scaled.to(slices), cosines.to(slices)
+    height, width = slices.shape[-2:]
+    # whole blocks: edges are repeated, as libjpeg does
+    padded = F.pad(slices[:, None], (0, -width % 8, 0, -height % 8), mode="replicate")[:, 0]
+    blocks = (padded * 255 - middle).unflatten(2, (-1, 8)).unflatten(1, (-1, 8)).transpose(2, 3)
+    spectrum = (transform @ blocks @ transform.T).div_(steps).round_().mul_(steps)
+    decoded = (transform.T @ spectrum @ transform).add_(middle).div_(255)
+    return decoded.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, :height, :width]
 
-    def compress(slices: torch.Tensor) -> torch.Tensor:
-        steps, transform = table.to(slices), cosines.to(slices)
-        # whole blocks: edges are repeated, as libjpeg does
-        padded = torch.nn.functional.pad(slices[:, None], (0, -width % 8, 0, -height % 8), mode="replicate")[:, 0]
-        blocks = (padded * 255 - 128).unflatten(2, (-1, 8)).unflatten(1, (-1, 8)).transpose(2, 3)
-        spectrum = (transform @ blocks @ transform.T).div_(steps).round_().mul_(steps)
-        decoded = (transform.T @ spectrum @ transform).add_(128).div_(255)
-        return decoded.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, :height, :width]
 
-    return by_slices(image, compress)
+def _subsampled(slices: torch.Tensor, level: float) -> torch.Tensor:
+    """A colour difference (S, H, W): stored at half the resolution, and interpolated."""
+    height, width = slices.shape[-2:]
+    even = F.pad(slices[:, None], (0, width % 2, 0, height % 2), mode="replicate")
+    small = _quantised(F.avg_pool2d(even, 2)[:, 0], _COLOUR_DIFFERENCES, level, middle=0)
+    # three quarters of the nearest and one of the next, along either axis: libjpeg's "fancy upsampling"
+    large = F.interpolate(small[:, None], scale_factor=2, mode="bilinear", align_corners=False)
+    return large[:, 0, :height, :width]
 
 
 ROWS = (
@@ -253,6 +307,7 @@ ROWS = (
         unit="1 - quality / 100",
         modality="histology",
         reference="ITU-T T.81; Pillow",
+        uses_colour=True,
     ),
 )
 

@@ -95,7 +95,9 @@ def window_shift(image: torch.Tensor, level: float, generator: torch.Generator) 
     return image.clamp(level, 1 + level)
 
 
-def histogram_compression(image: torch.Tensor, level: float, generator: torch.Generator) -> torch.Tensor:
+def histogram_compression(
+    image: torch.Tensor, level: float, generator: torch.Generator, *, region: torch.Tensor | None = None
+) -> torch.Tensor:
     """Pull all values towards the channel's median m: y = m + (1 - level) (x - m).
 
     nnU-Net's z-score normalisation undoes it (not so the normalisation of CT): a drop there is one of precision only.
@@ -104,6 +106,7 @@ def histogram_compression(image: torch.Tensor, level: float, generator: torch.Ge
         image: float tensor (C, *spatial) in units of the robust range, not modified.
         level: share of the distance that is lost, in [0, 1]; 0 is the identity.
         generator: not used; nothing is random here.
+        region: bool (*spatial), the voxels that the median is of; None: all.
 
     Returns:
         A tensor with the shape, dtype and device of `image`.
@@ -118,7 +121,8 @@ def histogram_compression(image: torch.Tensor, level: float, generator: torch.Ge
     if level == 0:
         return image.clone()
     # the lower one of two middle values, in float32: half precision has no median on some devices
-    median = image.float().flatten(1).median(dim=1).values.to(image.dtype).view(-1, *[1] * (image.ndim - 1))
+    values = image.flatten(1) if region is None else image[:, region]
+    median = values.float().median(dim=1).values.to(image.dtype).view(-1, *[1] * (image.ndim - 1))
     return torch.lerp(image, median, level)
 
 
@@ -184,6 +188,7 @@ ROWS = (
         unit="share of the distance to the median",
         modality="any",
         reference="Hendrycks & Dietterich, ICLR 2019 (contrast)",
+        uses_region=True,
     ),
     Perturbation(
         name="inverted_contrast",

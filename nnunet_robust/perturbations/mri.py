@@ -17,7 +17,9 @@ _KEPT = 0.02  # share of k-space lines about the centre that ghosting spares
 _VOXELS = 2**21  # of a slab; bounds the memory of resampling and of transforms
 
 
-def bias_field(image: torch.Tensor, level: float, generator: torch.Generator) -> torch.Tensor:
+def bias_field(
+    image: torch.Tensor, level: float, generator: torch.Generator, *, region: torch.Tensor | None = None
+) -> torch.Tensor:
     """Smooth multiplicative field of the receiver coils: y = x exp(level f), max |f| = 1.
 
     f is a polynomial of third order without a constant, in coordinates from -1 to 1 over each axis of the field of
@@ -28,6 +30,7 @@ def bias_field(image: torch.Tensor, level: float, generator: torch.Generator) ->
         image: float tensor (C, *spatial) in units of the robust range, not modified.
         level: largest |ln| of the gain; >= 0, 0 is the identity; 0.7 halves or doubles the brightness at one place.
         generator: the source of randomness.
+        region: bool (*spatial), where the largest magnitude is sought; None: over the image.
 
     Returns:
         A tensor with the shape, dtype and device of `image`.
@@ -56,7 +59,7 @@ def bias_field(image: torch.Tensor, level: float, generator: torch.Generator) ->
     z, y, x = (_powers(length).to(device=image.device, dtype=work.dtype) for length in spatial)
     planes = torch.einsum("ijk,yj,xk->iyx", coefficients.to(device=image.device, dtype=work.dtype), y, x)
     field = (z @ planes.flatten(1)).view(image.shape[1:])
-    peak = field.abs().amax()
+    peak = (field if region is None else field[region]).abs().amax()
     gain = (field * (level / torch.where(peak > 0, peak, 1.0))).exp_()
     return (work * gain).to(image.dtype)
 
@@ -204,6 +207,7 @@ ROWS = (
         modality="mri",
         reference="TorchIO RandomBiasField (order 3); Van Leemput et al. 1999",
         stochastic=True,
+        uses_region=True,
     ),
     Perturbation(
         name="motion",

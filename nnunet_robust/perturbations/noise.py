@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from nnunet_robust.perturbations.eight_bit import Scale, in_eight_bits
 from nnunet_robust.perturbations.row import Perturbation
 
 
@@ -62,6 +63,36 @@ def speckle_noise(image: torch.Tensor, level: float, generator: torch.Generator)
     if level == 0:
         return image.clone()
     return _standard_normal(image, generator).mul_(level * image).add_(image)
+
+
+def speckle_noise_8bit(
+    image: torch.Tensor, level: float, generator: torch.Generator, *, eight_bit: Scale | None = None
+) -> torch.Tensor:
+    """The papers' speckle: y = clip(I + level * I * n), I the share of 255, n ~ N(0, 1) for each value, in 8 bits.
+
+    It multiplies above 0, where `speckle_noise` multiplies above the robust range's low end, and saturates at 255, not
+    at the channel's own maximum. An image without 8 bits is brought there first: its robust range becomes 0 to 255.
+
+    Args:
+        image: float tensor (C, *spatial) in units of the robust range, not modified.
+        level: standard deviation of the noise, relative; >= 0, 0 is the identity.
+        generator: the source of randomness; noise is drawn on its device and moved to the image's.
+        eight_bit: how these units stand for 8-bit values; None: they do not.
+
+    Returns:
+        A tensor with the shape, dtype and device of `image`.
+
+    Raises:
+        ValueError: level < 0 or NaN.
+
+    Reference: Kamath et al. 2023, `random_noise(image, mode="speckle", var=level**2)` of scikit-image, cut to uint8.
+    """
+    if not level >= 0:
+        raise ValueError(f"The standard deviation of the noise must be >= 0, got {level}")
+    if level == 0:
+        return image.clone()
+    noise = _standard_normal(image, generator).mul_(level)
+    return in_eight_bits(image, eight_bit, lambda grey: grey + grey * noise)
 
 
 def rician_noise(image: torch.Tensor, level: float, generator: torch.Generator) -> torch.Tensor:
@@ -163,6 +194,18 @@ ROWS = (
         modality="any",
         reference="Kamath et al., MICCAI 2023 (variance = level**2)",
         stochastic=True,
+    ),
+    Perturbation(
+        name="speckle_noise_8bit",
+        display_name="speckle noise of 8 bits",
+        function=speckle_noise_8bit,
+        levels=(0.05, 0.1, 0.2, 0.4, 0.6),
+        maximum=100.0,
+        unit="relative standard deviation",
+        modality="any",
+        reference="Kamath et al., MICCAI 2023 (random_noise, variance = level**2, on values / 255)",
+        stochastic=True,
+        uses_eight_bit=True,
     ),
     Perturbation(
         name="salt_and_pepper",

@@ -13,7 +13,9 @@ BOXES = 3
 _TIE = 1e-3  # of the axes' distances: without it a whole face of a box, or of a thick slice, would disappear at once
 
 
-def cutout(image: torch.Tensor, level: float, generator: torch.Generator) -> torch.Tensor:
+def cutout(
+    image: torch.Tensor, level: float, generator: torch.Generator, *, region: torch.Tensor | None = None
+) -> torch.Tensor:
     """Hide a share of the image behind three rectangles (boxes in 3d), in all channels: y = 0 there.
 
     Their centres are uniform over the image, and their edges relative to the image's are drawn from [0.5, 2] up to a
@@ -23,6 +25,7 @@ def cutout(image: torch.Tensor, level: float, generator: torch.Generator) -> tor
         image: float tensor (C, *spatial) in units of the robust range, not modified.
         level: share of the area (volume) that is hidden, in [0, 1]; 0 is the identity.
         generator: the source of randomness.
+        region: bool (*spatial), the voxels that the share is of; None: all.
 
     Returns:
         A tensor with the shape, dtype and device of `image`.
@@ -47,7 +50,7 @@ def cutout(image: torch.Tensor, level: float, generator: torch.Generator) -> tor
     axes = long_axes(image)
     uniform = torch.rand(BOXES, 2, len(axes), generator=generator, device=generator.device).to(image.device)
     centres, edges = uniform[:, 0], 4 ** (uniform[:, 1] - 0.5)
-    hidden = round(level * image[0].numel())
+    hidden = round(level * (image[0].numel() if region is None else int(region.sum())))
     if hidden == 0:
         return image.clone()
     # the factor at which a voxel disappears: the boxes' unit distance from the nearest centre
@@ -63,11 +66,17 @@ def cutout(image: torch.Tensor, level: float, generator: torch.Generator) -> tor
             box, total = torch.maximum(box, distance), total + distance
         factor = torch.minimum(factor, box + _TIE * total)
     factor = factor.expand(image.shape[1:])
-    return image.masked_fill(factor <= factor.flatten().kthvalue(hidden).values, 0.0)
+    counted = factor.flatten() if region is None else factor[region]
+    return image.masked_fill(factor <= counted.kthvalue(hidden).values, 0.0)
 
 
 def missing_slices(
-    image: torch.Tensor, level: float, generator: torch.Generator, *, spacing_mm: Sequence[float]
+    image: torch.Tensor,
+    level: float,
+    generator: torch.Generator,
+    *,
+    spacing_mm: Sequence[float],
+    region: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Replace a share of the slices by their nearest neighbour that remains.
 
@@ -81,6 +90,7 @@ def missing_slices(
         level: share of the slices that is missing, in [0, 1]; 0 is the identity. One slice always stays.
         generator: the source of randomness.
         spacing_mm: size of a voxel along each spatial axis.
+        region: bool (*spatial); slices that hold none of it are none; None: all count.
 
     Returns:
         A tensor with the shape, dtype and device of `image`.
@@ -93,8 +103,11 @@ def missing_slices(
     if not 0 <= level <= 1:
         raise ValueError(f"The share of missing slices must be in [0, 1], got {level}")
     axis = lowest_resolution_axis(image, spacing_mm)
-    length = image.shape[axis]
-    order = torch.randperm(length, generator=generator, device=generator.device).cpu()
+    order = torch.randperm(image.shape[axis], generator=generator, device=generator.device).cpu()
+    if region is not None:
+        held = region.movedim(axis - 1, 0).flatten(1).any(dim=1).cpu()
+        order = order[held[order]]
+    length = len(order)
     whole = min(int(level * length), length - 1)
     if level == 0 or whole == length - 1 == 0:
         return image.clone()
@@ -125,6 +138,7 @@ ROWS = (
         modality="any",
         reference="DeVries & Taylor, arXiv 1708.04552",
         stochastic=True,
+        uses_region=True,
     ),
     Perturbation(
         name="missing_slices",
@@ -135,6 +149,7 @@ ROWS = (
         modality="any",
         reference="ours: nearest remaining slice",
         stochastic=True,
+        uses_region=True,
         uses_spacing=True,
     ),
 )

@@ -14,6 +14,7 @@ from skimage.color import hed2rgb, rgb2hed
 from skimage.data import immunohistochemistry
 
 from nnunet_robust.common.seeding import torch_generator
+from nnunet_robust.perturbations import perturb
 from nnunet_robust.perturbations.histology import jpeg, out_of_focus, stain_shift, tissue_fold
 
 
@@ -178,3 +179,31 @@ def test_slices_come_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = jpeg(image, 0.8, generator()), out_of_focus(image, 2.0, generator())
     monkeypatch.setattr(slices, "_PIXELS", 2 * 20 * 30)
     torch.testing.assert_close((jpeg(image, 0.8, generator()), out_of_focus(image, 2.0, generator())), whole)
+
+
+@pytest.mark.parametrize("quality", [20, 50, 75, 90])
+@pytest.mark.parametrize("shape", [(160, 160), (93, 101)])
+def test_jpeg_of_colour_is_pillows(quality: int, shape: tuple[int, int]) -> None:
+    original = immunohistochemistry()[: shape[0], : shape[1]]
+    file = io.BytesIO()
+    Image.fromarray(original).save(file, "JPEG", quality=quality)
+    theirs = np.asarray(Image.open(file)).astype(np.float64)
+    image = torch.from_numpy(original.astype(np.float32)).movedim(2, 0)
+    level = 1 - quality / 100
+    ours = perturb(image, "jpeg", level, generator(), colour=True).movedim(0, 2).numpy()
+
+    def rms(changed: np.ndarray) -> float:
+        return float(np.sqrt(np.mean((changed - original) ** 2)))
+
+    assert rms(ours) == pytest.approx(rms(theirs), rel=0.05)
+    assert np.sqrt(np.mean((ours - theirs) ** 2)) < 0.5 * rms(theirs)
+    # three grey images, as before, lose less: their colours are not subsampled
+    assert rms(perturb(image, "jpeg", level, generator()).movedim(0, 2).numpy()) < 0.85 * rms(theirs)
+    assert torch.equal(perturb(image, "jpeg", 0, generator(), colour=True), image)
+
+
+def test_a_grey_image_in_colour_stays_grey() -> None:
+    grey = np.asarray(Image.fromarray(immunohistochemistry()).convert("L"))[:64, :64].astype(np.float32)
+    image = torch.from_numpy(grey).expand(3, 1, 64, 64).clone()
+    found = perturb(image, "jpeg", 0.5, generator(), colour=True)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])

@@ -169,7 +169,11 @@ def test_proper_names_and_abbreviations_are_written_as_such() -> None:
 
 
 def test_which_rows_take_what() -> None:
-    assert {row.name for row in PERTURBATIONS.values() if row.uses_mask} == {"background_blur", "foreground_blur"}
+    assert {row.name for row in PERTURBATIONS.values() if row.uses_mask} == {
+        "background_blur",
+        "background_blur_8bit",
+        "foreground_blur",
+    }
     attacks = {row.name: row.control for row in PERTURBATIONS.values() if row.uses_victim}
     assert attacks == {f"{name}_{norm}": f"random_{norm}" for name in ATTACKS for norm in NORMS}
     assert {"slice_thickness", "missing_slices", "correlated_noise"} <= {
@@ -188,9 +192,9 @@ def test_presets_hold_valid_levels(preset: str) -> None:
 
 def test_kamath_preset_is_the_papers() -> None:
     preset = PRESETS["kamath2025"]
-    assert [level**2 for level in preset["speckle_noise"]] == pytest.approx([0.1, 0.3])
-    assert preset["background_blur"] == (3.0, 7.0)
-    assert set(preset) == {"speckle_noise", "background_blur"}
+    assert [level**2 for level in preset["speckle_noise_8bit"]] == pytest.approx([0.1, 0.3])
+    assert preset["background_blur_8bit"] == (3.0, 7.0)
+    assert set(preset) == {"speckle_noise_8bit", "background_blur_8bit"}
 
 
 @pytest.mark.parametrize("modality", ["mri", "ct", "ultrasound", "histology"])

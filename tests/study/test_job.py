@@ -244,14 +244,14 @@ def test_a_sweep_s_command(tmp_path: Path) -> None:
         "tolerance_mm": 1.5,
         "save_predictions": True,
         "allow_training_cases": True,
+        "background": "keep",
     }
     what = {**MODEL, "folds": ["0", "1"], "options": options, "output": "sweeps/a"}
     command = " ".join(sweep_command(a_job("sweep/a", **what), "cpu", ["A", "B"], Path("/study")))
     assert command == (
         "nnunet-robust sweep -d 901 -c 2d -p nnUNetPlans -f 0 1 -tr A B -o /study/sweeps/a -device cpu "
         "--perturb speckle_noise=0.1,0.3 gaussian_blur --series /a/series.csv --tile-size 32 16x32 --disable-tta "
-        "--preset noise --precision fast --tolerance-mm 1.5 --save-predictions "
-        "--allow-training-cases"
+        "--preset noise --precision fast --tolerance-mm 1.5 --save-predictions --allow-training-cases --background keep"
     )
 
 

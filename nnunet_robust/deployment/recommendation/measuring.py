@@ -13,6 +13,7 @@ from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.images.complexity import SWEEP_SLICES, ComplexityMeter
 from nnunet_robust.eval.images.image_files import ImageFiles, load_image
 from nnunet_robust.eval.images.image_quality import image_quality
+from nnunet_robust.eval.images.regions import EVERYWHERE, Background
 from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.inference.sliding_window import SlidingWindow
 
@@ -25,11 +26,13 @@ class Format:
         file_ending: e.g. ".nii.gz".
         channels: of an image.
         reader: the name of nnU-Net's class that reads them.
+        background: what decides over the region that is measured, as the sweep did.
     """
 
     file_ending: str
     channels: int
     reader: str
+    background: Background = EVERYWHERE
 
     def make_reader(self) -> BaseReaderWriter:
         """Make nnU-Net's reader of these files."""
@@ -75,7 +78,8 @@ class Measurer:
         with quiet():
             loaded = load_image(files, self._reader, self._format.channels)
         image, spacing_mm = loaded.image, loaded.spacing_mm
-        quality = image_quality(image, spacing_mm)
+        region = self._format.background.region(image).mask
+        quality = image_quality(image, spacing_mm, region=region)
         measured = {"noise_sigma": quality.noise_sigma, "blur": quality.blur}
         if self._model is None or self._window is None:
             return measured
@@ -83,7 +87,7 @@ class Measurer:
             data, found = self._model.preprocess(image, loaded.properties)
             mask = self._model.export(self._window.logits(data), found)
         values = [value for value in self._model.label_names if value not in (0, self._model.ignore_label)]
-        meter = ComplexityMeter(image, mask, {"foreground": values}, spacing_mm, max_slices=SWEEP_SLICES)
+        meter = ComplexityMeter(image, mask, {"foreground": values}, spacing_mm, max_slices=SWEEP_SLICES, region=region)
         complexity = meter.measure(image)["foreground"]
         return {
             **measured,

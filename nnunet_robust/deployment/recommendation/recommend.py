@@ -28,6 +28,7 @@ from nnunet_robust.deployment.recommendation.placement import (
     Place,
 )
 from nnunet_robust.eval.images.image_files import ImageFiles, OtherChannelsError, find_images
+from nnunet_robust.eval.images.regions import Background
 from nnunet_robust.eval.inference.models import Model, load_model
 from nnunet_robust.eval.report.shared.read import Sweep, read_sweep
 from nnunet_robust.eval.results.display_names import DisplayNames
@@ -272,4 +273,7 @@ def _format(sweep: Sweep) -> Format:
             f"{sweep.folder / 'manifest.json'} does not say what images the models take: it is of an earlier version, "
             f"run the sweep into a new folder"
         )
-    return Format(images.file_ending, images.channels, images.reader)
+    background = Background.of(
+        sweep.manifest.identity.background_then, {"channel_names": dict(enumerate(images.channel_names))}, ()
+    )
+    return Format(images.file_ending, images.channels, images.reader, background)

@@ -47,7 +47,13 @@ _STEP = 0.25  # of the radius: the 2/255 in 8/255 of Madry et al.
 
 
 def attack(
-    name: str, victim: Victim, image: torch.Tensor, budget: Budget, steps: int, generator: torch.Generator
+    name: str,
+    victim: Victim,
+    image: torch.Tensor,
+    budget: Budget,
+    steps: int,
+    generator: torch.Generator,
+    region: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attack one image.
 
@@ -59,6 +65,7 @@ def attack(
         steps: >= 1; of each of the attacks that the worst case is made of. FGSM has one, whatever is asked for.
         generator: the source of randomness, freshly made: the worst case draws the noise of `random_control` from it,
             and chooses from that very image too.
+        region: bool (*spatial), the voxels that may move, see `Ball`; None: all.
 
     Returns:
         The perturbed image, with the shape and dtype of `image`; each channel within its own minimum and maximum.
@@ -74,24 +81,27 @@ def attack(
         raise UserError(f"An attack takes at least one step, got {steps}")
     if budget.radius == 0:
         return image.clone()
-    ball = Ball(image, budget)
+    ball = Ball(image, budget, region)
     return ball.image(ATTACKS[name].run(victim, ball, steps, generator))
 
 
-def random_control(image: torch.Tensor, budget: Budget, generator: torch.Generator) -> torch.Tensor:
+def random_control(
+    image: torch.Tensor, budget: Budget, generator: torch.Generator, region: torch.Tensor | None = None
+) -> torch.Tensor:
     """What every attack is to be compared with: random noise of the same budget; see `Ball.control`.
 
     Args:
         image: float (C, *spatial) in units of each channel's robust range; not modified.
         budget: of the noise; 0 gives the image, bit for bit.
         generator: the source of randomness, freshly made: a radius then only scales the noise.
+        region: bool (*spatial), the voxels that may move, see `Ball`; None: all.
 
     Returns:
         The perturbed image, with the shape and dtype of `image`.
     """
     if budget.radius == 0:
         return image.clone()
-    ball = Ball(image, budget)
+    ball = Ball(image, budget, region)
     return ball.image(ball.control(generator))
 
 

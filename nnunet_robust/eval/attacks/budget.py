@@ -46,6 +46,8 @@ class Ball:
     Args:
         image: float (C, *spatial).
         budget: of the perturbation.
+        region: bool (*spatial), the voxels that may move, and that the l2 norm is a mean over; None: all. What lies
+            outside of it in `image` must be within each channel's minimum and maximum inside.
 
     Attributes:
         norm: the budget's.
@@ -53,7 +55,7 @@ class Ball:
             not to make steps without bounds.
     """
 
-    def __init__(self, image: torch.Tensor, budget: Budget) -> None:
+    def __init__(self, image: torch.Tensor, budget: Budget, region: torch.Tensor | None = None) -> None:
         minimum, maximum = (
             bound.view(-1, *[1] * (image.ndim - 1)) for bound in image.detach().flatten(1).aminmax(dim=1)
         )
@@ -62,7 +64,11 @@ class Ball:
         self._moves = maximum > minimum  # a constant channel has no range
         self._lowest, self._highest = (bound.float() - image.float() for bound in (minimum, maximum))
         self._minimum, self._maximum = minimum, maximum
-        self._count = max(1, int(self._moves.sum()) * image[0].numel())
+        self._count = max(1, int(self._moves.sum()) * (image[0].numel() if region is None else int(region.sum())))
+        if region is not None:
+            self._moves = self._moves & region
+            self._lowest, self._highest = self._lowest * region, self._highest * region
+        self._region = region
         self.radius = min(budget.radius, self.size(torch.maximum(-self._lowest, self._highest)))
 
     def image(self, change: torch.Tensor) -> torch.Tensor:
@@ -90,6 +96,8 @@ class Ball:
 
     def direction(self, gradient: torch.Tensor) -> torch.Tensor:
         """The perturbation of norm 1 that a gradient with respect to the image promises most of; 0 if that is 0."""
+        if self._region is not None:
+            gradient = gradient * self._region
         if self.norm == "linf":
             return gradient.sign()
         # in units of the largest: squares of small gradients would vanish

@@ -33,8 +33,10 @@ _NORM_NAMES = {"linf": "l∞", "l2": "l2"}
 def control_row(norm: str) -> Perturbation:
     """The row of random noise that attacks of a norm are compared with."""
 
-    def control(image: torch.Tensor, level: float, generator: torch.Generator) -> torch.Tensor:
-        return random_control(image, Budget(level, norm), generator)
+    def control(
+        image: torch.Tensor, level: float, generator: torch.Generator, *, region: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return random_control(image, Budget(level, norm), generator, region)
 
     control.__doc__ = random_control.__doc__
     reference = "as the attacks of the same norm"
@@ -50,9 +52,15 @@ def attack_row(name: str, norm: str) -> Perturbation:
     """
 
     def function(
-        image: torch.Tensor, level: float, generator: torch.Generator, *, victim: Victim, steps: int = STEPS
+        image: torch.Tensor,
+        level: float,
+        generator: torch.Generator,
+        *,
+        victim: Victim,
+        steps: int = STEPS,
+        region: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        return attack(name, victim, image, Budget(level, norm), steps, generator)
+        return attack(name, victim, image, Budget(level, norm), steps, generator, region)
 
     found = ATTACKS[name]
     function.__doc__ = found.run.__doc__
@@ -82,6 +90,7 @@ def _row(
         modality="any",
         reference=reference,
         display_name=f"{words}, {_NORM_NAMES[norm]}",
+        uses_region=True,
         **facts,
     )
 

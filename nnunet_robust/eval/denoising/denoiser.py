@@ -12,6 +12,7 @@ import numpy as np
 from nnunet_robust.eval.denoising.noise_tolerance import NoiseTolerance
 from nnunet_robust.eval.denoising.variation import ANISOTROPY, STRENGTH, denoise
 from nnunet_robust.eval.images.image_quality import mean_of, noise_sigmas
+from nnunet_robust.eval.images.regions import EVERYWHERE, Background
 
 FILTER = f"total variation (Chambolle 2004), weight {STRENGTH:g} x noise, slice by slice beyond {ANISOTROPY:g} : 1"
 
@@ -22,9 +23,11 @@ class Denoiser:
 
     Attributes:
         tolerance: the noise tolerance of the model; None denoises always.
+        background: what decides over the region whose noise is measured, and that is denoised.
     """
 
     tolerance: NoiseTolerance | None = None
+    background: Background = EVERYWHERE
 
     @property
     def label(self) -> str:
@@ -54,26 +57,28 @@ class Denoiser:
         Returns:
             The image itself where it needs nothing; else an array of its shape and dtype, see `variation.denoise`.
         """
-        known = _look(image, spacing_mm)
+        known = _look(image, spacing_mm, self.background)
         if not self.needed(known.noise_sigma):
             return image
         if known.denoised is None:
-            known = known._replace(denoised=denoise(image, spacing_mm, known.noise_sigmas))
+            known = known._replace(denoised=denoise(image, spacing_mm, known.noise_sigmas, known.region))
             _last.seen = known
         assert known.denoised is not None
         return known.denoised
 
     def noise_sigma(self, image: np.ndarray, spacing_mm: Sequence[float]) -> float:
         """Measure the image's noise, as `image_quality` has it, once for one image."""
-        return _look(image, spacing_mm).noise_sigma
+        return _look(image, spacing_mm, self.background).noise_sigma
 
     def matches(self, described: Mapping[str, Any]) -> bool:
         """Tell whether it does the same to images as one that a manifest describes, whatever each was learned from."""
-        return (described["filter"], described.get("threshold")) == (FILTER, self.threshold)
+        then = (described["filter"], described.get("threshold"), described.get("background", "perturb"))
+        return then == (FILTER, self.threshold, self.background.mode)
 
     def described(self) -> dict[str, Any]:
         """Describe it for the manifest."""
-        return {"filter": FILTER, **({} if self.tolerance is None else self.tolerance.described())}
+        learned = {} if self.tolerance is None else self.tolerance.described()
+        return {"filter": FILTER, "background": self.background.mode, **learned}
 
 
 class _Seen(NamedTuple):
@@ -81,6 +86,8 @@ class _Seen(NamedTuple):
 
     image: np.ndarray
     spacing_mm: tuple[float, ...]
+    background: Background
+    region: np.ndarray | None
     noise_sigmas: list[float]
     denoised: np.ndarray | None
 
@@ -93,11 +100,14 @@ class _Seen(NamedTuple):
 _last = threading.local()
 
 
-def _look(image: np.ndarray, spacing_mm: Sequence[float]) -> _Seen:
+def _look(image: np.ndarray, spacing_mm: Sequence[float], background: Background) -> _Seen:
     seen: _Seen | None = getattr(_last, "seen", None)
-    if seen is None or not _same(seen.image, image) or seen.spacing_mm != tuple(spacing_mm):
+    known = seen is not None and _same(seen.image, image)
+    if seen is None or not known or (seen.spacing_mm, seen.background) != (tuple(spacing_mm), background):
+        region = background.region(image).mask
+        sigmas = noise_sigmas(image, spacing_mm, region=region)
         # The image is kept so that no other takes its place in memory.
-        seen = _Seen(image, tuple(spacing_mm), noise_sigmas(image, spacing_mm), None)
+        seen = _Seen(image, tuple(spacing_mm), background, region, sigmas, None)
         _last.seen = seen
     return seen
 

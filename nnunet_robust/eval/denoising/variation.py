@@ -6,9 +6,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from skimage.restoration import denoise_tv_chambolle
 
 from nnunet_robust.perturbations import ROBUST_PERCENTILES
+from nnunet_robust.perturbations.region import continued, kept_nonzero
 
 STRENGTH = 0.7
 """Weight of the total variation / standard deviation of the noise."""
@@ -17,7 +19,9 @@ ANISOTROPY = 3.0
 """Voxels that are longer than this times their next longest edge are denoised slice by slice, as nnU-Net resamples."""
 
 
-def denoise(image: np.ndarray, spacing_mm: Sequence[float], noise_sigmas: Sequence[float]) -> np.ndarray:
+def denoise(
+    image: np.ndarray, spacing_mm: Sequence[float], noise_sigmas: Sequence[float], region: np.ndarray | None = None
+) -> np.ndarray:
     """Denoise a raw image, channel by channel.
 
     y = argmin TV(y) + |y - x|^2 / (2 w), TV the sum over voxels of the gradient's length: noise is smoothed away, edges
@@ -30,6 +34,8 @@ def denoise(image: np.ndarray, spacing_mm: Sequence[float], noise_sigmas: Sequen
             `ANISOTROPY` times the next coarsest spacing, each for itself.
         noise_sigmas: per channel, standard deviation of its noise as a share of its robust range; a channel without
             noise (0 or NaN), or with a single value, stays as it is.
+        region: bool (*spatial), the voxels that are denoised, in whose robust range; outside of it nothing changes, and
+            the filter sees a continuation (`perturbations.region.continued`); None: all.
 
     Returns:
         An array of the image's shape and dtype, each channel within its own minimum and maximum. Integers are rounded.
@@ -39,16 +45,22 @@ def denoise(image: np.ndarray, spacing_mm: Sequence[float], noise_sigmas: Sequen
     """
     found = image.copy()
     for channel, sigma in enumerate(noise_sigmas):
-        lowest, highest = float(image[channel].min()), float(image[channel].max())
+        values = image[channel] if region is None else image[channel][region]
+        lowest, highest = float(values.min()), float(values.max())
         if not sigma > 0 or lowest == highest:
             continue
-        low, high = np.percentile(image[channel], ROBUST_PERCENTILES)
+        low, high = np.percentile(values, ROBUST_PERCENTILES)
         span = float(high - low) if high > low else highest - lowest
         scaled = ((image[channel] - low) / span).astype(np.float32)
+        if region is not None:
+            scaled = continued(torch.from_numpy(scaled[None]), torch.from_numpy(region))[0].numpy()
         smooth = _smooth(scaled, spacing_mm, STRENGTH * sigma) * span + low
         if image.dtype.kind in "iu":
             smooth = np.rint(smooth)
-        found[channel] = np.clip(smooth, lowest, highest)
+        smooth = np.clip(smooth, lowest, highest)
+        found[channel] = smooth if region is None else np.where(region, smooth, image[channel])
+    if region is not None and image.dtype.kind == "f":
+        found = kept_nonzero(torch.from_numpy(found), torch.from_numpy(image)).numpy()
     return found
 
 

@@ -127,18 +127,20 @@ def _kullback_leibler(p: np.ndarray, q: np.ndarray) -> float:
     return float(np.sum(p[there] * np.log2(p[there] / q[there])))
 
 
-def grey_range(image: np.ndarray) -> np.ndarray:
+def grey_range(image: np.ndarray, region: np.ndarray | None = None) -> np.ndarray:
     """Find what becomes black and white: (0, 255) for 8-bit images, else each channel's 0.5th and 99.5th percentile.
 
     Args:
         image: (C, *spatial), finite.
+        region: bool (*spatial), the voxels that the percentiles are of; None: all.
 
     Returns:
         (C, 2), low and high; high > low.
     """
     if image.min() >= 0 and image.max() <= 255 and np.array_equal(image, np.rint(image)):
         return np.tile([0.0, 255.0], (len(image), 1))
-    low, high = np.percentile(image.reshape(len(image), -1), (0.5, 99.5), axis=1)
+    values = image.reshape(len(image), -1) if region is None else image[:, region]
+    low, high = np.percentile(values, (0.5, 99.5), axis=1)
     return np.stack([low, np.where(high > low, high, low + 1)], axis=1)
 
 
@@ -231,6 +233,7 @@ class ComplexityMeter:
         ignore: the value that is neither inside nor outside of anything.
         variant: "symmetric", or "published" as in the papers' code.
         max_slices: the largest number of slices, evenly spaced, of those that hold a region; None takes all.
+        region: bool (*spatial), the voxels that count: what lies outside is as one to be ignored; None: all.
     """
 
     def __init__(
@@ -243,23 +246,31 @@ class ComplexityMeter:
         ignore: int | None = None,
         variant: Variant = "symmetric",
         max_slices: int | None = None,
+        region: np.ndarray | None = None,
     ) -> None:
         self._way = _WAYS[variant]
         self._axis = slice_axis(spacing_mm)
-        self._grey = grey_range(clean)
-        slices = np.moveaxis(label, self._axis, 0) if label.ndim == 3 else label[None]
+        self._grey = grey_range(clean, region)
+        counted = np.ones(label.shape, bool) if ignore is None else label != ignore
+        if region is not None:
+            counted &= region
+        slices, counted = (
+            np.moveaxis(one, self._axis, 0) if label.ndim == 3 else one[None] for one in (label, counted)
+        )
         masks = {name: np.isin(slices, list(values)) for name, values in regions.items()}
+        if region is not None:
+            masks = {name: mask & counted for name, mask in masks.items()}
         held = np.flatnonzero(np.any([mask.any(axis=(1, 2)) for mask in masks.values()], axis=0))
         if max_slices is not None and len(held) > max_slices:
             held = held[np.linspace(0, len(held) - 1, max_slices).round().astype(int)]
         self._slices = [int(z) for z in held]
-        self._regions = {name: self._region(mask, slices, ignore) for name, mask in masks.items()}
+        self._regions = {name: self._region(mask, counted) for name, mask in masks.items()}
 
-    def _region(self, mask: np.ndarray, slices: np.ndarray, ignore: int | None) -> _Region:
+    def _region(self, mask: np.ndarray, counted: np.ndarray) -> _Region:
         sides, bands = {}, {}
         for z in self._slices:
             if mask[z].any():
-                rest = ~mask[z] if ignore is None else ~mask[z] & (slices[z] != ignore)
+                rest = ~mask[z] & counted[z]
                 sides[z] = self._way.sides(mask[z], rest)
                 bands[z] = _band(mask[z], rest)
         return _Region(sides, bands)

@@ -48,7 +48,10 @@ class ImageQuality:
 
 
 def image_quality(
-    image: np.ndarray, spacing_mm: Sequence[float], max_slices: int | None = SWEEP_SLICES
+    image: np.ndarray,
+    spacing_mm: Sequence[float],
+    max_slices: int | None = SWEEP_SLICES,
+    region: np.ndarray | None = None,
 ) -> ImageQuality:
     """Measure the noise and the blur of an image.
 
@@ -65,6 +68,7 @@ def image_quality(
         image: (C, *spatial), finite raw intensities, 2d or 3d.
         spacing_mm: per spatial axis; slices lie across the coarsest.
         max_slices: the largest number of slices of a volume, evenly spaced; None takes all.
+        region: bool (*spatial), the voxels that are measured, their neighbours with them; None: all.
 
     Returns:
         The means over the channels that can be measured: noise needs `FEWEST_COEFFICIENTS` coefficients, blur a
@@ -73,27 +77,44 @@ def image_quality(
     References: Donoho & Johnstone, "Ideal spatial adaptation by wavelet shrinkage", Biometrika 1994, section 4.2;
     Cressie, "Statistics for Spatial Data", 1993, section 2.4 (the variogram and its nugget, which is what noise is).
     """
-    channels = _channels(image, spacing_mm, max_slices)
+    channels, inside = _channels(image, spacing_mm, max_slices, region)
     return ImageQuality(
-        mean_of([_noise(channel) for channel in channels]), mean_of([_blur(channel) for channel in channels])
+        mean_of([_noise(channel, inside) for channel in channels]),
+        mean_of([_blur(channel, inside) for channel in channels]),
     )
 
 
-def noise_sigmas(image: np.ndarray, spacing_mm: Sequence[float], max_slices: int | None = SWEEP_SLICES) -> list[float]:
+def noise_sigmas(
+    image: np.ndarray,
+    spacing_mm: Sequence[float],
+    max_slices: int | None = SWEEP_SLICES,
+    region: np.ndarray | None = None,
+) -> list[float]:
     """Measure the noise of each channel; NaN where that cannot be done. `mean_of` them is `ImageQuality.noise_sigma`.
 
     Args:
         image: as for `image_quality`, as the other arguments.
     """
-    return [_noise(channel) for channel in _channels(image, spacing_mm, max_slices)]
+    channels, inside = _channels(image, spacing_mm, max_slices, region)
+    return [_noise(channel, inside) for channel in channels]
 
 
-def _channels(image: np.ndarray, spacing_mm: Sequence[float], max_slices: int | None) -> list[np.ndarray]:
-    """Each channel's slices (n, rows, columns), float32."""
-    slices = np.moveaxis(image, slice_axis(spacing_mm) + 1, 1) if image.ndim == 4 else image[:, None]
-    if max_slices is not None and slices.shape[1] > max_slices:
-        slices = slices[:, np.linspace(0, slices.shape[1] - 1, max_slices).round().astype(int)]
-    return [np.ascontiguousarray(channel, dtype=np.float32) for channel in slices]
+def _channels(
+    image: np.ndarray, spacing_mm: Sequence[float], max_slices: int | None, region: np.ndarray | None
+) -> tuple[list[np.ndarray], np.ndarray | None]:
+    """Each channel's slices (n, rows, columns), float32, of those that hold the region; and the region in them."""
+    slices, inside = (
+        None if one is None else np.moveaxis(one, slice_axis(spacing_mm) + 1, 1) if image.ndim == 4 else one[:, None]
+        for one in (image, None if region is None else region[None])
+    )
+    assert slices is not None
+    held = np.arange(slices.shape[1]) if inside is None else np.flatnonzero(inside[0].any(axis=(1, 2)))
+    if max_slices is not None and len(held) > max_slices:
+        held = held[np.linspace(0, len(held) - 1, max_slices).round().astype(int)]
+    if len(held) < slices.shape[1]:
+        slices, inside = slices[:, held], None if inside is None else inside[:, held]
+    channels = [np.ascontiguousarray(channel, dtype=np.float32) for channel in slices]
+    return channels, None if inside is None else np.ascontiguousarray(inside[0])
 
 
 def mean_of(values: Sequence[float]) -> float:
@@ -102,28 +123,43 @@ def mean_of(values: Sequence[float]) -> float:
     return float(np.mean(there)) if there else math.nan
 
 
-def _noise(slices: np.ndarray) -> float:
+def _noise(slices: np.ndarray, inside: np.ndarray | None) -> float:
     """Of one channel (n, rows, columns)."""
-    lowest, highest = float(slices.min()), float(slices.max())
+    values = slices if inside is None else slices[inside]
+    lowest, highest = float(values.min()), float(values.max())
     if min(slices.shape[1:]) < len(_WAVELET) or lowest == highest:
         return math.nan
     constant = _ROUNDING * max(abs(lowest), abs(highest))
     # one by one: what is at work then fits into the processor's cache
-    details = np.concatenate([_details(one, lowest, highest, constant) for one in slices])
+    details = np.concatenate(
+        [
+            _details(one, lowest, highest, constant, None if inside is None else inside[number])
+            for number, one in enumerate(slices)
+        ]
+    )
     if details.size < FEWEST_COEFFICIENTS:
         return math.nan
-    low, high = np.percentile(slices, ROBUST_PERCENTILES)
+    low, high = np.percentile(values, ROBUST_PERCENTILES)
     span = float(high - low) if high > low else highest - lowest
     return float(np.median(details)) / _MAD_OF_NORMAL / span
 
 
-def _details(pixels: np.ndarray, lowest: float, highest: float, constant: float) -> np.ndarray:
+def _details(
+    pixels: np.ndarray, lowest: float, highest: float, constant: float, inside: np.ndarray | None
+) -> np.ndarray:
     """Absolute diagonal wavelet coefficients of one slice, those that count."""
     saturated = ((pixels == lowest) | (pixels == highest)).view(np.uint8)
-    ones = (1,) * len(_WAVELET)
     found = np.abs(_weighted(_weighted(pixels, _WAVELET, 0), _WAVELET, 1))
-    counts = (_weighted(_weighted(saturated, ones, 0), ones, 1) <= MOST_SATURATED) & (found > constant)
+    counts = (_counted(saturated) <= MOST_SATURATED) & (found > constant)
+    if inside is not None:
+        counts &= _counted((~inside).view(np.uint8)) == 0
     return np.asarray(found[counts])
+
+
+def _counted(pixels: np.ndarray) -> np.ndarray:
+    """How many of the pixels that a coefficient sees are 1."""
+    ones = (1,) * len(_WAVELET)
+    return _weighted(_weighted(pixels, ones, 0), ones, 1)
 
 
 def _weighted(pixels: np.ndarray, taps: Sequence[float], axis: int) -> np.ndarray:
@@ -137,22 +173,31 @@ def _weighted(pixels: np.ndarray, taps: Sequence[float], axis: int) -> np.ndarra
     return first
 
 
-def _blur(slices: np.ndarray) -> float:
+def _blur(slices: np.ndarray, inside: np.ndarray | None) -> float:
     """Of one channel (n, rows, columns)."""
     if min(slices.shape[1:]) <= LAGS[-1]:
         return math.nan
-    finest, next_finest, coarse = (_mean_squared_difference(slices, lag) for lag in LAGS)
-    if coarse <= finest:  # nothing that goes beyond one pixel
+    finest, next_finest, coarse = (_mean_squared_difference(slices, inside, lag) for lag in LAGS)
+    if not coarse > finest:  # nothing that goes beyond one pixel
         return math.nan
     return min(1.0, max(0.0, 1 - (next_finest - finest) / (coarse - finest)))
 
 
-def _mean_squared_difference(slices: np.ndarray, lag: int) -> float:
-    """Of pixels that lie so far apart, mean over both axes."""
+def _mean_squared_difference(slices: np.ndarray, inside: np.ndarray | None, lag: int) -> float:
+    """Of pixels that lie so far apart, mean over both axes; NaN where no two do."""
+    if inside is not None:
+        rows, columns = (
+            _mean_square((slices[far] - slices[near])[inside[far] & inside[near]])
+            for far, near in (
+                (np.s_[:, lag:], np.s_[:, :-lag]),
+                (np.s_[:, :, lag:], np.s_[:, :, :-lag]),
+            )
+        )
+        return (rows + columns) / 2
     along_rows = np.mean([_mean_square(one[lag:] - one[:-lag]) for one in slices])
     along_columns = np.mean([_mean_square(one[:, lag:] - one[:, :-lag]) for one in slices])
     return float(along_rows + along_columns) / 2
 
 
 def _mean_square(values: np.ndarray) -> float:
-    return float(np.mean(np.square(values, out=values), dtype=np.float64))
+    return float(np.mean(np.square(values, out=values), dtype=np.float64)) if values.size else math.nan

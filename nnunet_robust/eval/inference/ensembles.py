@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from nnunet_robust.common.digest import sha256
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.images.complexity import SWEEP_SLICES, ComplexityMeter
+from nnunet_robust.eval.images.regions import EVERYWHERE, Background
 from nnunet_robust.eval.inference.members import Members, Prediction
 from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.results.manifest import Identity
@@ -45,12 +46,14 @@ class Ensemble:
         weighting: where the weights of a case come from: one of `WEIGHTINGS`.
         curve: how well each member did, by texture divergence; for weights by complexity.
         origin: the SHA-256 of the results that the curve was made from.
+        background: what decides over the region that an image's texture is measured in.
     """
 
     models: tuple[Model, ...]
     weighting: str = "uniform"
     curve: CompetenceCurve | None = None
     origin: str | None = None
+    background: Background = EVERYWHERE
 
     @property
     def trainer(self) -> str:
@@ -89,7 +92,7 @@ class Ensemble:
             spacing_mm: the voxel's size along each axis.
         """
         alike = uncertainty(members, self.label_layout)
-        divergence = _divergence(image, alike.segmentation > 0, spacing_mm)
+        divergence = _divergence(image, alike.segmentation > 0, spacing_mm, self.background.region(image).mask)
         weights = self._weights(members, alike, divergence, spacing_mm).tolist()
         found = alike if self.weighting == "uniform" else uncertainty(members, self.label_layout, weights)
         return Prediction(found.segmentation, found, tuple(weights), divergence)
@@ -175,8 +178,15 @@ def _learned(
     return curve, sha256(origin / "results.csv")
 
 
-def _divergence(image: np.ndarray, foreground: NDArray[np.bool_], spacing_mm: Sequence[float]) -> float:
+def _divergence(
+    image: np.ndarray, foreground: NDArray[np.bool_], spacing_mm: Sequence[float], region: NDArray[np.bool_] | None
+) -> float:
     meter = ComplexityMeter(
-        image, foreground.astype(np.uint8), {"foreground": [1]}, spacing_mm, max_slices=SWEEP_SLICES
+        image,
+        foreground.astype(np.uint8),
+        {"foreground": [1]},
+        spacing_mm,
+        max_slices=SWEEP_SLICES,
+        region=region,
     )
     return meter.measure(image)["foreground"].texture_divergence_bits

@@ -25,6 +25,7 @@ from nnunet_robust.common.digest import sha256
 from nnunet_robust.common.errors import UserError, one_line
 from nnunet_robust.eval.images.cases import CaseFiles, LoadedCase, label_names, load_case
 from nnunet_robust.eval.images.image_files import channel_count
+from nnunet_robust.eval.images.regions import Background, channel_names, is_colour
 from nnunet_robust.eval.results.tables import arm_key
 from nnunet_robust.eval.uncertainty.label_layout import LabelLayout
 from nnunet_robust.trainers.plans import format_size, nearest_patch_sizes, total_stride
@@ -256,6 +257,20 @@ class Model:
     def channels(self) -> int:
         """The number of channels that it takes."""
         return channel_count(self.predictor.dataset_json)
+
+    @property
+    def colour(self) -> bool:
+        """Whether its three channels are red, green and blue."""
+        return is_colour(channel_names(self.predictor.dataset_json))
+
+    def background(self, mode: str) -> Background:
+        """What becomes of the background of its images, by its plans and its channels' names.
+
+        Args:
+            mode: of `regions.BACKGROUNDS`.
+        """
+        masks = self.predictor.configuration_manager.use_mask_for_norm
+        return Background.of(mode, self.predictor.dataset_json, masks)
 
     @property
     def ignore_label(self) -> int | None:

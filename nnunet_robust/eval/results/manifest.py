@@ -89,6 +89,8 @@ class Identity(Entry):
         precision: "exact" or "fast".
         members_by: what tells a model's members apart.
         reference: what metrics compare with where several experts have drawn each case; None for a single one.
+        background: what became of images' background, of `regions.BACKGROUNDS`; None in older manifests, which
+            perturbed and measured it as all else.
         cases: case -> digest of its files; None for one that cannot be read.
     """
 
@@ -101,7 +103,13 @@ class Identity(Entry):
     precision: str | None = None
     members_by: Sequence[str] | None = None
     reference: str | None = None
+    background: str | None = None
     cases: Mapping[str, str | None] = field(default_factory=dict)
+
+    @property
+    def background_then(self) -> str:
+        """What became of the background, whatever version made the manifest."""
+        return self.background or "perturb"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,11 +120,13 @@ class ImagesEntry(Entry):
         file_ending: for example ".nii.gz".
         channels: of an image.
         reader: name of nnU-Net's class that reads them.
+        channel_names: as in `dataset.json`; empty in older manifests.
     """
 
     file_ending: str
     channels: int
     reader: str
+    channel_names: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -366,6 +376,8 @@ def open_manifest(path: Path, identity: Identity) -> Manifest:
     there = manifest.identity.to_json()
     for name, value in identity.to_json().items():
         before = there.get(name)
+        if name == "background" and before is None:
+            before = "perturb, by an earlier version"
         if isinstance(value, dict) and isinstance(before, dict):
             before = {key: value.get(key) if digest is None else digest for key, digest in before.items()}
         if before != value:

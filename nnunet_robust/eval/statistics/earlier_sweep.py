@@ -61,6 +61,12 @@ class EarlierSweep:
                     f"{self.flag} {self.folder}: its {name} was {there!r}, here it is {here!r}: predict the "
                     f"calibration cases as these"
                 )
+        there, here = self.manifest.identity.background_then, identity.background_then
+        if there != here:
+            raise UserError(
+                f"{self.flag} {self.folder}: its background was {there!r}, here it is {here!r}: sweep the calibration "
+                f"cases with --background as these"
+            )
 
     def check_has(self, key: str, checkpoints: Mapping[str, str], remedy: str) -> None:
         """Make sure that it has a model, with these checkpoints.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from nnunet_robust.common.console import quiet, warn
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.eval.images.cases import CaseFiles, sha256_of_case
+from nnunet_robust.eval.images.cases import CaseFiles, LoadedCase, sha256_of_case
 from nnunet_robust.eval.images.image_files import check_stored
+from nnunet_robust.eval.images.regions import Background
 from nnunet_robust.eval.images.selection import cases_of
 from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.inference.selection import interface
@@ -90,52 +92,70 @@ def training_overlaps(
     return found
 
 
-def read_new_cases(
-    cases: Sequence[CaseFiles], manifest: Manifest, model: Model
-) -> tuple[dict[str, str], dict[str, Sequence[str]]]:
+class NewCases(NamedTuple):
+    """What was found when cases were read for the first time.
+
+    Attributes:
+        faults: case -> what is wrong with it.
+        notes: case -> what is doubtful about it.
+        guessed_padding: case -> the value of its padding, where that was guessed.
+    """
+
+    faults: dict[str, str]
+    notes: dict[str, Sequence[str]]
+    guessed_padding: dict[str, float]
+
+
+def read_new_cases(cases: Sequence[CaseFiles], manifest: Manifest, model: Model, background: Background) -> NewCases:
     """Read every case that no earlier run has read, so that faults are told before anything is computed.
 
     Args:
         cases: of the sweep's folders.
         manifest: of the output folder.
         model: any of the models.
+        background: what decides over the images' regions.
 
     Returns:
-        Case -> what is wrong with it, and case -> what is doubtful about it.
+        See `NewCases`.
 
     Raises:
         UserError: all of them have a fault: the first one's.
     """
     read_before = {name for name, digest in manifest.identity.cases.items() if digest}
     broken: dict[str, UserError] = {}
-    doubtful: dict[str, Sequence[str]] = {}
+    found = NewCases({}, {}, {})
     for case in cases:
         if case.name not in read_before:
             try:
-                if notes := read_once(case, model):
-                    doubtful[case.name] = notes
+                loaded = read_once(case, model)
+                if loaded.notes:
+                    found.notes[case.name] = loaded.notes
+                padding = background.region(loaded.image).guessed
+                if padding is not None:
+                    found.guessed_padding[case.name] = padding
             except UserError as error:
                 broken[case.name] = error
     if len(broken) == len(cases):
         raise next(iter(broken.values()))
-    return {name: str(error) for name, error in broken.items()}, doubtful
+    found.faults.update({name: str(error) for name, error in broken.items()})
+    return found
 
 
-def read_once(case: CaseFiles, model: Model) -> Sequence[str]:
-    """Read a case, so that its faults are told, and what is doubtful about it.
+def read_once(case: CaseFiles, model: Model) -> LoadedCase:
+    """Read a case, so that its faults are told, and print what is doubtful about it.
 
     Returns:
-        The latter, which was printed.
+        The case.
 
     Raises:
         UserError: it has a fault.
     """
     with quiet():
-        notes = model.read(case).notes
+        loaded = model.read(case)
     check_stored(case)
-    for note in notes:
+    for note in loaded.notes:
         warn(f"{case.title}: {note}")
-    return notes
+    return loaded
 
 
 def _digest(case: CaseFiles, channels: int) -> str | None:

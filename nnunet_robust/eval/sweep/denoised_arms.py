@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nnunet_robust.eval.denoising.denoiser import Denoiser
 from nnunet_robust.eval.denoising.learned_tolerance import learn
+from nnunet_robust.eval.images.regions import Background
 from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.results.manifest import Identity
 from nnunet_robust.eval.statistics.earlier_sweep import EarlierSweep
@@ -21,6 +22,7 @@ def denoised_models(
     origin: Path | None,
     identity: Identity,
     digests: Sequence[Mapping[str, str | None]],
+    background: Background,
 ) -> list[Model]:
     """Make the models again, with denoising; nothing is loaded again.
 
@@ -30,6 +32,7 @@ def denoised_models(
         origin: for auto, the folder of an earlier sweep of the same models under noise, over other cases.
         identity: of this sweep, as the manifest has it.
         digests: of its cases, name -> digest, and those of each test set of a series.
+        background: what decides over the region that is denoised.
 
     Raises:
         UserError: an origin that is of other models, or of the same cases.
@@ -42,9 +45,9 @@ def denoised_models(
             earlier.check_has(model.key, model.checkpoints, "sweep it there, too")
         why = "a threshold that was learned on it says nothing of other images"
         earlier.check_unseen(digests, models[0].channels, why)
-        found += [with_denoising(model, Denoiser(learn(earlier, model.key))) for model in models]
+        found += [with_denoising(model, Denoiser(learn(earlier, model.key), background)) for model in models]
     if "always" in ways:
-        found += [with_denoising(model, Denoiser()) for model in models]
+        found += [with_denoising(model, Denoiser(background=background)) for model in models]
     return found
 
 

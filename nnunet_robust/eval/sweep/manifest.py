@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from nnunet_robust.eval.attacks.rows import perturbation
+from nnunet_robust.eval.images.regions import channel_names
 from nnunet_robust.eval.inference.ensembles import Ensemble
 from nnunet_robust.eval.results.manifest import (
     Identity,
@@ -51,6 +52,21 @@ DENOISED_ASSUMPTION = (
     "Models with +denoise see the denoised image where its noise (noise_sigma in inputs.csv) is above what the model "
     "bears, and else the image as it is; those with +denoise_always see the denoised image. inputs.csv is of the "
     "images before that."
+)
+BACKGROUND_ASSUMPTIONS = {
+    "auto": "Where nnU-Net crops an image to what is not zero, the background stays zero, and a CT's padding as it is. "
+    "Levels, robust range and measurements are of the rest.",
+    "keep": "What nnU-Net takes for background (exactly zero) stays zero, and a CT's padding as it is. Levels, robust "
+    "range and measurements are of the rest.",
+    "perturb": "Background of zeros and padding are perturbed and measured as all else (--background perturb).",
+}
+EIGHT_BIT_ASSUMPTION = (
+    "Rows on the 8-bit scale take values from 0 to 255 as they are; of images without 8 bits the robust range becomes "
+    "0 to 255, rounded down to whole numbers."
+)
+GUESSED_ASSUMPTION = (
+    "Padding was guessed: no channel is called CT in dataset.json, and one value far below all others fills much of "
+    "the image (guessed_padding in the parameters)."
 )
 EXPERTS_ASSUMPTION = "Several experts have drawn each case; the identity's `reference` says what metrics compare with."
 _PACKAGES = (
@@ -96,7 +112,7 @@ def describe(before: Manifest, plan: SweepPlan) -> Manifest:
         device=_device_name(plan.device),
         versions={"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}},
         git_commit=_git_commit(),
-        assumptions=_assumptions(plan.identity, models.values(), perturbations.values()),
+        assumptions=_assumptions(plan.identity, models.values(), perturbations, bool(plan.guessed_padding)),
         case_notes={**(before.case_notes or {}), **plan.notes} or None,
         pictures=before.pictures,
     )
@@ -110,6 +126,7 @@ def _settings(plan: SweepPlan) -> dict[str, Any]:
         "replicates": parameters.replicates,
         "tile_step_size": 0.5,
         "workers": plan.workers,
+        **({"guessed_padding": dict(plan.guessed_padding)} if plan.guessed_padding else {}),
     }
 
 
@@ -121,7 +138,12 @@ def _described(before: ModelEntry, arm: Arm, guarantees: Guarantees | None) -> M
     """An arm's entry, with what an earlier run has stored of it, such as how its network was run."""
     model = arm.models[0] if isinstance(arm, Ensemble) else arm
     ending, reader = model.predictor.dataset_json["file_ending"], type(model.reader).__name__
-    images = ImagesEntry(file_ending=ending, channels=model.channels, reader=reader)
+    images = ImagesEntry(
+        file_ending=ending,
+        channels=model.channels,
+        reader=reader,
+        channel_names=channel_names(model.predictor.dataset_json),
+    )
     known: dict[str, Any] = {**arm.arm, "checkpoints": arm.checkpoints, "images": images}
     if isinstance(arm, Ensemble):
         known |= {"kind": "ensemble", "members": [member.key for member in arm.models], "weights": arm.weighting}
@@ -153,12 +175,17 @@ def _levels(known: Mapping[str, PerturbationEntry], name: str, levels: Iterable[
 
 
 def _assumptions(
-    identity: Identity, models: Iterable[ModelEntry], perturbations: Collection[PerturbationEntry]
+    identity: Identity, models: Iterable[ModelEntry], perturbations: Mapping[str, PerturbationEntry], guessed: bool
 ) -> list[str]:
+    entries = perturbations.values()
+    natural = [name for name, entry in perturbations.items() if entry.series is None]
     return [
         *ASSUMPTIONS,
-        *([SERIES_ASSUMPTION] if any(row.series is not None for row in perturbations) else []),
-        *([ATTACK_ASSUMPTION] if any(row.attack is not None for row in perturbations) else []),
+        BACKGROUND_ASSUMPTIONS[identity.background_then],
+        *([GUESSED_ASSUMPTION] if guessed else []),
+        *([EIGHT_BIT_ASSUMPTION] if any(perturbation(name).uses_eight_bit for name in natural) else []),
+        *([SERIES_ASSUMPTION] if any(row.series is not None for row in entries) else []),
+        *([ATTACK_ASSUMPTION] if any(row.attack is not None for row in entries) else []),
         *([UNCERTAINTY_ASSUMPTION] if identity.members_by else []),
         *([DENOISED_ASSUMPTION] if any(model.denoise is not None for model in models) else []),
         *([EXPERTS_ASSUMPTION] if identity.reference else []),

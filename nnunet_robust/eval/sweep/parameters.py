@@ -116,6 +116,7 @@ class SweepParameters(
             none takes the patch size of its training.
         replicates: draws per level, for perturbations with randomness.
         seed: of the perturbations.
+        background: what becomes of images' background, of `regions.BACKGROUNDS`.
         save_predictions: keep the segmentations.
         tolerance_mm: tolerance of the normalised surface distance.
     """
@@ -127,6 +128,7 @@ class SweepParameters(
     tile_sizes: Sequence[str] = ()
     replicates: int = 1
     seed: int = 0
+    background: str = "auto"
     save_predictions: bool = False
     tolerance_mm: float = 2.0
 

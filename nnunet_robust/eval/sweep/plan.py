@@ -9,6 +9,7 @@ import torch
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.folders import dataset_name
+from nnunet_robust.eval.images.regions import Background
 from nnunet_robust.eval.inference.devices import device_of, use_nnunets_threads, workers_of
 from nnunet_robust.eval.inference.ensembles import ALL, Ensemble, make_ensembles
 from nnunet_robust.eval.inference.members import members_by
@@ -55,6 +56,8 @@ class SweepPlan:
         notes: case that was read now -> what is doubtful about it.
         trainings: model key -> how it was trained; of models without denoising, as is the next.
         overlaps: model key -> which of the cases it was trained on.
+        background: what decides over the region of an image that is perturbed and measured.
+        guessed_padding: case -> the value of its padding, where no channel is called CT.
     """
 
     parameters: SweepParameters
@@ -74,6 +77,8 @@ class SweepPlan:
     notes: Mapping[str, Sequence[str]]
     trainings: Mapping[str, TrainingEntry]
     overlaps: Mapping[str, Overlap]
+    background: Background
+    guessed_padding: Mapping[str, float]
 
     @property
     def arms(self) -> list[Arm]:
@@ -112,25 +117,32 @@ def plan_sweep(parameters: SweepParameters) -> SweepPlan:
     sources = sources_of(parameters, plain, dataset, device)
     levels = attacked_conditions(parameters, sources)
     attacks = attack_settings(levels, parameters.attack_steps, sources)
+    background = _background(parameters.background, plain)
     cases = find_cases(parameters, dataset, plain)
     overlaps = training_overlaps(parameters, dataset, cases, plain)
-    identity = _identity(parameters, dataset or plain[0].predictor.plans_manager.dataset_name, by, cases)
+    of_dataset = dataset or plain[0].predictor.plans_manager.dataset_name
+    identity = _identity(parameters, of_dataset, by, cases, background.mode)
     seen = cases.all_digests
-    ensembles = make_ensembles(plain, parameters.ensemble, parameters.weights, parameters.weights_from, identity, seen)
-    models = [*plain, *denoised_models(plain, parameters.denoise, parameters.denoise_from, identity, seen)]
+    ensembles = [
+        replace(ensemble, background=background)
+        for ensemble in make_ensembles(
+            plain, parameters.ensemble, parameters.weights, parameters.weights_from, identity, seen
+        )
+    ]
+    models = [*plain, *denoised_models(plain, parameters.denoise, parameters.denoise_from, identity, seen, background)]
     attacked = attacked_models(levels, models, sources)
     guarantees = read_guarantees(parameters.calibrations, plain, by, parameters.precision, seen, cases.patients)
     manifest = read_known(parameters.output, identity, [*models, *ensembles], guarantees, attacks)
     new = new_sets(parameters.output, manifest, cases.series)
     windows = _windows(plain, models, parameters.precision, manifest, device)
-    unreadable, notes = read_new_cases(cases.own, manifest, plain[0])
+    new_cases = read_new_cases(cases.own, manifest, plain[0], background)
     for case in (case for of_set in new for case in of_set.cases):
         read_once(case, plain[0])
     return SweepPlan(
         parameters=parameters,
         device=device,
         workers=workers,
-        identity=replace(identity, cases={**identity.cases, **dict.fromkeys(unreadable)}),  # to be mended later
+        identity=replace(identity, cases={**identity.cases, **dict.fromkeys(new_cases.faults)}),  # to be mended later
         models=models,
         ensembles=ensembles,
         windows=windows,
@@ -140,10 +152,12 @@ def plan_sweep(parameters: SweepParameters) -> SweepPlan:
         attacks=attacks,
         levels=levels,
         cases=cases,
-        unreadable=unreadable,
-        notes=notes,
+        unreadable=new_cases.faults,
+        notes=new_cases.notes,
         trainings={model.key: training_of(model, parameters.checkpoint) for model in plain},
         overlaps=overlaps,
+        background=background,
+        guessed_padding={**manifest.parameters.get("guessed_padding", {}), **new_cases.guessed_padding},
     )
 
 
@@ -154,7 +168,15 @@ def _members_by(parameters: SweepParameters) -> tuple[str, ...]:
     return by
 
 
-def _identity(parameters: SweepParameters, dataset: str, by: Sequence[str], cases: SweepCases) -> Identity:
+def _background(mode: str, models: Sequence[Model]) -> Background:
+    """What decides over images' regions: one rule for all models, which see the same images."""
+    rules = [model.background(mode) for model in models]
+    return next((rule for rule in rules if rule.mode == "keep"), rules[0])
+
+
+def _identity(
+    parameters: SweepParameters, dataset: str, by: Sequence[str], cases: SweepCases, background: str
+) -> Identity:
     first = cases.own[0]
     return Identity(
         dataset=dataset,
@@ -165,6 +187,7 @@ def _identity(parameters: SweepParameters, dataset: str, by: Sequence[str], case
         precision=parameters.precision,
         members_by=list(by),
         reference=first.reference if first.experts else None,
+        background=background,
         cases=cases.digests,
     )
 

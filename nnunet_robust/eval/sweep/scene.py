@@ -15,6 +15,7 @@ from nnunet_robust.eval.images import pictures
 from nnunet_robust.eval.images.cases import CaseFiles
 from nnunet_robust.eval.images.complexity import SWEEP_SLICES, ComplexityMeter
 from nnunet_robust.eval.images.image_quality import image_quality
+from nnunet_robust.eval.images.regions import Background
 from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.inference.precision import torch_threads
 from nnunet_robust.eval.metrics.metrics import Reference
@@ -29,6 +30,7 @@ class Scene:
         files: of the case.
         model: any of the models, which share the dataset's format and labels.
         tolerance_mm: of the normalised surface distance.
+        background: what decides over the region that is perturbed and measured.
 
     Attributes:
         files: of the case.
@@ -40,14 +42,15 @@ class Scene:
         experts: where several have drawn the case, each one's labels, 0 where the reference is to be ignored.
         foreground: bool (*spatial), where the reference has any structure.
         ignore_label: of voxels that do not count; None: there is none.
-        bounds: robust range of the clean image, per channel.
+        region: bool (*spatial), where the image is perturbed and measured; None: everywhere.
+        bounds: robust range of the clean image in that region, per channel.
         slice: the one to show in pictures.
 
     Raises:
         UserError: see `load_case`.
     """
 
-    def __init__(self, files: CaseFiles, model: Model, tolerance_mm: float) -> None:
+    def __init__(self, files: CaseFiles, model: Model, tolerance_mm: float, background: Background) -> None:
         loaded = model.read(files)
         self.files, self.properties, self.label = files, loaded.properties, loaded.label
         self._clean, self.spacing_mm = torch.from_numpy(loaded.image), loaded.spacing_mm
@@ -55,7 +58,10 @@ class Scene:
         self._values = [value for value in model.label_names if value not in (0, self.ignore_label)]
         self.label_layout = model.label_layout
         self.foreground = (self.label > 0) & (True if self.ignore_label is None else self.label != self.ignore_label)
-        self.bounds = robust_range(self._clean)
+        self.region = background.region(loaded.image).mask
+        self._region = None if self.region is None else torch.from_numpy(self.region)
+        self._colour = model.colour
+        self.bounds = robust_range(self._clean, self._region)
         self.slice = pictures.display_slice(self.label)
         self.reference = Reference(self.label, model.regions, loaded.spacing_mm, tolerance_mm, self.ignore_label)
         # What the reference says nothing of counts for nobody.
@@ -95,12 +101,14 @@ class Scene:
                 self.spacing_mm,
                 self.bounds,
                 extra,
+                self._region,
+                self._colour,
             )
 
     def measured(self, image: torch.Tensor, *, in_series: bool) -> dict[str, Any]:
         """Measure what `inputs.csv` has of an image; a series has nothing to be compared with."""
         complexity = self._meter().measure(image.numpy())["foreground"]
-        quality = image_quality(image.numpy(), self.spacing_mm)
+        quality = image_quality(image.numpy(), self.spacing_mm, region=self.region)
         with _one_thread():
             decibels = dict.fromkeys(("psnr_db", "snr_db"), "") if in_series else self._decibels(image)
         return {
@@ -117,13 +125,15 @@ class Scene:
         low, high = (bound.view(-1, *[1] * (image.ndim - 1)) for bound in self.bounds)
         moves = (high > low).flatten()
         change = ((image - self._clean) / (high - low))[moves]
+        if self._region is not None:
+            change = change[:, self._region]
         if not len(change):
             return {"linf": 0.0, "l2": 0.0}
         with _one_thread():
             return {"linf": float(change.abs().max()), "l2": float(change.double().square().mean().sqrt())}
 
     def _decibels(self, image: torch.Tensor) -> dict[str, Any]:
-        return dict(measure(self._clean, image, self.bounds))
+        return dict(measure(self._clean, image, self.bounds, self._region))
 
     def _meter(self) -> ComplexityMeter:
         with self._lock:
@@ -139,6 +149,7 @@ class Scene:
             self.spacing_mm,
             ignore=self.ignore_label,
             max_slices=SWEEP_SLICES,
+            region=self.region,
         )
 
 

@@ -78,7 +78,8 @@ class Stages:
 
     def load(self, files: CaseFiles) -> Scene:
         """Read a case."""
-        return Scene(files, self._run.plan.models[0], self._run.plan.parameters.tolerance_mm)
+        plan = self._run.plan
+        return Scene(files, plan.models[0], plan.parameters.tolerance_mm, plan.background)
 
     def prepare(self, work: Work, condition: Condition, arms: Sequence[Arm], loading: Future[Scene]) -> Prepared:
         """Make the image of a condition, measure it, draw it, and preprocess it, once for all models alike."""

@@ -13,11 +13,11 @@ def test_names_levels_and_presets() -> None:
     assert conditions_for(["contrast"], None, None) == {"contrast": PERTURBATIONS["contrast"].levels}
     assert conditions_for(["contrast", "gaussian_blur"], None, [2, 1]) == {"contrast": (1, 2), "gaussian_blur": (1, 2)}
     kamath = conditions_for([], "kamath2025", None)
-    assert kamath == {"speckle_noise": (0.1**0.5, 0.3**0.5), "background_blur": (3.0, 7.0)}
+    assert kamath == {"speckle_noise_8bit": (0.1**0.5, 0.3**0.5), "background_blur_8bit": (3.0, 7.0)}
     own = conditions_for(["contrast=0.2,0.1", "gaussian_blur"], None, [2])
     assert own == {"contrast": (0.1, 0.2), "gaussian_blur": (2,)}
-    both = conditions_for(["speckle_noise"], "kamath2025", [0.5])
-    assert both["speckle_noise"] == (0.1**0.5, 0.5, 0.3**0.5)
+    both = conditions_for(["speckle_noise_8bit"], "kamath2025", [0.5])
+    assert both["speckle_noise_8bit"] == (0.1**0.5, 0.5, 0.3**0.5)
 
 
 @pytest.mark.parametrize(
