@@ -170,7 +170,7 @@ def test_a_lock_is_held_by_the_command_when_its_job_is_killed(tmp_path: Path) ->
     """And freed when both are dead, even where the command has left workers that do not notice."""
     code = (
         "import sys, subprocess, time; from pathlib import Path\n"
-        "from nnunet_robust import processes\n"
+        "from nnunet_robust.common import processes\n"
         "from nnunet_robust.study.folder import myself\n"
         "from nnunet_robust.study.locks import hold\n"
         "worker = 'import os, sys, time\\nif os.fork() == 0: open(sys.argv[1], \"w\").close()\\ntime.sleep(600)'\n"
