@@ -58,11 +58,6 @@ CHECKS = (
     ),
     Check(lambda p: p.attack_steps < 1, "--attack-steps {p.attack_steps}: at least 1 step is needed"),
     Check(
-        lambda p: p.attack_steps != STEPS and all(row.single_step for row in _attacks(p)),
-        "--attack-steps {p.attack_steps}: no attack of several steps is swept: name one with --perturb, as pgd_linf, "
-        "or leave it out",
-    ),
-    Check(
         lambda p: p.attack_sources and not _attacks(p),
         "--attack-source is of attacks: name some with --perturb, as pgd_linf, or take --preset attacks",
     ),
@@ -73,6 +68,10 @@ CHECKS = (
     Check(
         lambda p: p.attack_sources and not _white_box(p) and next((row.name for row in _attacks(p)), None),
         "--attack-source: {found} names its source already: leave one of them out",
+    ),
+    Check(
+        lambda p: p.attack_steps != STEPS and not _attacks(p),
+        "--attack-steps {p.attack_steps}: no attack is swept: name one with --perturb, as pgd_linf, or leave it out",
     ),
     Check(
         lambda p: "mirroring" in p.uncertainty and not p.mirroring,

@@ -168,7 +168,7 @@ def test_it_goes_on_and_adds(parameters: SweepParameters, texture_models: tuple[
     assert again.total == 0
 
     steps = replace(asked, output=parameters.output.with_name("steps"), trainers=texture_models[:1])
-    run_sweep(replace(steps, conditions={"random_linf": (0.05,)}), Silent())
+    run_sweep(replace(steps, conditions={"random_linf": (0.05,)}, attack_steps=20), Silent())
     more = Silent()
     run_sweep(steps, more)
     assert more.total == len({row["case"] for row in wanted["inputs"]})  # the attack alone

@@ -45,7 +45,7 @@ def parameters(
 def test_a_new_table_is_a_row_and_a_function(parameters: SweepParameters, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is stored, resumed, combined and read, and the plan wrote nothing before."""
     extra = ResultTable("extra", (*IDENTITY, *CONDITION, "label", "half"), When.ALWAYS)
-    for module in ("results.parts", "sweep.work", "sweep.stages", "report.read"):
+    for module in ("results.parts", "sweep.work", "sweep.stages", "report.shared.read"):
         monkeypatch.setattr(f"nnunet_robust.eval.{module}.TABLES", (extra, *TABLES))
     half = {extra.name: lambda found: [{"label": name, "half": m.dice / 2} for name, m in found.metrics.items()]}
     monkeypatch.setattr("nnunet_robust.eval.sweep.stages.ROWS", {**ROWS, **half})
