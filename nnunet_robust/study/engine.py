@@ -86,11 +86,7 @@ def limited(jobs: Sequence[Job], options: Options) -> list[Job]:
     limits: dict[str, Any] = {"hours": options.time, "memory_gb": options.memory_gb}
     changes = {name: value for name, value in limits.items() if value is not None}
     return [
-        replace(
-            job,
-            gpus=job.gpus if options.gpus else 0,
-            **(changes if job.stage in ("train", "sweep") else {}),
-        )
+        replace(job, gpus=job.gpus if options.gpus else 0, **(changes if job.stage in ("train", "sweep") else {}))
         for job in jobs
     ]
 

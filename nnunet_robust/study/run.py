@@ -26,15 +26,7 @@ from nnunet_robust.study.config import FOLDERS, STAGES, Study
 from nnunet_robust.study.engine import Options, check_engine, command_line, limited, write_dag
 from nnunet_robust.study.estimate import estimate
 from nnunet_robust.study.failures import write_failures
-from nnunet_robust.study.folder import (
-    BEAT_SECONDS,
-    DONE,
-    Plan,
-    StudyFolder,
-    myself,
-    nnunet_folders,
-    read_json,
-)
+from nnunet_robust.study.folder import BEAT_SECONDS, DONE, Plan, StudyFolder, myself, nnunet_folders, read_json
 from nnunet_robust.study.locks import try_lock, visible_gpus
 from nnunet_robust.study.matrix import jobs_of
 

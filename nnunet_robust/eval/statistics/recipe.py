@@ -31,11 +31,7 @@ _RANGES = [
 
 
 def recipe(
-    rows: pd.DataFrame,
-    metric: str = "dice",
-    margin: float = MARGIN,
-    n_resamples: int = N_RESAMPLES,
-    seed: int = 0,
+    rows: pd.DataFrame, metric: str = "dice", margin: float = MARGIN, n_resamples: int = N_RESAMPLES, seed: int = 0
 ) -> pd.DataFrame:
     """Name the architecture to take at each level of each perturbation.
 

@@ -79,11 +79,7 @@ def curves(
 
 
 def summary(
-    rows: pd.DataFrame,
-    metric: str = "dice",
-    n_resamples: int = N_RESAMPLES,
-    seed: int = 0,
-    by: By = "architecture",
+    rows: pd.DataFrame, metric: str = "dice", n_resamples: int = N_RESAMPLES, seed: int = 0, by: By = "architecture"
 ) -> pd.DataFrame:
     """Summarise what each architecture loses under each perturbation of each dataset, and for each of several labels.
 
@@ -211,11 +207,7 @@ def _interval(values: NDArray[np.float64], n_resamples: int, seed: int) -> tuple
 
 
 def crossings(
-    rows: pd.DataFrame,
-    metric: str = "dice",
-    n_resamples: int = N_RESAMPLES,
-    seed: int = 0,
-    by: By = "architecture",
+    rows: pd.DataFrame, metric: str = "dice", n_resamples: int = N_RESAMPLES, seed: int = 0, by: By = "architecture"
 ) -> pd.DataFrame:
     """Find the levels at which the mean curves of two architectures cross, linear between measured levels.
 

@@ -33,11 +33,7 @@ def y_limits(points: pd.DataFrame, metric: str) -> tuple[float, float]:
 
 
 def curve_panel(
-    points: pd.DataFrame,
-    metric: str,
-    unit: str,
-    styles: Mapping[str, LineStyle],
-    limits: tuple[float, float],
+    points: pd.DataFrame, metric: str, unit: str, styles: Mapping[str, LineStyle], limits: tuple[float, float]
 ) -> Figure:
     """Score over level: a line and a shaded interval for each architecture, thin lines for its trained models.
 

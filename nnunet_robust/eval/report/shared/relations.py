@@ -97,12 +97,7 @@ def mean_of(part: pd.DataFrame, metric: str) -> dict[str, float]:
 
 
 def relation_figure(
-    group: str,
-    relation: Relation,
-    sample: str,
-    x_label: str,
-    styles: Mapping[str, LineStyle],
-    dots: bool,
+    group: str, relation: Relation, sample: str, x_label: str, styles: Mapping[str, LineStyle], dots: bool
 ) -> ReportFigure:
     """A relation as a figure of a group, with its single points behind the means where `dots` are asked for."""
     means, x = relation.means, relation.cloud["x"]
