@@ -118,12 +118,8 @@ def dry_run(study: Study, root: Path, options: Options, tell: Tell) -> list[str]
                 shutil.copy2(marker, copy)
         ran = subprocess.run(
             [*command_line(dag, Path(scratch), options), "--dry-run"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+        )  # fmt: skip
     if ran.returncode:
         raise UserError(f"Snakemake refuses the study: {_last_line(ran.stdout)}")
     found = set(re.findall(r"^ +output: \.study/done/(\S+)\.json$", ran.stdout, re.MULTILINE))
@@ -153,14 +149,9 @@ def _drive(
     """Run Snakemake, and tell of every job that begins and ends."""
     with log.open("a", encoding="utf-8") as file:
         process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            pass_fds=[lock],
-            start_new_session=True,
-            preexec_fn=_prepare_child,
-        )
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, pass_fds=[lock],
+            start_new_session=True, preexec_fn=_prepare_child,
+        )  # fmt: skip
         watch = _Watch(folder, left, tell)
         beat = time.monotonic()
         try:

@@ -93,14 +93,9 @@ def with_legend(figure: Figure, styles: Mapping[str, LineStyle]) -> Figure:
         for name, style in styles.items()
     ]
     figure.legend(
-        handles=handles,
-        loc="upper center",
-        bbox_to_anchor=(0.5, 0),
-        ncols=1,
-        frameon=False,
-        fontsize=8,
+        handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=1, frameon=False, fontsize=8,
         borderaxespad=0.3,
-    )
+    )  # fmt: skip
     return figure
 
 
