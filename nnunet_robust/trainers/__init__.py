@@ -1,6 +1,6 @@
 """The trainers, as the names that `nnUNetv2_train -tr` takes.
 
-A row of `TRAINERS` is all that a new trainer needs besides its class; `trainer_class` makes the class for any name that
+A row of `TRAINERS` is all that a new trainer needs besides its file; `trainer_class` makes the class for any name that
 the grammar allows, and this module has every such class as an attribute (PEP 562).
 """
 
@@ -29,27 +29,27 @@ TRAINERS: dict[str, Trainer] = {
         "nnunet_robust.trainers.base:RobustTrainer", "the standard trainer, with options", "Isensee et al. 2021"
     ),
     "nnUNetTrainerNoSkip": Trainer(
-        "nnunet_robust.trainers.skips:nnUNetTrainerNoSkip",
+        "nnunet_robust.trainers.no_skip:nnUNetTrainerNoSkip",
         "no skip connections: the decoder sees only what comes from below", "Kamath et al. 2023",
     ),
     "nnUNetTrainerNoTopSkip": Trainer(
-        "nnunet_robust.trainers.skips:nnUNetTrainerNoTopSkip",
+        "nnunet_robust.trainers.no_top_skip:nnUNetTrainerNoTopSkip",
         "only the full-resolution skip is removed", "Wilm et al. 2024",
     ),
     "nnUNetTrainerAdditiveSkip": Trainer(
-        "nnunet_robust.trainers.skips:nnUNetTrainerAdditiveSkip",
+        "nnunet_robust.trainers.additive_skip:nnUNetTrainerAdditiveSkip",
         "skips are added instead of concatenated, V-Net's way", "Milletari et al. 2016",
     ),
     "nnUNetTrainerAttentionGated": Trainer(
-        "nnunet_robust.trainers.skips:nnUNetTrainerAttentionGated",
+        "nnunet_robust.trainers.attention_gated:nnUNetTrainerAttentionGated",
         "skips are weighed by attention gates, driven from below", "Oktay et al. 2018",
     ),
     "nnUNetTrainerDenseSkip": Trainer(
-        "nnunet_robust.trainers.skips:nnUNetTrainerDenseSkip",
+        "nnunet_robust.trainers.dense_skip:nnUNetTrainerDenseSkip",
         "nested dense decoders (U-Net++)", "Zhou et al. 2018",
     ),
     "nnUNetTrainerAdaptiveSkip": Trainer(
-        "nnunet_robust.trainers.skips:nnUNetTrainerAdaptiveSkip",
+        "nnunet_robust.trainers.adaptive_skip:nnUNetTrainerAdaptiveSkip",
         "a learned gate per skip and image, from the input's own features", "ours",
     ),
     "nnUNetTrainerUNETR": Trainer(
