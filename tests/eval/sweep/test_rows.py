@@ -11,13 +11,13 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
-from nnunet_robust.eval.report.shared.read import read_sweep
 from PIL import Image
 from scipy.ndimage import binary_dilation
 from sklearn.metrics import f1_score
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.inference import precision
+from nnunet_robust.eval.report.shared.read import read_sweep
 from nnunet_robust.eval.results.tables import ARM, CONDITION, IDENTITY, SCORES, TABLES, ResultTable, When
 from nnunet_robust.eval.sweep.plan import plan_sweep
 from nnunet_robust.eval.sweep.rows import ROWS
