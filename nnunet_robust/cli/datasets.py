@@ -78,18 +78,10 @@ def textures(
     from nnunet_robust.dataset_conversion.textures import TextureParameters, synthesize_textures
 
     parameters = TextureParameters(
-        alpha=alpha,
-        cases=cases,
-        test_cases=test_cases,
-        size=size,
-        foreground=foreground,
-        background=background,
-        direction=direction.value,
-        shape=shape.value,
-        seed=seed,
-        test_alphas=tuple(test_alphas or ()),
+        alpha=alpha, cases=cases, test_cases=test_cases, size=size, foreground=foreground, background=background,
+        direction=direction.value, shape=shape.value, seed=seed, test_alphas=tuple(test_alphas or ()),
         both_directions=both_directions,
-    )
+    )  # fmt: skip
     folder = synthesize_textures(nnunet_folder("nnUNet_raw"), dataset_id, parameters, name)
     print(f"{folder}\nnext: nnUNetv2_plan_and_preprocess -d {dataset_id} -c 2d")
     _print_series(folder)
@@ -128,21 +120,11 @@ def volumes(
     if len(sides) not in (1, 3):
         raise UserError(f"--size takes one number or three (Z Y X), got {len(sides)}")
     parameters = VolumeParameters(
-        cases=cases,
-        test_cases=test_cases,
-        size=(sides[0], sides[len(sides) // 2], sides[-1]),
-        spacing_mm=spacing,
-        radius_mm=radius,
-        test_radius_mm=test_radius,
-        shape=shape.value,
-        foreground=foreground,
-        background=background,
-        alpha=alpha,
-        direction=direction.value,
-        seed=seed,
-        test_radii_mm=tuple(test_radii or ()),
+        cases=cases, test_cases=test_cases, size=(sides[0], sides[len(sides) // 2], sides[-1]), spacing_mm=spacing,
+        radius_mm=radius, test_radius_mm=test_radius, shape=shape.value, foreground=foreground, background=background,
+        alpha=alpha, direction=direction.value, seed=seed, test_radii_mm=tuple(test_radii or ()),
         test_alphas=tuple(test_alphas or ()),
-    )
+    )  # fmt: skip
     folder = synthesize_volumes(nnunet_folder("nnUNet_raw"), dataset_id, parameters, name)
     print(f"{folder}\nnext: nnUNetv2_plan_and_preprocess -d {dataset_id} -c 3d_fullres")
     _print_series(folder)

@@ -53,17 +53,9 @@ def run(
     from nnunet_robust.study.run import run_study
     from nnunet_robust.study.slurm import refusal
 
-    options = Options(
-        executor=executor,
-        jobs=jobs,
-        gpus=gpus,
-        partition=partition,
-        account=account,
-        time=None if time_limit is None else hours_of(time_limit),
-        memory_gb=None if memory is None else gigabytes_of(memory),
-        gres=gres,
-        snakemake=snakemake,
-    )
+    time_hours = None if time_limit is None else hours_of(time_limit)
+    memory_gb = None if memory is None else gigabytes_of(memory)
+    options = Options(executor, jobs, gpus, partition, account, time_hours, memory_gb, gres, snakemake)
     loaded = load_study(file)
     root = output or file.parent / loaded.name
 

@@ -17,8 +17,7 @@ training = Commands()
 def trainers(
     given: PlansFlags,
     names: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="NAME", help="Trainers, with options.", autocompletion=known_trainers),
+        list[str] | None, typer.Argument(metavar="NAME", help="Trainers, with options.", autocompletion=known_trainers)
     ] = None,
 ) -> None:
     """The trainers and the grammar of their names; for names and a dataset, what they change and cost.

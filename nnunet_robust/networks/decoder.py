@@ -18,21 +18,10 @@ def conv_blocks(
 ) -> StackedConvBlocks:
     """The convolutions of a decoder level: `count` of them, with the kernel, channels, norm and so on of `stage`."""
     return StackedConvBlocks(
-        count,
-        encoder.conv_op,
-        input_channels,
-        encoder.output_channels[stage],
-        encoder.kernel_sizes[stage],
-        1,
-        encoder.conv_bias,
-        encoder.norm_op,
-        encoder.norm_op_kwargs,
-        encoder.dropout_op,
-        encoder.dropout_op_kwargs,
-        encoder.nonlin,
-        encoder.nonlin_kwargs,
-        nonlin_first,
-    )
+        count, encoder.conv_op, input_channels, encoder.output_channels[stage], encoder.kernel_sizes[stage], 1,
+        encoder.conv_bias, encoder.norm_op, encoder.norm_op_kwargs, encoder.dropout_op, encoder.dropout_op_kwargs,
+        encoder.nonlin, encoder.nonlin_kwargs, nonlin_first,
+    )  # fmt: skip
 
 
 def check_size(upsampled: Tensor, skip: Tensor) -> None:

@@ -47,18 +47,10 @@ class UNETR(nets.UNETR):
         if any(n < TOKEN or n % TOKEN for n in patch_size):
             raise ValueError(f"patch size {tuple(patch_size)}: each axis must be a multiple of {TOKEN}")
         super().__init__(
-            input_channels,
-            num_classes,
-            tuple(patch_size),
-            feature_size=feature_size,
-            hidden_size=hidden_size,
-            mlp_dim=mlp_dim,
-            num_heads=num_heads,
-            norm_name="instance",
-            res_block=True,
-            dropout_rate=0.0,
+            input_channels, num_classes, tuple(patch_size), feature_size=feature_size, hidden_size=hidden_size,
+            mlp_dim=mlp_dim, num_heads=num_heads, norm_name="instance", res_block=True, dropout_rate=0.0,
             spatial_dims=len(patch_size),
-        )
+        )  # fmt: skip
         self.input_size = tuple(patch_size)
         for block in self.vit.blocks:  # which modules are there unused depends on MONAI's version
             block.norm_cross_attn = nn.Identity()

@@ -86,11 +86,7 @@ def limited(jobs: Sequence[Job], options: Options) -> list[Job]:
     limits: dict[str, Any] = {"hours": options.time, "memory_gb": options.memory_gb}
     changes = {name: value for name, value in limits.items() if value is not None}
     return [
-        replace(
-            job,
-            gpus=job.gpus if options.gpus else 0,
-            **(changes if job.stage in ("train", "sweep") else {}),
-        )
+        replace(job, gpus=job.gpus if options.gpus else 0, **(changes if job.stage in ("train", "sweep") else {}))
         for job in jobs
     ]
 
@@ -140,16 +136,9 @@ def write_dag(
         known = stages[job.stage]["resources"]
         known += [name for name in resources if name not in known]
         command = [sys.executable, "-m", "nnunet_robust.cli.main", "study", "stage", str(root), job.id]
-        jobs.append(
-            {
-                "id": job.id,
-                "inputs": job.inputs,
-                # On one machine --cores counts jobs.
-                "threads": 1 if options.executor == "local" else job.cpus,
-                "resources": resources,
-                "command": shlex.join(command),
-            }
-        )
+        threads = 1 if options.executor == "local" else job.cpus  # on one machine --cores counts jobs
+        step = {"id": job.id, "inputs": job.inputs, "threads": threads, "resources": resources}
+        jobs.append({**step, "command": shlex.join(command)})
     write_atomically(path, json.dumps({"stages": stages, "jobs": jobs}, indent=1) + "\n")
 
 
@@ -165,13 +154,7 @@ def command_line(dag: Path, root: Path, options: Options) -> list[str]:
     jobs = str(options.jobs or (1 if local else 100))
     return [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(Path(__file__).with_name("Snakefile"))),
-        *(
-            "--directory",
-            str(root),
-            "--executor",
-            options.executor,
-            *(["--cores", jobs] if local else ["--jobs", jobs]),
-        ),
+        *("--directory", str(root), "--executor", options.executor, "--cores" if local else "--jobs", jobs),
         *("--resources", f"slots={options.gpus}", "--scheduler", "greedy"),
         *("--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime", "input"),
         # The driver's own lock is freed when it dies, and Snakemake's is not.

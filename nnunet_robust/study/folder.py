@@ -17,7 +17,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from nnunet_robust.common import processes
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import write_atomically
 from nnunet_robust.study.config import FOLDERS
-from nnunet_robust.study.matrix import Job, as_json, from_json
+from nnunet_robust.study.matrix import Job, from_json
 
 BEAT_SECONDS = 10.0
 STALE_SECONDS = 120.0
@@ -110,7 +110,7 @@ class StudyFolder:
 
     def write_plan(self, plan: Plan) -> None:
         """Leave word of how the study is run."""
-        data = {**vars(plan), "jobs": [as_json(job) for job in plan.jobs.values()]}
+        data = {**vars(plan), "jobs": [asdict(job) for job in plan.jobs.values()]}
         write_atomically(self.inside / "jobs.json", json.dumps(data, indent=1) + "\n")
 
     def read_plan(self) -> Plan:

@@ -115,12 +115,7 @@ def _lock_of(folder: StudyFolder, job: Job) -> Path:
 
 
 def _leave_marker(
-    folder: StudyFolder,
-    job: Job,
-    outcome: str,
-    reason: str,
-    attempts: Attempts | None = None,
-    work: Work | None = None,
+    folder: StudyFolder, job: Job, outcome: str, reason: str, attempts: Attempts | None = None, work: Work | None = None
 ) -> None:
     marker: dict[str, Any] = {
         "job": job.id,

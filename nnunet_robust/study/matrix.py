@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -52,28 +52,18 @@ def jobs_of(study: Study) -> list[Job]:
     sweeps: list[Job] = []
     for dataset in study.datasets:
         made = _job(study, "dataset", f"{dataset.id:03d}", (), _dataset(dataset))
-        planned = _job(
-            study,
-            "plan",
-            made.id.partition("/")[2],
-            (made.id,),
-            {"dataset": dataset.id, "planners": study.planners, "configurations": dataset.configurations},
-        )
+        planning = {"dataset": dataset.id, "planners": study.planners, "configurations": dataset.configurations}
+        planned = _job(study, "plan", made.id.partition("/")[2], (made.id,), planning)
         jobs += [made, planned]
         for plans, configuration in _arms(study, dataset):
+            arm, name = _what(dataset, plans, configuration), _arm(dataset, plans, configuration)
             trainings = [
                 _job(
                     study,
                     "train",
-                    f"{_arm(dataset, plans, configuration)}-{trainer}-f{fold}",
+                    f"{name}-{trainer}-f{fold}",
                     (planned.id,),
-                    {
-                        "dataset": dataset.id,
-                        "configuration": configuration,
-                        "plans": plans,
-                        "trainer": trainer,
-                        "fold": fold,
-                    },
+                    {**arm, "trainer": trainer, "fold": fold},
                 )
                 for trainer in study.trainers
                 for fold in study.folds
@@ -90,31 +80,16 @@ def jobs_of(study: Study) -> list[Job]:
     return jobs
 
 
-def as_json(job: Job) -> dict[str, Any]:
-    """What `from_json` reads."""
-    return asdict(job)
-
-
 def from_json(data: Mapping[str, Any]) -> Job:
-    """The job that `as_json` wrote."""
+    """The job whose `asdict` was written."""
     return Job(**{**data, "inputs": tuple(data["inputs"])})
 
 
 def _job(study: Study, stage: str, name: str, inputs: tuple[str, ...], what: Mapping[str, Any]) -> Job:
     limits = study.resources[stage]
-    return Job(
-        f"{stage}/{name}",
-        stage,
-        inputs,
-        # As it will be read from the file, so that the digests are the same.
-        json.loads(json.dumps(what)),
-        limits.gpus,
-        limits.cpus,
-        limits.hours,
-        limits.memory_gb,
-        study.retries,
-        limits.partition,
-    )
+    what = json.loads(json.dumps(what))  # as it will be read from the file, so that the digests are the same
+    of_cluster = (limits.gpus, limits.cpus, limits.hours, limits.memory_gb)
+    return Job(f"{stage}/{name}", stage, inputs, what, *of_cluster, study.retries, limits.partition)
 
 
 def _dataset(dataset: Dataset) -> dict[str, Any]:
@@ -133,6 +108,10 @@ def _arms(study: Study, dataset: Dataset) -> Iterator[tuple[str, str]]:
             yield plans, configuration
 
 
+def _what(dataset: Dataset, plans: str, configuration: str) -> dict[str, Any]:
+    return {"dataset": dataset.id, "configuration": configuration, "plans": plans}
+
+
 def _arm(dataset: Dataset, plans: str, configuration: str) -> str:
     """Names jobs and folders; nnU-Net's default plans go without saying."""
     return f"{dataset.id:03d}-{configuration}" + ("" if plans == "nnUNetPlans" else f"-{plans}")
@@ -146,19 +125,8 @@ def _sweeps(
     for folds in [[fold] for fold in study.folds] if each else [list(study.folds)]:
         number, _, arm = (_arm(dataset, plans, configuration) + (f"-f{folds[0]}" if each else "")).partition("-")
         name = f"{sweep.name}-{number}-{arm}"
-        yield _job(
-            study,
-            "sweep",
-            name,
-            tuple(job.id for job in trainings if job.what["fold"] in folds),
-            {
-                "dataset": dataset.id,
-                "configuration": configuration,
-                "plans": plans,
-                "trainers": study.trainers,
-                "folds": folds,
-                "options": options,
-                "output": f"sweeps/{name}",
-                "together": f"reports/{sweep.name}-{arm}",
-            },
-        )
+        what = {
+            **_what(dataset, plans, configuration), "trainers": study.trainers, "folds": folds, "options": options,
+            "output": f"sweeps/{name}", "together": f"reports/{sweep.name}-{arm}",
+        }  # fmt: skip
+        yield _job(study, "sweep", name, tuple(job.id for job in trainings if job.what["fold"] in folds), what)

@@ -26,15 +26,7 @@ from nnunet_robust.study.config import FOLDERS, STAGES, Study
 from nnunet_robust.study.engine import Options, check_engine, command_line, limited, write_dag
 from nnunet_robust.study.estimate import estimate
 from nnunet_robust.study.failures import write_failures
-from nnunet_robust.study.folder import (
-    BEAT_SECONDS,
-    DONE,
-    Plan,
-    StudyFolder,
-    myself,
-    nnunet_folders,
-    read_json,
-)
+from nnunet_robust.study.folder import BEAT_SECONDS, DONE, Plan, StudyFolder, myself, nnunet_folders, read_json
 from nnunet_robust.study.locks import try_lock, visible_gpus
 from nnunet_robust.study.matrix import jobs_of
 
@@ -126,12 +118,8 @@ def dry_run(study: Study, root: Path, options: Options, tell: Tell) -> list[str]
                 shutil.copy2(marker, copy)
         ran = subprocess.run(
             [*command_line(dag, Path(scratch), options), "--dry-run"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+        )  # fmt: skip
     if ran.returncode:
         raise UserError(f"Snakemake refuses the study: {_last_line(ran.stdout)}")
     found = set(re.findall(r"^ +output: \.study/done/(\S+)\.json$", ran.stdout, re.MULTILINE))
@@ -161,14 +149,9 @@ def _drive(
     """Run Snakemake, and tell of every job that begins and ends."""
     with log.open("a", encoding="utf-8") as file:
         process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            pass_fds=[lock],
-            start_new_session=True,
-            preexec_fn=_prepare_child,
-        )
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, pass_fds=[lock],
+            start_new_session=True, preexec_fn=_prepare_child,
+        )  # fmt: skip
         watch = _Watch(folder, left, tell)
         beat = time.monotonic()
         try:

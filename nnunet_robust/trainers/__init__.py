@@ -30,40 +30,34 @@ TRAINERS: dict[str, Trainer] = {
     ),
     "nnUNetTrainerNoSkip": Trainer(
         "nnunet_robust.trainers.no_skip:nnUNetTrainerNoSkip",
-        "no skip connections: the decoder sees only what comes from below",
-        "Kamath et al. 2023",
+        "no skip connections: the decoder sees only what comes from below", "Kamath et al. 2023",
     ),
     "nnUNetTrainerNoTopSkip": Trainer(
         "nnunet_robust.trainers.no_top_skip:nnUNetTrainerNoTopSkip",
-        "only the full-resolution skip is removed",
-        "Wilm et al. 2024",
+        "only the full-resolution skip is removed", "Wilm et al. 2024",
     ),
     "nnUNetTrainerAdditiveSkip": Trainer(
         "nnunet_robust.trainers.additive_skip:nnUNetTrainerAdditiveSkip",
-        "skips are added instead of concatenated, V-Net's way",
-        "Milletari et al. 2016",
+        "skips are added instead of concatenated, V-Net's way", "Milletari et al. 2016",
     ),
     "nnUNetTrainerAttentionGated": Trainer(
         "nnunet_robust.trainers.attention_gated:nnUNetTrainerAttentionGated",
-        "skips are weighed by attention gates, driven from below",
-        "Oktay et al. 2018",
+        "skips are weighed by attention gates, driven from below", "Oktay et al. 2018",
     ),
     "nnUNetTrainerDenseSkip": Trainer(
         "nnunet_robust.trainers.dense_skip:nnUNetTrainerDenseSkip",
-        "nested dense decoders (U-Net++)",
-        "Zhou et al. 2018",
+        "nested dense decoders (U-Net++)", "Zhou et al. 2018",
     ),
     "nnUNetTrainerAdaptiveSkip": Trainer(
         "nnunet_robust.trainers.adaptive_skip:nnUNetTrainerAdaptiveSkip",
-        "a learned gate per skip and image, from the input's own features",
-        "ours",
+        "a learned gate per skip and image, from the input's own features", "ours",
     ),
     "nnUNetTrainerUNETR": Trainer(
         "nnunet_robust.trainers.unetr:nnUNetTrainerUNETR",
         "UNETR: a transformer for an encoder; AdamW, no deep supervision, patch a multiple of 16",
         "Hatamizadeh et al. 2022",
     ),
-}
+}  # fmt: skip
 
 # Options that are a mixin: they win over nnU-Net's class and yield to the trainer's own.
 AUGMENTATIONS: dict[str, str] = {

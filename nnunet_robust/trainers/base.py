@@ -80,23 +80,18 @@ class RobustTrainer(nnUNetTrainer):
         return None
 
     @classmethod
-    def build_decoder(
-        cls,
-        encoder: nn.Module,
-        num_classes: int,
-        n_conv_per_stage: int | Sequence[int],
-        deep_supervision: bool,
-        nonlin_first: bool,
-    ) -> nn.Module | None:
-        """What takes the place of the decoder of the plans' network: one with this trainer's `skips`.
+    def decoder_class(cls, levels: int) -> Callable[..., nn.Module] | None:
+        """What makes the decoder that takes the place of the plans' network's: one with this trainer's `skips`.
+
+        Args:
+            levels: number of skips.
 
         Returns:
-            A module with `encoder` and `deep_supervision`, called with the encoder's maps; None leaves nnU-Net's.
+            Takes encoder, num_classes, n_conv_per_stage, deep_supervision and nonlin_first; makes a module with
+            `encoder` and `deep_supervision`, called with the encoder's maps. None leaves nnU-Net's.
         """
-        policies = cls.skips(len(encoder.output_channels) - 1)
-        if policies is None:
-            return None
-        return SkipDecoder(encoder, num_classes, n_conv_per_stage, deep_supervision, policies, nonlin_first)
+        policies = cls.skips(levels)
+        return None if policies is None else partial(SkipDecoder, policies=policies)
 
     @classmethod
     def build_network_architecture(
@@ -112,15 +107,15 @@ class RobustTrainer(nnUNetTrainer):
             plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
         )
         kwargs = configuration_manager.network_arch_init_kwargs
-        decoder = cls.build_decoder(
-            network.encoder,
-            num_output_channels,
-            kwargs["n_conv_per_stage_decoder"],
-            enable_deep_supervision,
-            kwargs.get("nonlin_first", False),
-        )
-        if decoder is not None:
-            network.decoder = decoder
+        decoder_class = cls.decoder_class(len(network.encoder.output_channels) - 1)
+        if decoder_class is not None:
+            network.decoder = decoder_class(
+                network.encoder,
+                num_output_channels,
+                kwargs["n_conv_per_stage_decoder"],
+                enable_deep_supervision,
+                nonlin_first=kwargs.get("nonlin_first", False),
+            )
             network.apply(network.initialize)
         return network
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 from torch import nn
 
@@ -17,13 +17,6 @@ class nnUNetTrainerDenseSkip(RobustTrainer):
     """
 
     @classmethod
-    def build_decoder(
-        cls,
-        encoder: nn.Module,
-        num_classes: int,
-        n_conv_per_stage: int | Sequence[int],
-        deep_supervision: bool,
-        nonlin_first: bool,
-    ) -> nn.Module:
+    def decoder_class(cls, levels: int) -> Callable[..., nn.Module]:
         """The nested decoder."""
-        return DenseDecoder(encoder, num_classes, n_conv_per_stage, deep_supervision, nonlin_first)
+        return DenseDecoder

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from nnunet_robust.study.config import Study, load_study
-from nnunet_robust.study.matrix import as_json, from_json, jobs_of
+from nnunet_robust.study.matrix import from_json, jobs_of
 
 TEXT = """\
 study: matrix
@@ -52,7 +53,7 @@ def test_every_combination_is_a_job_after_what_it_waits_for(tmp_path: Path) -> N
 def test_a_job_survives_json_and_its_digest_tells_what_it_does(tmp_path: Path) -> None:
     jobs = {job.id: job for job in jobs_of(study_of(tmp_path))}
     for job in jobs.values():
-        copy = from_json(json.loads(json.dumps(as_json(job))))
+        copy = from_json(json.loads(json.dumps(asdict(job))))
         assert copy == job and copy.digest == job.digest
 
     def changed(old: str, new: str) -> set[str]:

@@ -44,9 +44,7 @@ class Row:
 
 
 def assess_folder(
-    assessor: Assessor,
-    images: Sequence[ImageFiles],
-    track: Callable[[Sequence[ImageFiles]], Iterable[ImageFiles]],
+    assessor: Assessor, images: Sequence[ImageFiles], track: Callable[[Sequence[ImageFiles]], Iterable[ImageFiles]]
 ) -> list[Row]:
     """Assess every image of a folder.
 

@@ -184,16 +184,9 @@ def _judge(rule: Rule, evidence: Evidence) -> tuple[Colour, str]:
     for colour, limit, why in limits:
         if value < limit if rule.beyond == "below" else value > limit:
             return colour, rule.reason.format(
-                value=value,
-                limit=limit,
-                why=why,
-                percent=100 * value,
-                limit_percent=100 * limit,
-                confidence=_percent(evidence),
-                evidence=evidence,
-                inner=size(evidence.inner or 0.0),
-                outer=size(evidence.outer or 0.0),
-            )
+                value=value, limit=limit, why=why, percent=100 * value, limit_percent=100 * limit, evidence=evidence,
+                confidence=_percent(evidence), inner=size(evidence.inner or 0.0), outer=size(evidence.outer or 0.0),
+            )  # fmt: skip
     return "green", ""
 
 

@@ -131,10 +131,7 @@ class Curves:
         nearest = near.loc[near.groupby(["patient", "case"])["distance"].idxmin()]
         scores = pd.DataFrame(values[nearest.index], columns=self._scores, index=nearest["patient"])
         return Place(
-            float(distance.min()),
-            self.limit,
-            scores.groupby(level=0).mean(),
-            _levels(near[self._is_level[near.index]]),
+            float(distance.min()), self.limit, scores.groupby(level=0).mean(), _levels(near[self._is_level[near.index]])
         )
 
     @cached_property

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from nnunet_robust.eval.attacks.best import Best
 from nnunet_robust.eval.attacks.budget import Ball
 from nnunet_robust.eval.attacks.losses import Weighting
-from nnunet_robust.eval.attacks.victim import Victim
+from nnunet_robust.eval.attacks.victim import Best, Victim
 
 _FIRST_ROUND = 10  # steps
 _MOMENTUM = 0.75  # alpha

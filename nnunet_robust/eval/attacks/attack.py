@@ -16,10 +16,9 @@ import torch
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.attacks.apgd import ascend
-from nnunet_robust.eval.attacks.best import Best
 from nnunet_robust.eval.attacks.budget import Ball, Budget
 from nnunet_robust.eval.attacks.losses import Weighting, cospgd, masked, plain, segpgd
-from nnunet_robust.eval.attacks.victim import Victim
+from nnunet_robust.eval.attacks.victim import Best, Victim
 
 Run = Callable[[Victim, Ball, int, torch.Generator], torch.Tensor]
 """(victim, ball, steps, generator) -> a perturbation in the ball."""

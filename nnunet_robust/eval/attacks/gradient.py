@@ -58,11 +58,7 @@ class WindowGradient:
         self._window = window
         self._device = window.device
         self._gaussian = compute_gaussian(
-            window.patch_size,
-            sigma_scale=1.0 / 8,
-            value_scaling_factor=10,
-            dtype=torch.float32,
-            device=self._device,
+            window.patch_size, sigma_scale=1.0 / 8, value_scaling_factor=10, dtype=torch.float32, device=self._device
         )
 
     def logits(self, data: torch.Tensor) -> torch.Tensor:

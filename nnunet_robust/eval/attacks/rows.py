@@ -65,16 +65,9 @@ def attack_row(name: str, norm: str) -> Perturbation:
     found = ATTACKS[name]
     function.__doc__ = found.run.__doc__
     return _row(
-        function,
-        f"{name}_{norm}",
-        norm,
-        found.display_name,
-        found.reference,
-        stochastic=not found.single_step,
-        single_step=found.single_step,
-        attack=f"{name}_{norm}",
-        control=f"random_{norm}",
-    )
+        function, f"{name}_{norm}", norm, found.display_name, found.reference, stochastic=not found.single_step,
+        single_step=found.single_step, attack=f"{name}_{norm}", control=f"random_{norm}",
+    )  # fmt: skip
 
 
 def _row(
@@ -82,17 +75,9 @@ def _row(
 ) -> Perturbation:
     function.__name__ = name
     return Perturbation(
-        name,
-        function,
-        _LEVELS[norm],
-        maximum=1.0,
-        unit=_UNITS[norm],
-        modality="any",
-        reference=reference,
-        display_name=f"{words}, {_NORM_NAMES[norm]}",
-        uses_region=True,
-        **facts,
-    )
+        name, function, _LEVELS[norm], maximum=1.0, unit=_UNITS[norm], modality="any", reference=reference,
+        display_name=f"{words}, {_NORM_NAMES[norm]}", uses_region=True, **facts,
+    )  # fmt: skip
 
 
 ROWS = tuple(row for norm in NORMS for row in (control_row(norm), *(attack_row(name, norm) for name in ATTACKS)))

@@ -26,6 +26,23 @@ class Score(NamedTuple):
         return (self.dice, -self.loss) < (other.dice, -other.loss)
 
 
+class Best:
+    """Keeps the perturbation with the worst score; the first of equals.
+
+    Attributes:
+        change: the perturbation (C, *spatial).
+        score: of its image.
+    """
+
+    change: torch.Tensor
+    score: Score | None = None
+
+    def offer(self, change: torch.Tensor, score: Score) -> None:
+        """Keep it, if nothing worse is kept."""
+        if self.score is None or score.worse_than(self.score):
+            self.change, self.score = change, score
+
+
 class Answer(NamedTuple):
     """The score of an image, and the way up.
 

@@ -167,10 +167,7 @@ class Reference:
         overlap = reference.overlap(predicted)
         surface = self._surfaces[name]
         other = extract_surface(predicted, self._areas)
-        sides = (
-            (surface.distances_to(other), surface.surface.areas),
-            (surface.distances_from(other), other.areas),
-        )
+        sides = ((surface.distances_to(other), surface.surface.areas), (surface.distances_from(other), other.areas))
         total = sum(float(areas.sum()) for _, areas in sides)
         return SegmentationMetrics(
             dice=2 * overlap / (n_ref + n_pred),

@@ -54,20 +54,11 @@ def printed_summary(analysis: Analysis) -> pd.DataFrame:
         Columns dataset, perturbation, model, clean, worst, at level, drop, drop %, AUC, missed, hallucinated, cases;
         see `statistics.summary` for what they mean.
     """
-    names = {
-        "dataset": "dataset",
-        "perturbation": "perturbation",
-        "line": "model",
-        "clean": "clean",
-        "worst": "worst",
-        "worst_level": "at level",
-        "drop": "drop",
-        "relative_drop": "drop %",
-        "auc": "AUC",
-        "missed": "missed",
-        "hallucinated": "hallucinated",
-        "n_cases": "cases",
-    }
-    table = analysis.summary_over_labels.reindex(columns=list(names)).rename(columns=names)
+    renamed = {"line": "model", "worst_level": "at level", "relative_drop": "drop %", "auc": "AUC", "n_cases": "cases"}
+    columns = [
+        "dataset", "perturbation", "line", "clean", "worst", "worst_level", "drop", "relative_drop", "auc", "missed",
+        "hallucinated", "n_cases",
+    ]  # fmt: skip
+    table = analysis.summary_over_labels.reindex(columns=columns).rename(columns=renamed)
     table["drop %"] = (100 * table["drop %"].astype(float)).round(1)
     return table.round(3)

@@ -69,6 +69,9 @@ def _page(first: Sweep, second: Sweep) -> dict[str, Any]:
     differs, same = manifest_differences(first.manifest, second.manifest)
     names = display_names(first.manifest, second.manifest)
     fewest = int(table[["n_first", "n_second"]].min(axis=None))
+    left_out = [(which, said) for which, sweep in ((FIRST, first), (SECOND, second)) for said in sweep.left_out]
+    within = [f"Within the {which} sweep, {said}" for which, said in left_out]
+    attacks = [_ATTACKS] if first.attacks or second.attacks else []
     return {
         "version": __version__,
         "confidence": f"{100 * CONFIDENCE:.0f} %",
@@ -85,20 +88,8 @@ def _page(first: Sweep, second: Sweep) -> dict[str, Any]:
         "same": same,
         "curves": _curves(comparison, first, second, names),
         "table": table_data(_table(table, names)),
-        "left_out": [
-            *comparison.left_out,
-            *(
-                f"Within the {which} sweep, {said}"
-                for which, s in ((FIRST, first), (SECOND, second))
-                for said in s.left_out
-            ),
-        ],
-        "limits": [
-            *few_patients(fewest),
-            *_smallest_p(table),
-            *([_ATTACKS] if first.attacks or second.attacks else []),
-            *_LIMITS,
-        ],
+        "left_out": [*comparison.left_out, *within],
+        "limits": [*few_patients(fewest), *_smallest_p(table), *attacks, *_LIMITS],
     }
 
 
@@ -316,19 +307,12 @@ def _panel_sample(points: pd.DataFrame) -> str:
 
 
 _COLUMNS = (
-    Column("dataset", "dataset"),
-    Column("perturbation", "perturbation", "words"),
-    Column("architecture", "architecture"),
-    Column("level", "level", "level"),
-    Column(FIRST, "first", "score"),
-    Column(SECOND, "second", "score"),
-    Column("change", "change", "score", "low", "high"),
-    Column("p", "p", "p"),
-    Column("p_holm", "p, Holm", "p"),
-    Column("n_first", "patients, first", "count"),
-    Column("n_second", "patients, second", "count"),
-    Column("how", "compared"),
-)
+    Column("dataset", "dataset"), Column("perturbation", "perturbation", "words"),
+    Column("architecture", "architecture"), Column("level", "level", "level"), Column(FIRST, "first", "score"),
+    Column(SECOND, "second", "score"), Column("change", "change", "score", "low", "high"), Column("p", "p", "p"),
+    Column("p_holm", "p, Holm", "p"), Column("n_first", "patients, first", "count"),
+    Column("n_second", "patients, second", "count"), Column("how", "compared"),
+)  # fmt: skip
 
 
 def _table(table: pd.DataFrame, names: DisplayNames) -> ReportTable:

@@ -66,18 +66,8 @@ def friedman(rows: pd.DataFrame, metric: str, by: By = "architecture") -> pd.Dat
             statistic, p = 0.0, 1.0
             if np.ptp(values, axis=1).any():
                 statistic, p = map(float, stats.friedmanchisquare(*values.T))
-            found.append(
-                {
-                    "dataset": scores.dataset,
-                    "perturbation": scores.perturbation,
-                    "level": float(level),
-                    "statistic": statistic,
-                    "p": p,
-                    "kendalls_w": statistic / (n_patients * (n_models - 1)),
-                    "n_patients": n_patients,
-                    "n_models": n_models,
-                }
-            )
+            w = statistic / (n_patients * (n_models - 1))
+            found.append((scores.dataset, scores.perturbation, float(level), statistic, p, w, n_patients, n_models))
     return pd.DataFrame(found, columns=_FRIEDMAN)
 
 
@@ -110,23 +100,15 @@ def pairwise(rows: pd.DataFrame, metric: str, by: By = "architecture") -> pd.Dat
     """
     found = []
     for scores in patient_scores(rows, metric, by):
+        place = {"dataset": scores.dataset, "perturbation": scores.perturbation}
         for j, level in enumerate(scores.levels):
             values = scores.at(j)
             if not len(values):
                 continue
             for a, b in combinations(range(len(scores.names)), 2):
                 compared = signed_rank(values[:, a] - values[:, b])
-                found.append(
-                    {
-                        "dataset": scores.dataset,
-                        "perturbation": scores.perturbation,
-                        "level": float(level),
-                        "first": scores.names[a],
-                        "second": scores.names[b],
-                        "n_patients": len(values),
-                        **compared._asdict(),
-                    }
-                )
+                pair = {"first": scores.names[a], "second": scores.names[b], "n_patients": len(values)}
+                found.append({**place, "level": float(level), **pair, **compared._asdict()})
     return _with_holm(found, _PAIRWISE)
 
 
@@ -154,6 +136,7 @@ def failures(rows: pd.DataFrame, by: By = "architecture") -> pd.DataFrame:
     shares = failed.groupby([*keys, "patient", "label", by], sort=False)["failed"].mean().reset_index()
     found = []
     for (dataset, perturbation), part in shares.groupby(keys[:2], sort=False):
+        place = {"dataset": dataset, "perturbation": perturbation}
         for level, of_level in part.groupby("level"):
             names = list(dict.fromkeys(of_level[by]))
             table = of_level.pivot(index=["patient", "label"], columns=by, values="failed").dropna()
@@ -162,21 +145,10 @@ def failures(rows: pd.DataFrame, by: By = "architecture") -> pd.DataFrame:
                 only_first = int((fails[first] & ~fails[second]).sum())
                 only_second = int((fails[second] & ~fails[first]).sum())
                 differing = only_first + only_second
-                both_or_none = [[0, only_first], [only_second, 0]]
-                found.append(
-                    {
-                        "dataset": dataset,
-                        "perturbation": perturbation,
-                        "level": float(level),
-                        "first": first,
-                        "second": second,
-                        "only_first": only_first,
-                        "only_second": only_second,
-                        "p": float(min(1.0, mcnemar(both_or_none, exact=True).pvalue)) if differing else 1.0,
-                        "smallest_p": min(1.0, 2.0 ** (1 - differing)),
-                        "n": len(table),
-                    }
-                )
+                p = float(mcnemar([[0, only_first], [only_second, 0]], exact=True).pvalue) if differing else 1.0
+                pair = {"first": first, "second": second, "only_first": only_first, "only_second": only_second}
+                tested = {"p": min(1.0, p), "smallest_p": min(1.0, 2.0 ** (1 - differing)), "n": len(table)}
+                found.append({**place, "level": float(level), **pair, **tested})
     return _with_holm(found, _MCNEMAR)
 
 

@@ -146,11 +146,7 @@ def _strata(scores: Scores) -> _Fit:
     of_patients = values.mean(axis=(0, 1)) - values.mean()
     of_trained = values.mean(axis=(1, 2)) - of_architecture[owner]
     squares = np.array(
-        [
-            n_lines * n_levels * (of_patients**2).sum(),
-            n_patients * n_levels * (of_trained**2).sum(),
-            0.0,
-        ]
+        [n_lines * n_levels * (of_patients**2).sum(), n_patients * n_levels * (of_trained**2).sum(), 0.0]
     )
     squares[2] = max(float(((values - fitted[:, :, None]) ** 2).sum()) - squares.sum(), 0.0)
     freedom = np.array([n_patients - 1, n_lines - k, 0])

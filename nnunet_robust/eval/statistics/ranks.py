@@ -15,11 +15,7 @@ _COLUMNS = [
 
 
 def rank_stability(
-    rows: pd.DataFrame,
-    metric: str,
-    n_resamples: int = N_RESAMPLES,
-    seed: int = 0,
-    by: By = "architecture",
+    rows: pd.DataFrame, metric: str, n_resamples: int = N_RESAMPLES, seed: int = 0, by: By = "architecture"
 ) -> pd.DataFrame:
     """The rank of each architecture's mean at each level, and how it varies over bootstrap samples of the patients.
 

@@ -31,11 +31,7 @@ _RANGES = [
 
 
 def recipe(
-    rows: pd.DataFrame,
-    metric: str = "dice",
-    margin: float = MARGIN,
-    n_resamples: int = N_RESAMPLES,
-    seed: int = 0,
+    rows: pd.DataFrame, metric: str = "dice", margin: float = MARGIN, n_resamples: int = N_RESAMPLES, seed: int = 0
 ) -> pd.DataFrame:
     """Name the architecture to take at each level of each perturbation.
 
@@ -195,18 +191,10 @@ def recipe_ranges(recipe: pd.DataFrame) -> pd.DataFrame:
         rows = part.sort_values("level").to_dict("records")
         for verdict, group in itertools.groupby(rows, key=lambda row: row["verdict"]):
             levels = list(group)
-            found.append(
-                {
-                    "dataset": dataset,
-                    "perturbation": perturbation,
-                    "from_level": levels[0]["level"],
-                    "to_level": levels[-1]["level"],
-                    "verdict": verdict,
-                    "agreement": min(row["agreement"] for row in levels),
-                    **{name: levels[0][name] for name in ("clean_cost", "clean_cost_low", "clean_cost_high")},
-                    "n_patients": min(row["n_patients"] for row in levels),
-                }
-            )
+            agreement, n_patients = (min(row[name] for row in levels) for name in ("agreement", "n_patients"))
+            cost = (levels[0][name] for name in ("clean_cost", "clean_cost_low", "clean_cost_high"))
+            place = (dataset, perturbation, levels[0]["level"], levels[-1]["level"])
+            found.append((*place, verdict, agreement, *cost, n_patients))
     return pd.DataFrame(found, columns=_RANGES)
 
 

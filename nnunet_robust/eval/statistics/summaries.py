@@ -59,31 +59,16 @@ def curves(
             for j, level in enumerate(scores.levels):
                 if not with_score[i, j].any():
                     continue
-                points.append(
-                    {
-                        "dataset": scores.dataset,
-                        "perturbation": scores.perturbation,
-                        "line": name,
-                        "level": float(level),
-                        "mean": float(means[j]),
-                        "low": low[i, j],
-                        "high": high[i, j],
-                        "n_cases": int(scores.n_cases[j]),
-                        "n_patients": int(with_score[i, j].sum()),
-                        "n_trained": len(of_trained),
-                        "trained_low": float(of_trained[:, j].min()),
-                        "trained_high": float(of_trained[:, j].max()),
-                    }
-                )
+                place = (scores.dataset, scores.perturbation, name, float(level))
+                interval = (float(means[j]), low[i, j], high[i, j])
+                counts = (int(scores.n_cases[j]), int(with_score[i, j].sum()), len(of_trained))
+                ends = (float(of_trained[:, j].min()), float(of_trained[:, j].max()))
+                points.append((*place, *interval, *counts, *ends))
     return pd.DataFrame(points, columns=_CURVES)
 
 
 def summary(
-    rows: pd.DataFrame,
-    metric: str = "dice",
-    n_resamples: int = N_RESAMPLES,
-    seed: int = 0,
-    by: By = "architecture",
+    rows: pd.DataFrame, metric: str = "dice", n_resamples: int = N_RESAMPLES, seed: int = 0, by: By = "architecture"
 ) -> pd.DataFrame:
     """Summarise what each architecture loses under each perturbation of each dataset, and for each of several labels.
 
@@ -211,11 +196,7 @@ def _interval(values: NDArray[np.float64], n_resamples: int, seed: int) -> tuple
 
 
 def crossings(
-    rows: pd.DataFrame,
-    metric: str = "dice",
-    n_resamples: int = N_RESAMPLES,
-    seed: int = 0,
-    by: By = "architecture",
+    rows: pd.DataFrame, metric: str = "dice", n_resamples: int = N_RESAMPLES, seed: int = 0, by: By = "architecture"
 ) -> pd.DataFrame:
     """Find the levels at which the mean curves of two architectures cross, linear between measured levels.
 
@@ -268,16 +249,9 @@ def crossings(
                 first, second = (a, b) if j is None or toward[j, 0] < 0 else (b, a)
                 level = float("nan") if j is None else float(at[j, 0])
                 drawn = drawn_at if j is None else np.where(drawn_toward == toward[j, 0], drawn_at, np.nan)
-                found.append(
-                    {
-                        **common,
-                        "first": scores.names[first],
-                        "second": scores.names[second],
-                        "level": level,
-                        **_spread(level, drawn, n_patients),
-                        "n_patients": n_patients,
-                    }
-                )
+                pair = {"first": scores.names[first], "second": scores.names[second]}
+                spread = _spread(level, drawn, n_patients)
+                found.append({**common, **pair, "level": level, **spread, "n_patients": n_patients})
     return pd.DataFrame(found, columns=_CROSSINGS)
 
 

@@ -303,20 +303,9 @@ def patient_scores(rows: pd.DataFrame, metric: str, by: By = "architecture") -> 
         by_line = np.full((len(lines), len(levels), len(patients)), np.nan)
         by_line[line_at, level_at, patient_at] = part[metric].to_numpy(float)
         owner, names = pd.factorize(part.drop_duplicates("line")[by])
-        found.append(
-            Scores(
-                dataset=str(key[0]),
-                perturbation=str(key[1]),
-                in_series=key in in_series,
-                names=list(names),
-                lines=list(lines),
-                owner=owner,
-                levels=levels,
-                patients=list(patients),
-                by_line=by_line,
-                n_cases=np.array([n_cases[key[0], key[1], level] for level in levels]),
-            )
-        )
+        place, named = (str(key[0]), str(key[1]), key in in_series), (list(names), list(lines), owner)
+        counted = np.array([n_cases[key[0], key[1], level] for level in levels])
+        found.append(Scores(*place, *named, levels, list(patients), by_line, counted))
     return found
 
 

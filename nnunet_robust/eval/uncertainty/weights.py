@@ -177,10 +177,7 @@ def _smooth(
 
 
 def _best_width(
-    divergences: NDArray[np.float64],
-    dice: NDArray[np.float64],
-    shares: NDArray[np.float64],
-    of_case: NDArray[np.intp],
+    divergences: NDArray[np.float64], dice: NDArray[np.float64], shares: NDArray[np.float64], of_case: NDArray[np.intp]
 ) -> float:
     patients, of_case = np.unique(of_case, return_inverse=True)
     spread = float(np.ptp(divergences)) if divergences.size else 0.0

@@ -370,10 +370,7 @@ SECTION = Section(
         "the model itself. The last row is random noise of the same budget.",
     ),
     figures=_figures,
-    groups={
-        _ATTACKS: "attacks on each model itself, and random noise",
-        _TRANSFER: "who is harmed by attacks on whom",
-    },
+    groups={_ATTACKS: "attacks on each model itself, and random noise", _TRANSFER: "who is harmed by attacks on whom"},
     tables=_TABLES,
     lists={
         "Are these attacks as strong as they should be?": warnings,

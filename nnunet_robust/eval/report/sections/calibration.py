@@ -190,10 +190,7 @@ def _diagrams(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[R
             data=part,
             alt=f"Share of voxels that are right over the probability of {_CALLED}, {where}. {'; '.join(parts)}.",
             draw=partial(_panel, part, styles),
-            styles={
-                **{line: styles[line] for line in dict.fromkeys(part["line"])},
-                "perfect calibration": _DIAGONAL,
-            },
+            styles={**{line: styles[line] for line in dict.fromkeys(part["line"])}, "perfect calibration": _DIAGONAL},
             value="share that is right",
         )
 

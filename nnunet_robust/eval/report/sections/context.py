@@ -86,9 +86,5 @@ def _figures(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Re
 
 
 SECTION = Section(
-    name="context",
-    short="Foreground ratio",
-    figures=_figures,
-    groups={_GROUP: "Dice over ratio"},
-    template="context",
+    name="context", short="Foreground ratio", figures=_figures, groups={_GROUP: "Dice over ratio"}, template="context"
 )

@@ -302,17 +302,8 @@ def _figures(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Re
         several = points["label"].nunique() > 1
         what = f"Share of {guarantee.share}" if name == INTERVAL else f"Mean share of {guarantee.share}"
         for label, of_label in points.groupby("label", sort=False):
-            yield from over_level(
-                analysis,
-                of_label,
-                f"{_GROUP}-{name}",
-                what,
-                guarantee.axis,
-                styles,
-                (lowest, highest),
-                rules,
-                str(label) if several else "",
-            )
+            group, limits, structure = f"{_GROUP}-{name}", (lowest, highest), str(label) if several else ""
+            yield from over_level(analysis, of_label, group, what, guarantee.axis, styles, limits, rules, structure)
 
 
 def _coverage(analysis: Analysis) -> pd.DataFrame:
@@ -324,9 +315,7 @@ def _coverage(analysis: Analysis) -> pd.DataFrame:
         part = table[table["guarantee"] == name]
         if part.empty:
             continue
-        names = {
-            "mean": name, "low": f"{name}_low", "high": f"{name}_high", "verdict": f"{name}_verdict",
-        }  # fmt: skip
+        names = {"mean": name, "low": f"{name}_low", "high": f"{name}_high", "verdict": f"{name}_verdict"}
         wide = wide.merge(part.rename(columns=names)[[*keys, *names.values()]], on=keys, how="left")
         wide[f"{name}_verdict"] = wide[f"{name}_verdict"].fillna("–")
     of_all = table[~table["guarantee"].isin(OUTER)]
@@ -371,9 +360,7 @@ _TABLES = (
         "guarantee: broken where the whole interval is on the wrong side of it, holds where none of it is, not settled "
         "else.",
         (
-            *columns.CONDITION,
-            Column("label", "structure"),
-            columns.ARCHITECTURE,
+            *columns.CONDITION, Column("label", "structure"), columns.ARCHITECTURE,
             *(
                 column
                 for name, guarantee in GUARANTEES.items()
@@ -383,8 +370,7 @@ _TABLES = (
                 )
             ),
             Column("alpha", "guaranteed: at most", "score"),
-            Column("share", "guaranteed: Dice in its interval, at least", "score"),
-            *columns.SAMPLE,
+            Column("share", "guaranteed: Dice in its interval, at least", "score"), *columns.SAMPLE,
             Column("n_with_object", "with the object", "count"),
         ),
         _coverage,

@@ -39,6 +39,7 @@ def _figures(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Re
                 f"{analysis.names[row.perturbation]} {row.level:g}: {row.line} ({percent(row.share_first, 0)})"
                 for row in first.itertuples(index=False)
             )
+            conditions = [analysis.names[name] for name in part["perturbation"]]
             yield ReportFigure(
                 group=_GROUP,
                 name=f"{dataset}_{number}",
@@ -47,12 +48,7 @@ def _figures(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Re
                 sample=_patients(analysis, str(dataset)),
                 data=part,
                 alt=f"Ranks of {len(lines)} architectures. First, with the share of bootstraps: {'; '.join(parts)}.",
-                draw=partial(
-                    rank_map,
-                    part.assign(condition=[analysis.names[name] for name in part["perturbation"]]),
-                    lines,
-                    len(lines),
-                ),
+                draw=partial(rank_map, part.assign(condition=conditions), lines, len(lines)),
                 styles={},
                 is_map=True,
             )

@@ -56,20 +56,12 @@ def _each_label(analysis: Analysis) -> pd.DataFrame:
 
 _PAIR = (Column("first", "first"), Column("second", "second"))
 _SUMMARY = (
-    DATASET,
-    Column("perturbation", "perturbation", "words"),
-    Column("label", "label"),
-    ARCHITECTURE,
-    mean_column("clean", "clean"),
-    Column("worst_level", "worst level", "level"),
-    mean_column("worst", "score there"),
-    mean_column("drop", "drop"),
-    Column("relative_drop", "relative drop", "percent"),
-    mean_column("auc", "AUC"),
+    DATASET, Column("perturbation", "perturbation", "words"), Column("label", "label"), ARCHITECTURE,
+    mean_column("clean", "clean"), Column("worst_level", "worst level", "level"), mean_column("worst", "score there"),
+    mean_column("drop", "drop"), Column("relative_drop", "relative drop", "percent"), mean_column("auc", "AUC"),
     Column("missed", "missed", "count", of="n_objects"),
-    Column("hallucinated", "hallucinated", "count", of="n_objects"),
-    PATIENTS,
-)
+    Column("hallucinated", "hallucinated", "count", of="n_objects"), PATIENTS,
+)  # fmt: skip
 _SUMMARY_NOTE = (
     "Mean Dice. The worst level is the perturbed level with the lowest mean, found in the same data that its score is "
     "read from; for a series, clean is the dataset's own test set. The drop is clean minus worst, paired by patient. "

@@ -33,11 +33,7 @@ def y_limits(points: pd.DataFrame, metric: str) -> tuple[float, float]:
 
 
 def curve_panel(
-    points: pd.DataFrame,
-    metric: str,
-    unit: str,
-    styles: Mapping[str, LineStyle],
-    limits: tuple[float, float],
+    points: pd.DataFrame, metric: str, unit: str, styles: Mapping[str, LineStyle], limits: tuple[float, float]
 ) -> Figure:
     """Score over level: a line and a shaded interval for each architecture, thin lines for its trained models.
 
@@ -97,14 +93,9 @@ def with_legend(figure: Figure, styles: Mapping[str, LineStyle]) -> Figure:
         for name, style in styles.items()
     ]
     figure.legend(
-        handles=handles,
-        loc="upper center",
-        bbox_to_anchor=(0.5, 0),
-        ncols=1,
-        frameon=False,
-        fontsize=8,
+        handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=1, frameon=False, fontsize=8,
         borderaxespad=0.3,
-    )
+    )  # fmt: skip
     return figure
 
 

@@ -84,29 +84,17 @@ def mean_of(part: pd.DataFrame, metric: str) -> dict[str, float]:
     """The mean score of some points and its interval over patients, as a row of `Relation.means`."""
     by_patient = part.groupby(["dataset", "patient"])[metric].mean()
     low, high = bootstrap_interval(by_patient.to_numpy(float)) or (np.nan, np.nan)
-    return {
-        "x": float(part["x"].mean()),
-        "lowest": float(part["x"].min()),
-        "highest": float(part["x"].max()),
-        "mean": float(by_patient.mean()),
-        "low": low,
-        "high": high,
-        "n_patients": len(by_patient),
-        "n_points": len(part),
-    }
+    x = {"x": float(part["x"].mean()), "lowest": float(part["x"].min()), "highest": float(part["x"].max())}
+    score = {"mean": float(by_patient.mean()), "low": low, "high": high}
+    return {**x, **score, "n_patients": len(by_patient), "n_points": len(part)}
 
 
 def relation_figure(
-    group: str,
-    relation: Relation,
-    sample: str,
-    x_label: str,
-    styles: Mapping[str, LineStyle],
-    dots: bool,
+    group: str, relation: Relation, sample: str, x_label: str, styles: Mapping[str, LineStyle], dots: bool
 ) -> ReportFigure:
     """A relation as a figure of a group, with its single points behind the means where `dots` are asked for."""
     means, x = relation.means, relation.cloud["x"]
-    lines = list(dict.fromkeys(means["line"]))
+    shown, ends = {line: styles[line] for line in dict.fromkeys(means["line"])}, (float(x.min()), float(x.max()))
     order = ["line", *(name for name in means if name != "line")]
     return ReportFigure(
         group=group,
@@ -117,16 +105,9 @@ def relation_figure(
         data=means[order],
         alt=f"Mean {COMPARABLE[METRIC].label} over {x_label}. {panels.told(means, METRIC)}.",
         draw=partial(
-            _relation_panel,
-            means,
-            METRIC,
-            x_label,
-            {line: styles[line] for line in lines},
-            (-0.02, 1.02),
-            (float(x.min()), float(x.max())),
-            relation.cloud if dots else None,
+            _relation_panel, means, METRIC, x_label, shown, (-0.02, 1.02), ends, relation.cloud if dots else None
         ),
-        styles={line: styles[line] for line in lines},
+        styles=shown,
     )
 
 
