@@ -89,7 +89,7 @@ PRESETS: dict[str, dict[str, tuple[float, ...]]] = {
         modality: {row.name: row.levels for row in _ROWS if row.modality == modality or row.name in also}
         for modality, also in _ALSO.items()
     },
-    "noise": {row.name: row.levels for row in _NOISE},
+    "noise": {row.name: row.levels for row in _NOISE if not row.uses_eight_bit},
     "all": {row.name: row.levels for row in _ROWS},
 }
 

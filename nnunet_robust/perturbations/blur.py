@@ -112,17 +112,11 @@ def background_blur_8bit(
         raise ValueError(f"The sigma of the blur must be finite and >= 0, got {level}")
     if level == 0:
         return image.clone()
-    radius, axes = _radius(level), long_axes(image)
 
     def blur(grey: torch.Tensor) -> torch.Tensor:
-        for axis in axes:
-            index = torch.arange(-radius, image.shape[axis] + radius, device=image.device).clamp(
-                0, image.shape[axis] - 1
-            )
-            grey = grey.index_select(axis, index)
-        grey = gaussian_blur(grey, level, generator)
-        for axis in axes:
-            grey = grey.narrow(axis, radius, image.shape[axis])
+        for axis in long_axes(image):
+            matrix = _edge_matrix(level, image.shape[axis]).to(device=grey.device, dtype=grey.dtype)
+            grey = multiply_along(grey, matrix, axis)
         return grey
 
     return torch.where(mask.to(image.device), image, in_eight_bits(image, eight_bit, blur))
@@ -169,16 +163,34 @@ def _blur_axis(image: torch.Tensor, axis: int, sigma: float) -> torch.Tensor:
     return torch.cat(blocks, dim=axis) if len(blocks) > 1 else blocks[0]
 
 
+def _edge_matrix(sigma: float, length: int) -> torch.Tensor:
+    """The blur's matrix (length, length) along an axis that goes on as its edges are, whatever the kernel's reach."""
+    offsets, weights = _kernel(sigma)
+    rows = torch.arange(length)[:, None]
+    places = (torch.arange(length) - rows).clamp(-len(weights), len(weights)) + len(weights) // 2
+    inside = (places >= 0) & (places < len(weights))
+    matrix = torch.where(inside, weights[places.clamp(0, len(weights) - 1)], 0.0)
+    # the first and the last voxel stand for all beyond them, too
+    matrix[:, 0] = torch.where(offsets <= -rows, weights, 0.0).sum(dim=1)
+    matrix[:, -1] = torch.where(offsets >= length - 1 - rows, weights, 0.0).sum(dim=1)
+    return matrix
+
+
+def _kernel(sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Offsets and normalised weights of the Gaussian kernel."""
+    radius = _radius(sigma)
+    offsets = torch.arange(-radius, radius + 1)
+    weights = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
+    return offsets, weights / weights.sum()
+
+
 def _radius(sigma: float) -> int:
     return int(TRUNCATE * sigma + 0.5)
 
 
 def _periodic_kernel(sigma: float, length: int) -> torch.Tensor:
     """The Gaussian kernel wrapped to the period 2 * length of a reflected axis; entry k is the weight of offset k."""
-    radius = _radius(sigma)
-    offsets = torch.arange(-radius, radius + 1)
-    weights = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
-    weights /= weights.sum()
+    offsets, weights = _kernel(sigma)
     return torch.zeros(2 * length, dtype=torch.float64).index_add_(0, offsets % (2 * length), weights)
 
 
