@@ -263,13 +263,14 @@ def measure(
     Returns:
         {"psnr_db": ..., "snr_db": ...}
     """
-    low, high = (bound[:, None] for bound in bounds or robust_range(clean, region))
+    low, high = (_per_channel(bound, clean) for bound in bounds or robust_range(clean, region))
     span = high - low
     scale = torch.where(span > 0, span, 1.0)
-    before, after = (_values(image, region).float() for image in (clean, perturbed))
-    mse = ((after - before) / scale).square().mean(dtype=torch.float64).item()
+    difference = (perturbed.float() - clean.float()) / scale
+    mse = (difference if region is None else difference[:, region]).square().mean(dtype=torch.float64).item()
     # the shift by low keeps the digits of the variance; a constant channel becomes zeros
-    variance = ((before - low) / scale).double().var(dim=1, correction=0).mean().item()
+    scaled = _values((clean.float() - low) / scale, region).double()
+    variance = scaled.var(dim=1, correction=0).mean().item()
     return {"psnr_db": _decibels(1.0, mse), "snr_db": _decibels(variance, mse)}
 
 

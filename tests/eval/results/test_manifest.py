@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.results.manifest import (
     AttackEntry,
     Identity,
@@ -16,6 +17,7 @@ from nnunet_robust.eval.results.manifest import (
     PerturbationEntry,
     TrainingCasesEntry,
     TrainingEntry,
+    open_manifest,
     read_manifest,
     write_manifest,
 )
@@ -53,6 +55,23 @@ def test_what_an_older_manifest_lacks_has_a_default() -> None:
     assert manifest.models["m"].images.channels == 1 and manifest.perturbations["pgd_linf"].attack.steps == 3
     assert manifest.perturbations["site"].series == {} and manifest.perturbations["pgd_linf"].series is None
     assert Manifest.from_json({"models": [1]}).models == {}
+
+
+@pytest.mark.parametrize(
+    ("before", "words"), [(None, "'perturb, by an earlier version'"), ("keep", "'keep'"), ("auto", "")]
+)
+def test_results_of_two_ways_with_the_background_do_not_mix(before: str | None, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "manifest.json"
+    identity = Identity(dataset="D", seed=0, background=before)
+    write_manifest(file, Manifest(dataset="D", identity=identity))
+    now = replace(identity, background="auto")
+    if not words:
+        assert open_manifest(file, now).identity.background == "auto"
+        return
+    with pytest.raises(UserError) as told:
+        open_manifest(file, now)
+    assert f"another sweep (background is {words} there, 'auto' now): take a new folder for -o" in str(told.value)
+    assert read_manifest(file).identity.background_then == (before or "perturb")  # a report still reads it
 
 
 def test_a_change_keeps_the_order_of_what_was_read() -> None:
