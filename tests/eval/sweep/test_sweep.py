@@ -168,7 +168,7 @@ def test_results_are_tidy_and_complete(parameters: SweepParameters, texture_mode
 
     manifest = json.loads((parameters.output / "manifest.json").read_text())
     assert manifest["identity"]["precision"] == "exact"
-    images = {"file_ending": ".png", "channels": 1, "reader": "NaturalImage2DIO"}
+    images = {"file_ending": ".png", "channels": 1, "reader": "NaturalImage2DIO", "channel_names": ["grey"]}
     assert [m["images"] for m in manifest["models"].values()] == [images] * 2
     assert {m["choices"]["backend"] for m in manifest["models"].values()} == {"torch"}
     assert manifest["seed"] == 0 and manifest["versions"]["nnunetv2"].startswith("2.")
