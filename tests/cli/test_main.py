@@ -31,7 +31,7 @@ from tests.trainers.test_cost import DATASET, PLANS
         ("synthesize textures --id 5", "nnUNet_raw is not set"),
         ("report nowhere", "nowhere"),
         ("study run no.yaml", "cannot read the study no.yaml"),
-        ("study run no.yaml --time soon", "--time soon: write minutes"),
+        ("study run no.yaml --time soon --executor slurm", "--time soon: write minutes"),
         ("study status nowhere --once", "no study was run in nowhere"),
         ("study init contexts", "did you mean 'context'?"),
     ],

@@ -119,7 +119,7 @@ EVERYWHERE = Background("perturb")
 
 def channel_names(dataset_json: Mapping[str, Any]) -> list[str]:
     """The channels' names in `dataset.json`, in order; older ones call them modalities."""
-    named = dataset_json.get("channel_names") or dataset_json["modality"]
+    named = dataset_json.get("channel_names", dataset_json.get("modality", {}))
     return [str(named[key]) for key in sorted(named, key=int)]
 
 

@@ -130,7 +130,7 @@ def make_ensembles(
         digests: of its cases, name -> digest, and those of each test set of a series.
 
     Raises:
-        UserError: a name that is no model's, a single model, or an origin that is of other models or of the same cases.
+        UserError: a name that is no model's, or an origin that is of other models or of the same cases.
     """
     if not names:
         return []
@@ -140,8 +140,6 @@ def make_ensembles(
         raise UserError(f"--ensemble {unknown[0]}: not a model of this sweep, which has {', '.join(sorted(known))}")
     # In one order, however they were named: it is one ensemble.
     chosen = tuple(sorted((m for m in models if ALL in names or m.trainer in names), key=lambda model: model.key))
-    if len(chosen) < 2:
-        raise UserError(f"--ensemble {names[0]}: an ensemble of one model is that model: name two, or take all")
     if len({model.folder for model in chosen}) < len(chosen):
         raise UserError("--ensemble with several --tile-size would mix them: sweep one tile size at a time")
     if any(model.label_layout != chosen[0].label_layout for model in chosen):

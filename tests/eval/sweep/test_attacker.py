@@ -347,6 +347,7 @@ def test_an_attack_is_stored_before_the_next_begins(
 def test_what_is_spent_does_not_depend_on_threads() -> None:
     scene, drawn = object.__new__(Scene), torch_generator(0)
     scene._region = None
+    scene._region = None
     scene._clean, scene.bounds = torch.rand(2, 40, 64, 64, generator=drawn), (torch.zeros(2), torch.ones(2))
     images = [scene._clean + 0.01 * torch.randn(scene._clean.shape, generator=drawn) for _ in range(20)]
     before, found = torch.get_num_threads(), []

@@ -32,7 +32,7 @@ def brain() -> np.ndarray:
 
 def scene(image: np.ndarray, background: Background) -> Scene:
     label = (RADIUS < 10).astype(np.int32)
-    loaded = LoadedCase(image, {"spacing": [999.0, 1.0, 1.0]}, label, {})
+    loaded = LoadedCase(image, {"spacing": [999.0, 1.0, 1.0]}, (), label, {})
     model: Any = SimpleNamespace(
         read=lambda files: loaded, ignore_label=None, label_names={0: "background", 1: "disc"}, colour=False,
         label_layout=LabelLayout({"disc": 1}, None), regions={"disc": 1},

@@ -28,6 +28,8 @@ def analyses(tmp_path_factory: pytest.TempPathFactory) -> list[Analysis]:
     results = pd.read_csv(sizes / "results.csv", dtype={"fold": str})
     sizes_of = dict(zip(models, ("64x64", "96x96", "96x96"), strict=True))
     results["patch_size"] = results["tile_size"] = results["model"].map(sizes_of)
+    # a model that finds nothing on clean images: the warnings have something to say
+    results.loc[(results["model"] == models[2]) & (results["perturbation"] == "clean"), "n_pred"] = 0
     results.to_csv(sizes / "results.csv", index=False)
     with_denoising = (MODELS[0], f"{MODELS[0]}+denoise")
     folders = [
