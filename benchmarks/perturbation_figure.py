@@ -48,7 +48,7 @@ def shown(row: Perturbation, level: float) -> torch.Tensor:
     image = slide() if row.modality == "histology" else phantom()
     mask = torch.zeros(EDGE, EDGE, dtype=torch.bool)
     mask[32:96, 40:88] = True
-    changed = perturb(image, row.name, level, torch_generator("figure"), mask)
+    changed = perturb(image, row.name, level, torch_generator("figure"), mask, colour=len(image) == 3)
     low, high = image.min(), image.max()
     return ((changed - low) / (high - low)).clamp(0, 1).permute(1, 2, 0).expand(-1, -1, 3)
 

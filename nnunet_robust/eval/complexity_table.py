@@ -26,7 +26,7 @@ from nnunet_robust.common.folders import dataset_name, nnunet_folder
 from nnunet_robust.eval.images.cases import CaseFiles, cases_of_folders, label_names, load_case
 from nnunet_robust.eval.images.complexity import VARIANTS, ComplexityMeter, Variant
 from nnunet_robust.eval.images.image_files import channel_count, check_stored
-from nnunet_robust.eval.images.regions import Background
+from nnunet_robust.eval.images.regions import Background, channel_names
 from nnunet_robust.eval.results.tables import cell
 from nnunet_robust.pages.plots import line_styles
 
@@ -146,7 +146,9 @@ def _rows(
         loaded.spacing_mm,
         ignore=ignore,
         variant=variant,
-        region=Background.of("auto", meta, ()).region(loaded.image).mask if variant != "published" else None,
+        region=Background.of("auto", channel_names(meta), ()).region(loaded.image).mask
+        if variant != "published"
+        else None,
     )
     for name, complexity in meter.measure(loaded.image).items():
         share = float(np.isin(loaded.label, regions[name]).mean())

@@ -273,7 +273,5 @@ def _format(sweep: Sweep) -> Format:
             f"{sweep.folder / 'manifest.json'} does not say what images the models take: it is of an earlier version, "
             f"run the sweep into a new folder"
         )
-    background = Background.of(
-        sweep.manifest.identity.background_then, {"channel_names": dict(enumerate(images.channel_names))}, ()
-    )
+    background = Background.of(sweep.manifest.identity.background_then, images.channel_names, ())
     return Format(images.file_ending, images.channels, images.reader, background)

@@ -70,18 +70,17 @@ class Background:
             raise UserError(f"--background {self.mode}: take one of {', '.join(BACKGROUNDS)}")
 
     @classmethod
-    def of(cls, mode: str, dataset_json: Mapping[str, Any], use_mask_for_norm: Sequence[bool]) -> Background:
+    def of(cls, mode: str, names: Sequence[str], use_mask_for_norm: Sequence[bool]) -> Background:
         """What a model's plans and its dataset make of a mode: auto is keep where any channel is normalised by a mask.
 
         Args:
             mode: of `BACKGROUNDS`.
-            dataset_json: of the dataset, for its channels' names.
+            names: of the channels, as in `dataset.json`; none: no channel is known to be a CT.
             use_mask_for_norm: the plans', for each channel.
 
         Raises:
             UserError: there is no such mode.
         """
-        names = channel_names(dataset_json)
         ct = tuple(get_normalization_scheme(name) is CTNormalization for name in names)
         return cls("keep" if mode == "auto" and any(use_mask_for_norm) else mode, ct)
 

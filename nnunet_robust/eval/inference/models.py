@@ -270,7 +270,7 @@ class Model:
             mode: of `regions.BACKGROUNDS`.
         """
         masks = self.predictor.configuration_manager.use_mask_for_norm
-        return Background.of(mode, self.predictor.dataset_json, masks)
+        return Background.of(mode, channel_names(self.predictor.dataset_json), masks)
 
     @property
     def ignore_label(self) -> int | None:

@@ -14,7 +14,7 @@ from nnunet_robust.eval.images.complexity import ComplexityMeter
 from nnunet_robust.eval.images.image_quality import image_quality, noise_sigmas
 from nnunet_robust.eval.images.regions import EVERYWHERE, Background, channel_names, is_colour
 
-CT, MRI = {"channel_names": {"0": "CT"}}, {"channel_names": {"0": "T1"}}
+CT, MRI = ["CT"], ["T1"]
 
 
 def disc(size: int = 64, radius: float = 25, middle: float = 31.5) -> np.ndarray:
@@ -114,7 +114,7 @@ def test_a_resampled_border_is_padding_too_and_dark_metal_is_not() -> None:
 
 
 def test_padding_is_guessed_where_no_channel_is_called_ct() -> None:
-    rule = Background.of("auto", {"channel_names": {"0": "image"}}, [False])
+    rule = Background.of("auto", ["image"], [False])
     found = rule.region(ct(-3024.0))
     assert found.guessed == -3024.0 and np.array_equal(found.mask, disc(radius=31))
     for image in (
@@ -129,7 +129,7 @@ def test_padding_is_guessed_where_no_channel_is_called_ct() -> None:
 
 def test_names_of_channels() -> None:
     assert channel_names({"modality": {"1": "b", "0": "a"}}) == ["a", "b"]
-    assert Background.of("auto", {"channel_names": {"0": "ct", "1": "PET"}}, ()).ct == (True, False)
+    assert Background.of("auto", ["ct", "PET"], ()).ct == (True, False)
     assert is_colour(["R", "G", "B"]) and is_colour(["red", "green", "blue"]) and is_colour(["rgb_to_0_1"] * 3)
     assert not is_colour(["T1", "T2", "FLAIR"]) and not is_colour(["R"])
 
