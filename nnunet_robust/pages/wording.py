@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -54,10 +54,3 @@ def few_patients(n_patients: int, few: int = 20) -> list[str]:
     if n_patients < few:
         return [f"{n_patients} patients are few: intervals of so few tend to be too narrow, and means may yet shift."]
     return []
-
-
-def joined(parts: Sequence[str], separator: str = ", ") -> str:
-    """The parts of a sentence, one after the other, with "and" before the last."""
-    if len(parts) == 1:
-        return parts[0]
-    return f"{separator.join(parts[:-1])}{separator.rstrip(', ')} and {parts[-1]}"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from nnunet_robust.common.sentences import listed
 from nnunet_robust.deployment.recommendation.placement import MASK_FEATURES, Place
 from nnunet_robust.deployment.recommendation.recommend import TRUSTED_DICE, ImageAnswer, Recommendation
 from nnunet_robust.eval.results.display_names import DisplayNames
@@ -68,7 +69,7 @@ def sentences(recommendation: Recommendation) -> list[str]:
     if by_mask := _masks(recommendation.images):
         found.append(by_mask)
     if outside := [answer for answer in recommendation.images if not answer.verdict]:
-        names = _listed([answer.image for answer in outside])
+        names = listed([answer.image for answer in outside], 5)
         found.append(
             f"Not answered for: {names} ({len(outside)} of {len(recommendation.images)} images; {outside[0].image}: "
             f"{outside[0].declined})."
@@ -90,7 +91,7 @@ def _verdict(verdict: Verdict, margin: float) -> str:
     share = f"in {_percent(verdict.confidence)} of {verdict.resamples} bootstraps over {verdict.patients} patients"
     if verdict.answer == NO_DIFFERENCE:
         return f"Answer: {NO_DIFFERENCE}; {share} all architectures are within {margin:g} Dice of the best."
-    others = f" Within that margin of it is also {_listed(verdict.equivalent)}." if verdict.equivalent else ""
+    others = f" Within that margin of it is also {listed(verdict.equivalent, 5)}." if verdict.equivalent else ""
     return f"Answer: {verdict.answer}; {share} its mean Dice is within {margin:g} of the best.{others}"
 
 
@@ -169,8 +170,3 @@ def _number(value: float) -> float | None:
 
 def _percent(share: float) -> str:
     return f"{math.floor(100 * share + 1e-9)} %"
-
-
-def _listed(names: list[str] | tuple[str, ...], at_most: int = 5) -> str:
-    more = len(names) - at_most
-    return ", ".join(names[:at_most]) + (f" and {more} more" if more > 0 else "")

@@ -117,6 +117,7 @@ def make_ensembles(
     origin: Path | None,
     identity: Identity,
     digests: Sequence[Mapping[str, str | None]],
+    background: Background,
 ) -> list[Ensemble]:
     """Make the ensemble that the user named, if any.
 
@@ -128,6 +129,7 @@ def make_ensembles(
             ensemble, over other cases.
         identity: of this sweep, as the manifest has it.
         digests: of its cases, name -> digest, and those of each test set of a series.
+        background: what decides over the region that an image's texture is measured in.
 
     Raises:
         UserError: a name that is no model's, or an origin that is of other models or of the same cases.
@@ -148,8 +150,8 @@ def make_ensembles(
         )
     ensemble = Ensemble(chosen)
     if origin is None:
-        return [Ensemble(chosen, weighting)]
-    return [Ensemble(chosen, weighting, *_learned(origin, ensemble, identity, digests))]
+        return [Ensemble(chosen, weighting, background=background)]
+    return [Ensemble(chosen, weighting, *_learned(origin, ensemble, identity, digests), background)]
 
 
 def _learned(

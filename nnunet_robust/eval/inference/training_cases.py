@@ -13,6 +13,7 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from nnunet_robust.common.digest import sha256
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.folders import nnunet_folder
+from nnunet_robust.common.sentences import listed
 from nnunet_robust.eval.images.image_files import ImageFiles
 from nnunet_robust.eval.inference.models import Model
 
@@ -169,10 +170,8 @@ def refuse_overlaps(overlaps: Mapping[str, Overlap], n_cases: int) -> None:
         )
 
 
-def _listed(cases: Mapping[str, str], at_most: int = 10) -> str:
-    names = [_both_names(name, other) for name, other in cases.items()]
-    more = len(names) - at_most
-    return ", ".join(names[:at_most]) + (f" and {more} more" if more > 0 else "")
+def _listed(cases: Mapping[str, str]) -> str:
+    return listed([_both_names(name, other) for name, other in cases.items()], 10)
 
 
 def _both_names(name: str, other: str) -> str:

@@ -12,6 +12,7 @@ from scipy import stats
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.seeding import numpy_generator
+from nnunet_robust.common.sentences import listed
 from nnunet_robust.eval.report.shared.read import Sweep
 from nnunet_robust.eval.results.display_names import display_names
 from nnunet_robust.eval.statistics import CLEAN, CONFIDENCE, N_RESAMPLES, bca_intervals, curves
@@ -308,9 +309,3 @@ def _difference_interval(a: np.ndarray, b: np.ndarray, n_resamples: int, seed: i
         random_state=numpy_generator(seed, "bootstrap"),
     )
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
-
-
-def listed(names: Sequence[str], at_most: int = 8) -> str:
-    """Names in a sentence, the first ones of many."""
-    more = len(names) - at_most
-    return ", ".join(names[:at_most]) + (f" and {more} more" if more > 0 else "")

@@ -12,7 +12,8 @@ from markupsafe import Markup
 
 from nnunet_robust import __version__
 from nnunet_robust.common.files import write_atomically
-from nnunet_robust.eval.report.compare import FIRST, SECOND, Comparison, compare, listed
+from nnunet_robust.common.sentences import listed
+from nnunet_robust.eval.report.compare import FIRST, SECOND, Comparison, compare
 from nnunet_robust.eval.report.shared.panels import curve_panel, told, y_limits
 from nnunet_robust.eval.report.shared.read import Attack, Sweep, read_sweep
 from nnunet_robust.eval.results.display_names import DisplayNames, display_names

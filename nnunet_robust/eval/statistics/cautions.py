@@ -7,9 +7,12 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from nnunet_robust.common.sentences import joined, listed
 from nnunet_robust.eval.results.manifest import Manifest, ModelEntry
 from nnunet_robust.eval.results.tables import ARM, arm_key
 from nnunet_robust.eval.statistics.tables import CLEAN, without_seed
+
+_MOST = 6  # names that are told
 
 
 def cautions(manifest: Manifest, results: pd.DataFrame | None) -> list[str]:
@@ -59,7 +62,7 @@ def _on_training_cases(models: Mapping[str, ModelEntry]) -> list[str]:
             folds = joined([*known.found])
             said.append(
                 f"{name} was trained on {len(cases)} of the {known.n_cases} cases (fold{_s(known.found)} {folds}: "
-                f"{listed(cases)}), which --allow-training-cases let pass: its scores there are too good, and say "
+                f"{named(cases)}), which --allow-training-cases let pass: its scores there are too good, and say "
                 f"nothing of new images."
             )
     return said
@@ -71,7 +74,7 @@ def _unknown_cases(models: Mapping[str, ModelEntry]) -> list[str]:
         if entry.training_cases is not None and entry.training_cases.unknown:
             by_reason.setdefault(entry.training_cases.unknown, []).append(name)
     return [
-        f"Whether {listed(names, 'or')} was trained on any of these cases is not known ({reason}): if so, "
+        f"Whether {named(names, 'or')} was trained on any of these cases is not known ({reason}): if so, "
         f"the scores are too good."
         for reason, names in by_reason.items()
     ]
@@ -111,7 +114,7 @@ def _unequal_budgets(models: Mapping[str, ModelEntry]) -> list[str]:
     if len({budget.patches for budget in trained}) < 2:
         return []
     parts = [
-        f"{listed(trained[budget])} on {budget.patches:,} patches ({budget.epochs:,} epoch{'s' * (budget.epochs != 1)} "
+        f"{named(trained[budget])} on {budget.patches:,} patches ({budget.epochs:,} epoch{'s' * (budget.epochs != 1)} "
         f"of {budget.iterations:,} iterations, batch size {budget.batch_size})"
         for budget in sorted(trained, key=lambda budget: -budget.patches)
     ]
@@ -126,7 +129,7 @@ def _unknown_budgets(models: Mapping[str, ModelEntry]) -> list[str]:
     if not names or len(models) < 2:
         return []
     return [
-        f"How long {listed(names)} {_was(names)} trained is not known in full (neither the trainer's name nor the "
+        f"How long {named(names)} {_was(names)} trained is not known in full (neither the trainer's name nor the "
         f"checkpoint says): it may be longer or shorter than for other models."
     ]
 
@@ -138,9 +141,9 @@ def _unequal_folds(models: Mapping[str, ModelEntry]) -> list[str]:
     if len(by_number) < 2:
         return []
     parts = [
-        f"{listed(by_number[n])} {'average' if len(by_number[n]) > 1 else 'averages'} {n} folds"
+        f"{named(by_number[n])} {'average' if len(by_number[n]) > 1 else 'averages'} {n} folds"
         if n > 1
-        else f"{listed(by_number[n])} {'are each' if len(by_number[n]) > 1 else 'is'} a single fold"
+        else f"{named(by_number[n])} {'are each' if len(by_number[n]) > 1 else 'is'} a single fold"
         for n in sorted(by_number, reverse=True)
     ]
     return [
@@ -155,7 +158,7 @@ def _unequal_repeats(architectures: Mapping[str, Sequence[ModelEntry]]) -> list[
     if len({len(repeats) for repeats in trained.values()}) < 2:
         return []
     parts = [
-        f"{name} {len(repeats)} time{_s(repeats)} ({listed([' '.join(filter(None, repeat)) for repeat in repeats])})"
+        f"{name} {len(repeats)} time{_s(repeats)} ({named([' '.join(filter(None, repeat)) for repeat in repeats])})"
         for name, repeats in sorted(trained.items(), key=lambda one: -len(one[1]))
     ]
     return [
@@ -176,7 +179,7 @@ def _never_found(results: pd.DataFrame) -> list[str]:
     found = clean.groupby(["dataset", "label", "line"], sort=False).agg(n=("case", "nunique"), most=("n_pred", "max"))
     never = found[found["most"] == 0].reset_index()
     return [
-        f"On clean images {listed(list(rows['line']))} never {'find' if len(rows) > 1 else 'finds'} the label {label}: "
+        f"On clean images {named(list(rows['line']))} never {'find' if len(rows) > 1 else 'finds'} the label {label}: "
         f"it is predicted in none of the {n} case{'s' * (n != 1)} that {'have' if n != 1 else 'has'} it."
         for (_, label, n), rows in never.groupby(["dataset", "label", "n"], sort=False)
     ]
@@ -186,16 +189,9 @@ def _folds(entry: ModelEntry) -> list[str]:
     return entry.fold.split("+")
 
 
-def listed(names: Sequence[str], last: str = "and", at_most: int = 6) -> str:
-    """Names, one after the other; "and 3 more" for those beyond the most that are told."""
-    if len(names) > at_most:
-        return f"{', '.join(names[:at_most])} and {len(names) - at_most} more"
-    return joined(names, last)
-
-
-def joined(names: Sequence[str], last: str = "and") -> str:
-    """Names, one after the other, with a word before the last."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"
+def named(names: Sequence[str], last: str = "and") -> str:
+    """Write names with a word before the last, or, of many, the first and how many there are more."""
+    return listed(names, _MOST) if len(names) > _MOST else joined(names, last=last)
 
 
 def _was(names: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.sentences import listed
 from nnunet_robust.eval.metrics.metrics import METRIC_INFO
 from nnunet_robust.eval.results.display_names import PLAIN, DisplayNames
 from nnunet_robust.eval.results.reading import read_table
@@ -172,7 +173,7 @@ def _pair(rows: pd.DataFrame, lines: Sequence[str]) -> tuple[pd.DataFrame, list[
 
     common = set.intersection(*(levels[line] for line in members))
     if extra := sorted(set(rows["level"]) - common):
-        left_out.append(f"level {_listed([f'{x:g}' for x in extra])} is left out, for not every model has it.")
+        left_out.append(f"level {listed([f'{x:g}' for x in extra])} is left out, for not every model has it.")
     rows = rows[rows["level"].isin(common)]
 
     all_cases = dict.fromkeys(rows["case"])
@@ -182,7 +183,7 @@ def _pair(rows: pd.DataFrame, lines: Sequence[str]) -> tuple[pd.DataFrame, list[
     cases = set(complete.index[complete])
     if dropped := [case for case in all_cases if case not in cases]:
         left_out.append(
-            f"{len(dropped)} of {len(all_cases)} cases ({_listed(dropped)}) left out, "
+            f"{len(dropped)} of {len(all_cases)} cases ({listed(dropped)}) left out, "
             "for not every model has them at every level."
         )
     unshared = int((rows["case"].isin(cases) & (sharing < len(members))).sum())
@@ -202,15 +203,10 @@ def _pair_series(rows: pd.DataFrame, lines: Sequence[str]) -> tuple[pd.DataFrame
     for level, of_level in rows.groupby("level"):
         if dropped := sorted(set(of_level["case"]) - set(shared.loc[shared["level"] == level, "case"])):
             left_out.append(
-                f"at level {level:g} {len(dropped)} of {of_level['case'].nunique()} cases ({_listed(dropped)}) "
+                f"at level {level:g} {len(dropped)} of {of_level['case'].nunique()} cases ({listed(dropped)}) "
                 "left out, for not every model has them."
             )
     return shared, left_out
-
-
-def _listed(names: Sequence[str], at_most: int = 8) -> str:
-    more = len(names) - at_most
-    return ", ".join(names[:at_most]) + (f" and {more} more" if more > 0 else "")
 
 
 def case_scores(results: pd.DataFrame, metric: str) -> pd.DataFrame:

@@ -123,12 +123,9 @@ def plan_sweep(parameters: SweepParameters) -> SweepPlan:
     of_dataset = dataset or plain[0].predictor.plans_manager.dataset_name
     identity = _identity(parameters, of_dataset, by, cases, background.mode)
     seen = cases.all_digests
-    ensembles = [
-        replace(ensemble, background=background)
-        for ensemble in make_ensembles(
-            plain, parameters.ensemble, parameters.weights, parameters.weights_from, identity, seen
-        )
-    ]
+    ensembles = make_ensembles(
+        plain, parameters.ensemble, parameters.weights, parameters.weights_from, identity, seen, background
+    )
     models = [*plain, *denoised_models(plain, parameters.denoise, parameters.denoise_from, identity, seen, background)]
     attacked = attacked_models(levels, models, sources)
     guarantees = read_guarantees(parameters.calibrations, plain, by, parameters.precision, seen, cases.patients)

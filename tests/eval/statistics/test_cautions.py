@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from nnunet_robust.eval.results.manifest import Manifest, ModelEntry, TrainingCasesEntry, TrainingEntry
-from nnunet_robust.eval.statistics.cautions import cautions, listed
+from nnunet_robust.eval.statistics.cautions import cautions, named
 from nnunet_robust.eval.statistics.tables import load_results
 from tests.eval.sweep_output import write_sweep_output
 
@@ -107,4 +107,4 @@ def test_a_label_that_is_never_found_is_said(tmp_path: Path) -> None:
     ("n", "text"), [(1, "a"), (2, "a and b"), (3, "a, b and c"), (8, "a, b, c, d, e, f and 2 more")]
 )
 def test_names_are_listed(n: int, text: str) -> None:
-    assert listed(list("abcdefgh")[:n]) == text
+    assert named(list("abcdefgh")[:n]) == text

@@ -10,13 +10,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from nnunet_robust.common.sentences import joined
 from nnunet_robust.eval.report.shared import panels
 from nnunet_robust.eval.report.shared.analysis import Analysis, shared
 from nnunet_robust.eval.report.shared.figures import ReportFigure, by_panel
 from nnunet_robust.eval.report.shared.section import Parts, Section
 from nnunet_robust.eval.statistics import CLEAN
 from nnunet_robust.pages.plots import INK, LineStyle
-from nnunet_robust.pages.wording import joined
 
 _GROUP = "failures"
 _FAILURES = {"missed": ("ok", "missed"), "hallucinated": ("both_empty", "hallucinated")}

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nnunet_robust.common.sentences import joined
 from nnunet_robust.eval.report.shared.analysis import Analysis
 from nnunet_robust.eval.report.shared.section import Parts, Section
 from nnunet_robust.eval.results.display_names import PLAIN, DisplayNames
 from nnunet_robust.eval.statistics import CLEAN
-from nnunet_robust.pages.wording import counted_cases, joined, number, percent, with_interval
+from nnunet_robust.pages.wording import counted_cases, number, percent, with_interval
 
 _SAME = 0.0005  # of a mean Dice: what three decimals cannot tell
 _NOBODY = "no single architecture"
