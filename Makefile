@@ -13,7 +13,7 @@ demo: $(INSTALLED)
 	$(BIN)/nnunet-robust demo $(DEMO_ARGS)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(TEST_ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -379,8 +379,11 @@ def test_one_tile_by_hand(texture: Texture, name: str, norm: str) -> None:
     attacked = attack(name, victim, image, Budget(radius, norm), steps, generator())
     found = (attacked - image) / (high - low)
     apart = (found - (wanted - shares)).abs()
-    assert (apart > 0.02 * radius).float().mean() < 0.01  # signs of gradients near 0
-    assert victim.score(attacked).loss == pytest.approx(loss(wanted).item(), rel=1e-3)
+    # signs of gradients near 0 depend on the processor's order of sums: a few pixels, and so the loss a little
+    assert (apart > 0.02 * radius).float().mean() < 0.01
+    assert victim.score(attacked).loss == pytest.approx(loss((attacked - low) / (high - low)).item(), rel=1e-4)
+    clean = loss(shares).item()
+    assert victim.score(attacked).loss - clean == pytest.approx(loss(wanted).item() - clean, rel=0.05)
 
 
 @pytest.mark.slow

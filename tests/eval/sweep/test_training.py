@@ -67,6 +67,7 @@ def test_the_validation_cases_of_one_model_s_fold_are_another_s_training(
     for trainer in parameters.trainers:
         folders.append(tmp_path / f"{trainer}__nnUNetPlans__2d")
         shutil.copytree(train(textures, "2d", trainer), folders[-1])
+    shutil.rmtree(folders[1] / "fold_1", ignore_errors=True)  # other tests may have trained it
     shutil.copytree(folders[1] / "fold_0", folders[1] / "fold_1")
     own = replace(parameters, trainers=(), model_folders=folders, folds=None, images=None, labels=(), ensemble=["all"])
     labels = nnunet / "nnUNet_raw" / textures / "labelsTs"
