@@ -60,8 +60,8 @@ IDLE = (
         "it is of the third class: give --boundary, too",
     ),
     Idle(
-        ("busi", "msd"), ("seed",), lambda given: given["test_share"] == 0,
-        "it draws test cases, and --test-share 0 keeps none: give a share, or leave it out",
+        ("acdc", "busi", "glas", "msd"), ("seed",), lambda given: not given["test_share"],
+        "it draws test cases, and a --test-share of 0 draws none: give a share, or leave it out",
     ),
     Idle(
         ("msd",), ("min_foreground",), lambda given: given["slices"] is None,

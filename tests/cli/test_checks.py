@@ -24,6 +24,8 @@ REFUSED = [
     ("convert glas G --id 5 --boundary-px 3", "--boundary-px 3.0: it is of the third class"),
     ("convert busi B --id 5 --test-share 0 --seed 1", "--seed 1: it draws test cases"),
     ("convert msd M --id 5 --seed 1", "--seed 1: it draws test cases"),
+    ("convert acdc A --id 5 --seed 1", "--seed 1: it draws test cases"),
+    ("convert glas G --id 5 --seed 1", "--seed 1: it draws test cases"),
     ("convert msd M --id 5 --min-foreground 0.1", "--min-foreground 0.1: it chooses slices"),
     ("synthesize volumes --id 5 --alpha 0.1", "--alpha 0.1: it is of textures"),
     ("synthesize volumes --id 5 --direction background", "--direction background: it is of textures"),

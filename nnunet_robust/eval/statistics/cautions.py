@@ -43,6 +43,7 @@ def cautions(manifest: Manifest, results: pd.DataFrame | None) -> list[str]:
         *_unknown_budgets(models),
         *_unequal_folds(models),
         *_unequal_repeats(of_architecture),
+        *_doubtful_files(manifest.case_notes or {}),
         *([] if results is None else _never_found(results)),
     ]
 
@@ -171,6 +172,19 @@ def _repeat(entry: ModelEntry) -> tuple[str, str]:
     """What tells a training from others of its architecture."""
     seed = entry.training.seed if entry.training else None
     return ("no seed" if seed is None else f"seed {seed}", f"fold {entry.fold}")
+
+
+def _doubtful_files(notes: Mapping[str, Sequence[str]]) -> list[str]:
+    """Which cases have files that may not be what they are taken for."""
+    if not notes:
+        return []
+    case, doubts = next(iter(notes.items()))
+    if (more := len(notes) - 1) == 0:
+        return [f"The files of {case} are doubtful: {'; '.join(doubts)}."]
+    return [
+        f"The files of {len(notes)} cases are doubtful; of {case}: {'; '.join(doubts)}. The other{'s are' * (more > 1)}"
+        f"{' is' * (more == 1)} in manifest.json (case_notes)."
+    ]
 
 
 def _never_found(results: pd.DataFrame) -> list[str]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from nnunet_robust.common.console import quiet, warn
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.eval.images.cases import CaseFiles, LoadedCase, sha256_of_case
+from nnunet_robust.eval.images.cases import CaseFiles, sha256_of_case
 from nnunet_robust.eval.images.image_files import check_stored
 from nnunet_robust.eval.images.regions import Background
 from nnunet_robust.eval.images.selection import cases_of
@@ -98,12 +98,10 @@ class NewCases(NamedTuple):
     Attributes:
         faults: case -> what is wrong with it.
         notes: case -> what is doubtful about it.
-        guessed_padding: case -> the value of its padding, where that was guessed.
     """
 
     faults: dict[str, str]
     notes: dict[str, Sequence[str]]
-    guessed_padding: dict[str, float]
 
 
 def read_new_cases(cases: Sequence[CaseFiles], manifest: Manifest, model: Model, background: Background) -> NewCases:
@@ -123,16 +121,12 @@ def read_new_cases(cases: Sequence[CaseFiles], manifest: Manifest, model: Model,
     """
     read_before = {name for name, digest in manifest.identity.cases.items() if digest}
     broken: dict[str, UserError] = {}
-    found = NewCases({}, {}, {})
+    found = NewCases({}, {})
     for case in cases:
         if case.name not in read_before:
             try:
-                loaded = read_once(case, model)
-                if loaded.notes:
-                    found.notes[case.name] = loaded.notes
-                padding = background.region(loaded.image).guessed
-                if padding is not None:
-                    found.guessed_padding[case.name] = padding
+                if notes := read_once(case, model, background):
+                    found.notes[case.name] = notes
             except UserError as error:
                 broken[case.name] = error
     if len(broken) == len(cases):
@@ -141,11 +135,16 @@ def read_new_cases(cases: Sequence[CaseFiles], manifest: Manifest, model: Model,
     return found
 
 
-def read_once(case: CaseFiles, model: Model) -> LoadedCase:
+def read_once(case: CaseFiles, model: Model, background: Background) -> tuple[str, ...]:
     """Read a case, so that its faults are told, and print what is doubtful about it.
 
+    Args:
+        case: to read.
+        model: any of the models.
+        background: what decides over the image's region.
+
     Returns:
-        The case.
+        What is doubtful, a clause each.
 
     Raises:
         UserError: it has a fault.
@@ -153,9 +152,15 @@ def read_once(case: CaseFiles, model: Model) -> LoadedCase:
     with quiet():
         loaded = model.read(case)
     check_stored(case)
-    for note in loaded.notes:
+    notes = loaded.notes
+    if (padding := background.region(loaded.image).guessed) is not None:
+        notes += (
+            f"{padding:g} lies far below all other values, and is taken for padding (a guess: call the channel CT in "
+            f"dataset.json if it is one, or take --background perturb if it is none)",
+        )
+    for note in notes:
         warn(f"{case.title}: {note}")
-    return loaded
+    return notes
 
 
 def _digest(case: CaseFiles, channels: int) -> str | None:

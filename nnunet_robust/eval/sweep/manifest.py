@@ -64,10 +64,6 @@ EIGHT_BIT_ASSUMPTION = (
     "Rows on the 8-bit scale take values from 0 to 255 as they are; of images without 8 bits the robust range becomes "
     "0 to 255, rounded down to whole numbers."
 )
-GUESSED_ASSUMPTION = (
-    "Padding was guessed: no channel is called CT in dataset.json, and one value far below all others fills much of "
-    "the image (guessed_padding in the parameters)."
-)
 EXPERTS_ASSUMPTION = "Several experts have drawn each case; the identity's `reference` says what metrics compare with."
 _PACKAGES = (
     "nnunet-robust", "nnunetv2", "torch", "numpy", "scipy", "surface-distance", "dynamic-network-architectures",
@@ -112,7 +108,7 @@ def describe(before: Manifest, plan: SweepPlan) -> Manifest:
         device=_device_name(plan.device),
         versions={"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}},
         git_commit=_git_commit(),
-        assumptions=_assumptions(plan.identity, models.values(), perturbations, bool(plan.guessed_padding)),
+        assumptions=_assumptions(plan.identity, models.values(), perturbations),
         case_notes={**(before.case_notes or {}), **plan.notes} or None,
         pictures=before.pictures,
     )
@@ -126,7 +122,6 @@ def _settings(plan: SweepPlan) -> dict[str, Any]:
         "replicates": parameters.replicates,
         "tile_step_size": 0.5,
         "workers": plan.workers,
-        **({"guessed_padding": dict(plan.guessed_padding)} if plan.guessed_padding else {}),
     }
 
 
@@ -175,14 +170,13 @@ def _levels(known: Mapping[str, PerturbationEntry], name: str, levels: Iterable[
 
 
 def _assumptions(
-    identity: Identity, models: Iterable[ModelEntry], perturbations: Mapping[str, PerturbationEntry], guessed: bool
+    identity: Identity, models: Iterable[ModelEntry], perturbations: Mapping[str, PerturbationEntry]
 ) -> list[str]:
     entries = perturbations.values()
     natural = [name for name, entry in perturbations.items() if entry.series is None]
     return [
         *ASSUMPTIONS,
         BACKGROUND_ASSUMPTIONS[identity.background_then],
-        *([GUESSED_ASSUMPTION] if guessed else []),
         *([EIGHT_BIT_ASSUMPTION] if any(perturbation(name).uses_eight_bit for name in natural) else []),
         *([SERIES_ASSUMPTION] if any(row.series is not None for row in entries) else []),
         *([ATTACK_ASSUMPTION] if any(row.attack is not None for row in entries) else []),

@@ -57,7 +57,6 @@ class SweepPlan:
         trainings: model key -> how it was trained; of models without denoising, as is the next.
         overlaps: model key -> which of the cases it was trained on.
         background: what decides over the region of an image that is perturbed and measured.
-        guessed_padding: case -> the value of its padding, where no channel is called CT.
     """
 
     parameters: SweepParameters
@@ -78,7 +77,6 @@ class SweepPlan:
     trainings: Mapping[str, TrainingEntry]
     overlaps: Mapping[str, Overlap]
     background: Background
-    guessed_padding: Mapping[str, float]
 
     @property
     def arms(self) -> list[Arm]:
@@ -133,8 +131,11 @@ def plan_sweep(parameters: SweepParameters) -> SweepPlan:
     new = new_sets(parameters.output, manifest, cases.series)
     windows = _windows(plain, models, parameters.precision, manifest, device)
     new_cases = read_new_cases(cases.own, manifest, plain[0], background)
-    for case in (case for of_set in new for case in of_set.cases):
-        read_once(case, plain[0])
+    notes = dict(new_cases.notes)
+    for of_set in new:
+        for case in of_set.cases:
+            if doubts := read_once(case, plain[0], background):
+                notes[f"{case.name} of {of_set.test_set.condition.name}"] = doubts
     return SweepPlan(
         parameters=parameters,
         device=device,
@@ -150,11 +151,10 @@ def plan_sweep(parameters: SweepParameters) -> SweepPlan:
         levels=levels,
         cases=cases,
         unreadable=new_cases.faults,
-        notes=new_cases.notes,
+        notes=notes,
         trainings={model.key: training_of(model, parameters.checkpoint) for model in plain},
         overlaps=overlaps,
         background=background,
-        guessed_padding={**manifest.parameters.get("guessed_padding", {}), **new_cases.guessed_padding},
     )
 
 

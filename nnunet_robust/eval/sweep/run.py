@@ -165,7 +165,7 @@ def _combine(plan: SweepPlan) -> SweepResult:
     keys = {"", *(arm.key for arm in plan.arms)}
     failures = tuple(failure for failure in combine_failures(output) if failure.model in keys)
     warnings = tuple(cautions(manifest, _results(RESULTS.file(output))))
-    return SweepResult(RESULTS.file(output), failures, (*notes(plan.models), *_padding_note(plan)), warnings)
+    return SweepResult(RESULTS.file(output), failures, notes(plan.models), warnings)
 
 
 def _results(table: Path) -> pd.DataFrame | None:
@@ -173,15 +173,3 @@ def _results(table: Path) -> pd.DataFrame | None:
         return load_results(table)
     except UserError:  # nothing could be predicted
         return None
-
-
-def _padding_note(plan: SweepPlan) -> list[str]:
-    """A sentence on padding that was guessed, if any was."""
-    if not plan.guessed_padding:
-        return []
-    case, value = next(iter(plan.guessed_padding.items()))
-    return [
-        f"{len(plan.guessed_padding)} of {len(plan.cases.own)} images have a value far below all others, taken for "
-        f"padding and left out (a guess: {value:g} in {case}); call the channel CT in dataset.json if it is one, or "
-        f"take --background perturb if it is none"
-    ]

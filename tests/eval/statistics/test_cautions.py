@@ -86,6 +86,18 @@ def test_training_cases_and_what_is_not_known_of_them_are_said() -> None:
     )
 
 
+def test_doubtful_files_are_said() -> None:
+    doubts = {"a": ["its label is 0.4 voxels off"], "b": ["-3024 is taken for padding"], "c": ["both"]}
+    assert cautions(Manifest(case_notes=dict([*doubts.items()][:1])), None) == [
+        "The files of a are doubtful: its label is 0.4 voxels off."
+    ]
+    (sentence,) = cautions(Manifest(case_notes=doubts), None)
+    assert sentence == (
+        "The files of 3 cases are doubtful; of a: its label is 0.4 voxels off. The others are in manifest.json "
+        "(case_notes)."
+    )
+
+
 def test_a_label_that_is_never_found_is_said(tmp_path: Path) -> None:
     out = write_sweep_output(tmp_path, n_cases=4, labels=("shell", "core"), pictures=False)
     table = pd.read_csv(out / "results.csv")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 from scipy import ndimage
@@ -15,7 +16,7 @@ from scipy import ndimage
 from nnunet_robust.eval.images.cases import CaseFiles, LoadedCase
 from nnunet_robust.eval.images.regions import Background
 from nnunet_robust.eval.results.tables import Condition
-from nnunet_robust.eval.sweep.run import _padding_note
+from nnunet_robust.eval.sweep.cases import read_once
 from nnunet_robust.eval.sweep.scene import Scene
 from nnunet_robust.eval.uncertainty.label_layout import LabelLayout
 
@@ -30,14 +31,17 @@ def brain() -> np.ndarray:
     return np.where(RADIUS < 30, image.clip(1), 0)[None].astype(np.float32)
 
 
-def scene(image: np.ndarray, background: Background) -> Scene:
+def model_that_reads(image: np.ndarray) -> Any:
     label = (RADIUS < 10).astype(np.int32)
     loaded = LoadedCase(image, {"spacing": [999.0, 1.0, 1.0]}, (), label, {})
-    model: Any = SimpleNamespace(
+    return SimpleNamespace(
         read=lambda files: loaded, ignore_label=None, label_names={0: "background", 1: "disc"}, colour=False,
         label_layout=LabelLayout({"disc": 1}, None), regions={"disc": 1},
     )  # fmt: skip
-    return Scene(CaseFiles("a", "a", (Path("a.png"),), Path("a.png")), model, 2.0, background)
+
+
+def scene(image: np.ndarray, background: Background) -> Scene:
+    return Scene(CaseFiles("a", "a", (Path("a.png"),), Path("a.png")), model_that_reads(image), 2.0, background)
 
 
 @pytest.mark.parametrize(
@@ -75,8 +79,15 @@ def test_a_budget_is_spent_in_the_region(norm: str) -> None:
     assert spent[norm] == pytest.approx(0.005, rel=0.05)  # less what is clipped
 
 
-def test_guessed_padding_is_told() -> None:
-    plan: Any = SimpleNamespace(guessed_padding={"a": -3024.0}, cases=SimpleNamespace(own=[1, 2, 3]))
-    (note,) = _padding_note(plan)
-    assert note.startswith("1 of 3 images have a value far below all others") and "-3024 in a" in note
-    assert _padding_note(SimpleNamespace(guessed_padding={})) == []  # type: ignore[arg-type]
+def test_guessed_padding_is_a_doubt_of_the_case(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = brain()
+    image[..., :20] = -3024
+    model = model_that_reads(image)
+    path = tmp_path / "a_0000.png"
+    sitk.WriteImage(sitk.GetImageFromArray(image[0, 0].astype(np.uint8)), str(path))
+    files = CaseFiles("a", "a", (path,), path)
+    (note,) = read_once(files, model, Background("auto", (False,)))
+    assert note.startswith("-3024 lies far below all other values, and is taken for padding (a guess: ")
+    assert capsys.readouterr().err == f"warning: case 'a': {note}\n"
+    assert read_once(files, model, Background("auto", (True,))) == ()
+    assert read_once(files, model, Background("perturb", (False,))) == ()
