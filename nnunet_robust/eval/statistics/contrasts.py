@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ which is more than 5 % up to n = 5."""
 _NOTHING = 1e-20  # a variance below this is that of rounding
 _AT_ONCE = 1 << 22  # numbers in the largest temporary array: 32 MiB
 
-Array = NDArray[np.float64]
+Array: TypeAlias = NDArray[np.float64]
 
 
 class Contrast(NamedTuple):
