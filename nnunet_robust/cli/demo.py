@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 from nnunet_robust.common.errors import UserError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from nnunet_robust.study.config import Study
 
 TITLES = {501: "easy: the textures differ", 502: "hard: the foreground is 80 % background"}
@@ -36,7 +34,7 @@ def sweep_folders(study: Study, output: Path) -> dict[int, Path]:
     return {what["dataset"]: output / what["output"] for what in sweeps}
 
 
-def run_demo(output: Path, quick: bool) -> Iterator[tuple[pd.DataFrame, Path]]:
+def run_demo(output: Path, quick: bool) -> Iterator[tuple[list[str], Path]]:
     """Run the demo; steps that are done are passed over, so that a second run goes on or shows the same.
 
     Args:
@@ -44,7 +42,7 @@ def run_demo(output: Path, quick: bool) -> Iterator[tuple[pd.DataFrame, Path]]:
         quick: a few iterations and conditions, to see that it runs.
 
     Yields:
-        The summary table and the report's path, a dataset at a time.
+        The answer's lines and the report's path, a dataset at a time.
 
     Raises:
         UserError: a step failed; names its log.
@@ -59,9 +57,9 @@ def run_demo(output: Path, quick: bool) -> Iterator[tuple[pd.DataFrame, Path]]:
         raise UserError(f"{first['job']} failed: {first['reason']}: see {output / first['log']}")
     if result.unfinished:
         raise UserError(f"{result.unfinished[0]} was not finished: see {result.log}")
-    from nnunet_robust.eval.report import summary_table
+    from nnunet_robust.eval.report import analyse, printed_answer
 
     for dataset, folder in sweep_folders(study, output).items():
-        table = summary_table(folder)
-        print(f"\n{table['dataset'].iloc[0]}, {TITLES[dataset]}", flush=True)
-        yield table, folder / "report.html"
+        analysis = analyse([folder])
+        print(f"\n{analysis.datasets[0]}, {TITLES[dataset]}", flush=True)
+        yield printed_answer(analysis), folder / "report.html"

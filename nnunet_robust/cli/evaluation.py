@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from nnunet_robust.cli.console import print_table
 from nnunet_robust.cli.options import DATASET, CaseFlags, Commands
 from nnunet_robust.common.console import bar
 from nnunet_robust.common.errors import UserError
@@ -73,7 +72,7 @@ def report(
     if compare:
         _compare(outputs, folder, formats)
         return
-    from nnunet_robust.eval.report import analyse, printed_summary, write_page
+    from nnunet_robust.eval.report import analyse, printed_answer, write_page
     from nnunet_robust.eval.report.export import check_formats, write_files
 
     wanted = formats or ["html"]
@@ -82,7 +81,7 @@ def report(
         raise UserError(f"{len(outputs)} sweeps make one report: say with -o in which folder it goes")
     target = outputs[0] if folder is None else folder
     analysis = analyse(outputs, margin)
-    print_table(printed_summary(analysis))
+    print(*printed_answer(analysis), sep="\n")
     for warning in analysis.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if set(wanted) - {"html"}:

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from nnunet_robust import __version__
-from nnunet_robust.cli.console import print_table
 from nnunet_robust.cli.datasets import convert, synthesize
 from nnunet_robust.cli.denoising import denoising
 from nnunet_robust.cli.deployment import deployment
@@ -91,8 +90,8 @@ def demo(
     """
     from nnunet_robust.cli.demo import run_demo
 
-    for table, page in run_demo(output, quick):
-        print_table(table)
+    for lines, page in run_demo(output, quick):
+        print(*lines, sep="\n")
         print(f"report: {page}\n")
 
 

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
-
 from nnunet_robust.eval.report.page import write_page
 from nnunet_robust.eval.report.shared.analysis import MARGIN, Analysis, analyse
+from nnunet_robust.eval.report.shared.answer import printed_answer
 
-__all__ = ["MARGIN", "Analysis", "analyse", "printed_summary", "summary_table", "write_page", "write_report"]
+__all__ = ["MARGIN", "Analysis", "analyse", "printed_answer", "write_page", "write_report"]
 
 
 def write_report(*folders: Path, target: Path | None = None, margin: float = MARGIN) -> Path:
@@ -36,29 +35,3 @@ def write_report(*folders: Path, target: Path | None = None, margin: float = MAR
     """
     analysis = analyse(folders, margin)
     return write_page(analysis, (target or folders[0]) / "report.html")
-
-
-def summary_table(*folders: Path) -> pd.DataFrame:
-    """`printed_summary` of sweeps' folders.
-
-    Raises:
-        UserError: as for `write_report`.
-    """
-    return printed_summary(analyse(folders))
-
-
-def printed_summary(analysis: Analysis) -> pd.DataFrame:
-    """The Dice summary to print: a row per dataset, perturbation and architecture, rounded to three decimals.
-
-    Returns:
-        Columns dataset, perturbation, model, clean, worst, at level, drop, drop %, AUC, missed, hallucinated, cases;
-        see `statistics.summary` for what they mean.
-    """
-    renamed = {"line": "model", "worst_level": "at level", "relative_drop": "drop %", "auc": "AUC", "n_cases": "cases"}
-    columns = [
-        "dataset", "perturbation", "line", "clean", "worst", "worst_level", "drop", "relative_drop", "auc", "missed",
-        "hallucinated", "n_cases",
-    ]  # fmt: skip
-    table = analysis.summary_over_labels.reindex(columns=columns).rename(columns=renamed)
-    table["drop %"] = (100 * table["drop %"].astype(float)).round(1)
-    return table.round(3)

@@ -1,249 +1,224 @@
-"""The recipe: at each level the architecture to take, how many bootstraps agree, and its cost on clean images."""
+"""The recipe: which architecture to take for which images, what that costs, and how good the evidence is."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from nnunet_robust.common.errors import UserError
-from nnunet_robust.eval.results.display_names import PLAIN, DisplayNames
-from nnunet_robust.eval.statistics.bootstrap import CONFIDENCE, N_RESAMPLES, bca_intervals, resampled_means
-from nnunet_robust.eval.statistics.tables import CLEAN, COMPARABLE, Scores, direction, patient_scores
+from nnunet_robust.eval.statistics.contrasts import FEWEST_PATIENTS
+from nnunet_robust.eval.statistics.tables import CLEAN
+from nnunet_robust.eval.statistics.verdict import Interval, Verdict
 
-NO_DIFFERENCE = "no difference that matters"
-MARGIN = 0.01
-SETTLED = 0.8  # a verdict that fewer bootstraps agree with is called not settled
+ENOUGH_PATIENTS = 20
+ENOUGH_TRAININGS = 3
+"""Of each architecture; with as many, and enough patients, evidence can be strong."""
 
-_ROUNDING = 1e-12  # a difference of exactly the margin is within it
-_RECIPE = [
-    "dataset", "perturbation", "level", "verdict", "equivalent", "agreement", "advantage", "advantage_low",
-    "advantage_high", "clean_cost", "clean_cost_low", "clean_cost_high", "n_patients",
-]  # fmt: skip
-_RANGES = [
-    "dataset", "perturbation", "from_level", "to_level", "verdict", "agreement", "clean_cost", "clean_cost_low",
-    "clean_cost_high", "n_patients",
+ELSE = "anything else"
+"""Stands for all conditions without a switch, in the table of recipes."""
+
+_COLUMNS = [
+    "dataset", "perturbation", "from_level", "to_level", "take", "gain", "gain_low", "gain_high", "cost", "cost_low",
+    "cost_high", "evidence", "n_patients", "n_trained",
 ]  # fmt: skip
 
-
-def recipe(
-    rows: pd.DataFrame, metric: str = "dice", margin: float = MARGIN, n_resamples: int = N_RESAMPLES, seed: int = 0
-) -> pd.DataFrame:
-    """Name the architecture to take at each level of each perturbation.
-
-    Args:
-        rows: what `comparable` returns.
-        metric: a key of `COMPARABLE`.
-        margin: the difference of means that matters, in the metric's unit, >= 0.
-        n_resamples: number of bootstrap samples of the patients.
-        seed: of the bootstrap.
-
-    Returns:
-        A row per dataset, perturbation and level (0 is the clean images). Columns dataset, perturbation, level, and
-
-        - verdict: the architecture with the best mean; `NO_DIFFERENCE` where all means are within the margin of it;
-        - equivalent: the other architectures whose mean is within the margin of the best (for `NO_DIFFERENCE`, all);
-        - agreement: the share of bootstrap samples in which the verdict's architecture is within the margin of that
-          sample's best; for `NO_DIFFERENCE`, in which all are;
-        - advantage, advantage_low, advantage_high: the best mean minus the next best, positive in favour of the best
-          for every metric, with the BCa interval of this paired difference. The two are chosen by the same data, so
-          that the interval is somewhat optimistic;
-        - clean_cost, clean_cost_low, clean_cost_high: on clean images (for a series, the dataset's own test set), the
-          best mean minus that of the verdict's architecture, >= 0; 0 for `NO_DIFFERENCE`, where one takes whichever is
-          best on clean images;
-        - n_patients.
-
-        All of it holds for the trained models as they are: patients are resampled, trainings are not. Of a single
-        patient there is neither agreement nor interval. With a single architecture that is the verdict, without an
-        advantage.
-
-    Raises:
-        UserError: an unknown metric, or a margin that is negative or not a number.
-
-    Example:
-        >>> import pandas as pd
-        >>> same = {"dataset": "D", "perturbation": "blur", "label": "organ", "outcome": "ok"}
-        >>> def row(name: str, patient: str, level: float, dice: float) -> dict:
-        ...     return {**same, "architecture": name, "line": name, "patient": patient, "case": patient, "level": level,
-        ...             "dice": dice}
-        >>> dice = {"plain": {0.0: 0.9, 0.3: 0.5}, "no skip": {0.0: 0.8, 0.3: 0.7}}  # the same for both patients
-        >>> rows = pd.DataFrame([row(a, p, x, y) for a, curve in dice.items() for p in "ab" for x, y in curve.items()])
-        >>> table = recipe(rows, margin=0.01)
-        >>> table[["level", "verdict", "agreement", "clean_cost"]].round(4).values.tolist()
-        [[0.0, 'plain', 1.0, 0.0], [0.3, 'no skip', 1.0, 0.1]]
-    """
-    if not margin >= 0:
-        raise UserError(f"The margin must be >= 0, in the unit of {metric}, got {margin}.")
-    everything = patient_scores(rows, metric)
-    own = {scores.dataset: scores for scores in everything if scores.perturbation == CLEAN}
-    found = []
-    for scores in everything:
-        if scores.perturbation == CLEAN:
-            continue
-        clean = _clean_scores(scores, own.get(scores.dataset), metric)
-        for j, level in enumerate(scores.levels):
-            values = direction(metric) * scores.at(j)
-            if not len(values):
-                continue
-            choice = choose(values, scores.names, margin, n_resamples, seed)
-            advantage = _advantage(values, choice.best, n_resamples, seed)
-            cost = (0.0,) * 3 if choice.verdict == NO_DIFFERENCE else _cost(clean, choice.best, n_resamples, seed)
-            where = (scores.dataset, scores.perturbation, float(level))
-            decided = (choice.verdict, choice.equivalent, choice.agreement)
-            found.append((*where, *decided, *advantage, *cost, len(values)))
-    return pd.DataFrame(found, columns=_RECIPE)
+Evidence = Literal["strong", "moderate", "weak", "none"]
 
 
-class Choice(NamedTuple):
-    """The best of several architectures by their means, and the bootstraps that agree.
+@dataclass(frozen=True)
+class Switch:
+    """Levels of a perturbation at which another architecture is better than the one to take else.
 
     Attributes:
-        best: its index among the names.
-        verdict: its name, or `NO_DIFFERENCE` where all means are within the margin of it.
-        equivalent: the others whose mean is within the margin of the best (for `NO_DIFFERENCE`, all).
-        agreement: the share of bootstrap samples in which the best is within the margin of that sample's best; for
-            `NO_DIFFERENCE`, in which all are; NaN for a single patient.
-        shares: (names,), of samples in which each is within the margin of that sample's best; NaN likewise.
+        perturbation: its name.
+        levels: measured levels, one after the other.
+        take: architectures that are better at all of them; the highest mean at the last level first.
+        gains: of the first of them over the one to take else, at each level.
+        cost: what the first of them loses on clean images against the one to take else; None where that is not known.
+        strongest: whether the lower end of a gain is above the margin.
     """
 
-    best: int
-    verdict: str
-    equivalent: tuple[str, ...]
-    agreement: float
-    shares: NDArray[np.float64]
+    perturbation: str
+    levels: tuple[float, ...]
+    take: tuple[str, ...]
+    gains: tuple[Interval, ...]
+    cost: Interval | None
+    strongest: bool
 
 
-def choose(values: NDArray[np.float64], names: Sequence[str], margin: float, n_resamples: int, seed: int) -> Choice:
-    """Choose the architecture with the highest mean over patients, and tell whether its lead matters.
+@dataclass(frozen=True)
+class Recipe:
+    """What to take for the images of a dataset.
+
+    Attributes:
+        dataset: its name.
+        baseline: the architecture that the others must beat.
+        take: the architecture to take unless a switch says otherwise: the baseline, or what beats it on clean images.
+        over_baseline: of `take` on clean images; None where it is the baseline.
+        switches: where another one is better.
+        tendencies: (perturbation, levels, name) where another mean is higher, by more than the margin, but not told.
+        evidence: "strong", "moderate", "weak" or "none", see `docs/statistics.md`.
+        n_patients: fewest patients of a condition.
+        n_trained: trained models of the architecture that has the fewest.
+        n_conditions: levels of perturbations that were compared; the clean images do not count.
+        n_architectures: architectures that were compared.
+        equivalent: whether it is shown that nowhere is another one better than `take` by more than the margin.
+        margin: the difference that matters.
+        detectable: the difference that is found with a probability of 90 %, median over conditions; NaN where none is.
+    """
+
+    dataset: str
+    baseline: str
+    take: str
+    over_baseline: Interval | None
+    switches: tuple[Switch, ...]
+    tendencies: tuple[tuple[str, tuple[float, ...], str], ...]
+    evidence: Evidence
+    n_patients: int
+    n_trained: int
+    n_conditions: int
+    n_architectures: int
+    equivalent: bool
+    margin: float
+    detectable: float
+
+
+def recipes(
+    found: Mapping[tuple[str, str, float], Verdict], baselines: Mapping[str, str] | None = None
+) -> list[Recipe]:
+    """Make the recipe of each dataset.
 
     Args:
-        values: (patients, names), higher is better; at least one patient.
-        names: what is compared.
-        margin: the difference of means that matters, >= 0.
-        n_resamples: number of bootstrap samples of the patients.
-        seed: of the bootstrap.
+        found: what `verdicts` returns.
+        baselines: dataset -> the architecture that the others must beat; the first one where it is not said.
     """
-    means = values.mean(axis=0)
-    best = int(np.round(means, 12).argmax())  # of equal ones the first
-    matters = margin + _ROUNDING
-    within = means >= means[best] - matters
-    no_difference = len(names) > 1 and bool(within.all())
-    agreement, shares = float("nan"), np.full(len(names), np.nan)
-    if len(values) > 1:
-        drawn = resampled_means(values, n_resamples, seed)
-        close = drawn >= drawn.max(axis=0) - matters
-        agreement, shares = float((close.all(axis=0) if no_difference else close[best]).mean()), close.mean(axis=1)
-    return Choice(
-        best,
-        NO_DIFFERENCE if no_difference else names[best],
-        tuple(name for i, name in enumerate(names) if within[i] and (no_difference or i != best)),
-        agreement,
-        shares,
+    of_datasets: dict[str, dict[tuple[str, float], Verdict]] = {}
+    for (dataset, perturbation, level), verdict in found.items():
+        of_datasets.setdefault(dataset, {})[perturbation, level] = verdict
+    return [_recipe(dataset, of_dataset, (baselines or {}).get(dataset)) for dataset, of_dataset in of_datasets.items()]
+
+
+def _recipe(dataset: str, found: Mapping[tuple[str, float], Verdict], baseline: str | None) -> Recipe:
+    clean = found.get((CLEAN, 0.0))
+    perturbed = {key: verdict for key, verdict in found.items() if key[0] != CLEAN}
+    names = list(dict.fromkeys(name for verdict in found.values() for name in verdict.means))
+    if baseline is None or baseline not in names:
+        baseline = names[0]
+    take = baseline
+    if clean is not None and baseline in clean.means and (better := clean.better_than(baseline)):
+        take = better[0]
+    switches = _switches(perturbed, clean, take)
+    of_all = [verdict for verdict in found.values() if take in verdict.means]
+    equivalent = all(verdict.within_margin_of(take) for verdict in of_all)
+    shown = all(switch.strongest for switch in switches) if switches else equivalent or take != baseline
+    n_patients = min(verdict.n_patients for verdict in found.values())
+    n_trained = min(verdict.n_trained for verdict in found.values())
+    detectable = [verdict.detectable for verdict in found.values() if np.isfinite(verdict.detectable)]
+    return Recipe(
+        dataset=dataset,
+        baseline=baseline,
+        take=take,
+        over_baseline=None if take == baseline or clean is None else clean.difference(take, baseline),
+        switches=tuple(switches),
+        tendencies=tuple(_tendencies(perturbed, take)),
+        evidence=_evidence(n_patients, n_trained, shown),
+        n_patients=n_patients,
+        n_trained=n_trained,
+        n_conditions=len(perturbed),
+        n_architectures=len(names),
+        equivalent=equivalent,
+        margin=of_all[0].margin,
+        detectable=float(np.median(detectable)) if detectable else float("nan"),
     )
 
 
-def _advantage(values: NDArray[np.float64], best: int, n_resamples: int, seed: int) -> tuple[float, float, float]:
-    """The best mean of (patients, names) minus the next best, with its interval."""
-    if values.shape[1] < 2:
-        return (float("nan"),) * 3
-    order = np.argsort(-np.round(values.mean(axis=0), 12), kind="stable")  # begins with the best
-    return _difference(values[:, best] - values[:, order[1]], n_resamples, seed)
+def _evidence(n_patients: int, n_trained: int, shown: bool) -> Evidence:
+    if n_patients < FEWEST_PATIENTS:
+        return "none"
+    if not shown:
+        return "weak"
+    return "strong" if n_patients >= ENOUGH_PATIENTS and n_trained >= ENOUGH_TRAININGS else "moderate"
 
 
-def _clean_scores(scores: Scores, own: Scores | None, metric: str) -> NDArray[np.float64] | None:
-    """(patients, names), higher is better: level 0, or for a series the own test set, of the series' architectures."""
-    if not scores.in_series:
-        return direction(metric) * scores.at(0)
-    if own is None or not set(scores.names) <= set(own.names):
-        return None
-    return direction(metric) * own.at(0)[:, [own.names.index(name) for name in scores.names]]
+def _by_perturbation(found: Mapping[tuple[str, float], Verdict]) -> dict[str, dict[float, Verdict]]:
+    """The verdicts of each perturbation, levels ascending."""
+    by_name: dict[str, dict[float, Verdict]] = {}
+    for (name, level), verdict in sorted(found.items(), key=lambda item: item[0][1]):
+        by_name.setdefault(name, {})[level] = verdict
+    return {name: by_name[name] for name in dict.fromkeys(name for name, _ in found)}
 
 
-def _cost(clean: NDArray[np.float64] | None, chosen: int, n_resamples: int, seed: int) -> tuple[float, float, float]:
-    if clean is None or not len(clean):
-        return (float("nan"),) * 3
-    best = int(np.round(clean.mean(axis=0), 12).argmax())
-    return _difference(clean[:, best] - clean[:, chosen], n_resamples, seed)
+def _switches(found: Mapping[tuple[str, float], Verdict], clean: Verdict | None, take: str) -> list[Switch]:
+    """Where architectures beat the one to take else; levels one after the other with one in common are merged."""
+    switches = []
+    for name, of_levels in _by_perturbation(found).items():
+        runs: list[tuple[list[float], tuple[str, ...]]] = []
+        before: float | None = None
+        for level, verdict in of_levels.items():
+            better = verdict.better_than(take) if take in verdict.means else ()
+            shared = [other for other in better if runs and runs[-1][0][-1] == before and other in runs[-1][1]]
+            if shared:
+                runs[-1] = ([*runs[-1][0], level], tuple(shared))
+            elif better:
+                runs.append(([level], better))
+            before = level
+        for levels, better in runs:
+            gains = tuple(of_levels[level].difference(better[0], take) for level in levels)
+            known = clean is not None and {better[0], take} <= set(clean.means)
+            switches.append(
+                Switch(
+                    perturbation=name,
+                    levels=tuple(levels),
+                    take=better,
+                    gains=gains,
+                    cost=clean.difference(take, better[0]) if clean is not None and known else None,
+                    strongest=any(gain.low > of_levels[levels[0]].margin for gain in gains),
+                )
+            )
+    return switches
 
 
-def _difference(values: NDArray[np.float64], n_resamples: int, seed: int) -> tuple[float, float, float]:
-    low, high = bca_intervals(values[:, None], n_resamples, CONFIDENCE, seed)
-    return float(values.mean()), float(low[0]), float(high[0])
+def _tendencies(found: Mapping[tuple[str, float], Verdict], take: str) -> list[tuple[str, tuple[float, ...], str]]:
+    """Levels at which another architecture has the higher mean, by more than the margin, without being told apart."""
+    seen: list[tuple[str, tuple[float, ...], str]] = []
+    for name, of_levels in _by_perturbation(found).items():
+        for level, verdict in of_levels.items():
+            if take not in verdict.means or verdict.better_than(take):
+                continue
+            highest = verdict.highest
+            if verdict.difference(highest, take).value <= verdict.margin:
+                continue
+            if seen and seen[-1][0] == name and seen[-1][2] == highest:
+                seen[-1] = (name, (*seen[-1][1], level), highest)
+            else:
+                seen.append((name, (level,), highest))
+    return seen
 
 
-def recipe_ranges(recipe: pd.DataFrame) -> pd.DataFrame:
-    """Merge adjacent levels that have the same verdict.
+def recipe_table(found: Sequence[Recipe]) -> pd.DataFrame:
+    """Make a table of recipes.
 
     Args:
-        recipe: what `recipe` returns.
+        found: what `recipes` returns.
 
     Returns:
-        Columns dataset, perturbation, from_level, to_level (both measured; between one range's last level and the
-        next one's first nothing was), verdict, agreement (the lowest of its levels), clean_cost, clean_cost_low,
-        clean_cost_high (the same at all its levels), n_patients (the fewest).
+        For each dataset a row for what to take else (perturbation "anything else"), and one for each switch. Columns
+        dataset, perturbation, from_level, to_level, take (a tuple), gain, gain_low, gain_high (of the first one, over
+        the one to take else, at the last of these levels; for the first row over the baseline, on clean images), cost,
+        cost_low, cost_high (on clean images), evidence, n_patients, n_trained.
     """
-    found = []
-    for (dataset, perturbation), part in recipe.groupby(["dataset", "perturbation"], sort=False):
-        rows = part.sort_values("level").to_dict("records")
-        for verdict, group in itertools.groupby(rows, key=lambda row: row["verdict"]):
-            levels = list(group)
-            agreement, n_patients = (min(row[name] for row in levels) for name in ("agreement", "n_patients"))
-            cost = (levels[0][name] for name in ("clean_cost", "clean_cost_low", "clean_cost_high"))
-            place = (dataset, perturbation, levels[0]["level"], levels[-1]["level"])
-            found.append((*place, verdict, agreement, *cost, n_patients))
-    return pd.DataFrame(found, columns=_RANGES)
-
-
-def recipe_sentence(ranges: pd.DataFrame, metric: str = "dice", names: DisplayNames = PLAIN) -> str:
-    """One perturbation's recipe in words.
-
-    Args:
-        ranges: the rows of `recipe_ranges` of one dataset and perturbation.
-        metric: the recipe's.
-        names: of perturbations.
-
-    Returns:
-        E.g. "speckle noise, 40 patients: up to level 0.1 nnUNetTrainer (at least 97 % of bootstraps agree); from level
-        0.2 nnUNetTrainerNoSkip (at least 99 % of bootstraps agree), which on clean images costs 0.004 Dice [0.001,
-        0.008]." A verdict with an agreement below `SETTLED` is headed by "not settled:".
-    """
-    rows = ranges.to_dict("records")
-    n = min(row["n_patients"] for row in rows)
-    said = [f"{_where(row, i, len(rows))} {_what(row, metric)}" for i, row in enumerate(rows)]
-    name = names[str(rows[0]["perturbation"])]
-    return f"{name}, {n} patient{'s' * (n != 1)}: {'; '.join(said)}."
-
-
-def _where(row: dict[Any, Any], place: int, n_ranges: int) -> str:
-    low, high = f"{row['from_level']:g}", f"{row['to_level']:g}"
-    if n_ranges == 1:
-        return f"at every level ({low} to {high})" if low != high else f"at level {low}"
-    if place == 0:
-        return f"up to level {high}"
-    if place == n_ranges - 1:
-        return f"from level {low}"
-    return f"at level {low}" if low == high else f"from level {low} to {high}"
-
-
-def _what(row: dict[Any, Any], metric: str) -> str:
-    agreed = "a single patient, so that no share of bootstraps can be given"
-    if not np.isnan(row["agreement"]):
-        at_least = "" if row["from_level"] == row["to_level"] else "at least "
-        agreed = f"{at_least}{np.floor(100 * row['agreement'] + 1e-9):.0f} % of bootstraps agree"
-    verdict = f"{'not settled: ' * (row['agreement'] < SETTLED)}{row['verdict']} ({agreed})"
-    cost = row["clean_cost"]
-    if row["verdict"] == NO_DIFFERENCE or np.isnan(cost) or cost <= 0:
-        return verdict
-    info = COMPARABLE[metric]
-    decimals = 2 if info.unit else 3
-    ends = [row["clean_cost_low"], row["clean_cost_high"]]
-    interval = "" if np.isnan(ends[0]) else " [" + ", ".join(_number(end, decimals) for end in ends) + "]"
-    return f"{verdict}, which on clean images costs {_number(cost, decimals)} {info.unit or info.label}{interval}"
-
-
-def _number(value: float, decimals: int) -> str:
-    return f"{value:.{decimals}f}".replace("-", "−")
+    nothing = Interval(*[float("nan")] * 3)
+    rows = []
+    for one in found:
+        size = (one.evidence, one.n_patients, one.n_trained)
+        rows += [
+            (one.dataset, switch.perturbation, switch.levels[0], switch.levels[-1], switch.take, *switch.gains[-1],
+             *(switch.cost or nothing), *size)
+            for switch in one.switches
+        ]  # fmt: skip
+        else_ = (one.dataset, ELSE, float("nan"), float("nan"), (one.take,))
+        rows.append((*else_, *(one.over_baseline or nothing), *nothing, *size))
+    return pd.DataFrame(rows, columns=_COLUMNS)

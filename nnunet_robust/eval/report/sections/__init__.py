@@ -20,11 +20,11 @@ from nnunet_robust.eval.report.sections import (
     measured,
     pictures,
     ranks,
-    recipe,
     statistics,
     summary,
     texture,
     uncertainty,
+    verdict,
     warnings,
 )
 from nnunet_robust.eval.report.shared.analysis import Analysis
@@ -34,7 +34,7 @@ from nnunet_robust.pages.plots import line_styles
 from nnunet_robust.pages.tables import ReportTable
 
 _MODULES = (
-    warnings, summary, recipe, curves, texture, context, ranks, failures, attacks, denoising, uncertainty, calibration,
+    warnings, verdict, curves, texture, context, ranks, summary, failures, attacks, denoising, uncertainty, calibration,
     guarantees, experts, pictures, statistics, limits, left_out, measured, manifest,
 )  # fmt: skip
 

@@ -18,4 +18,4 @@ def _content(analysis: Analysis, _: Parts) -> dict[str, Any]:
     }
 
 
-SECTION = Section(name="manifest", short="Manifest", content=_content, template="manifest")
+SECTION = Section(name="manifest", short="About", content=_content, template="manifest")

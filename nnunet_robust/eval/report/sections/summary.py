@@ -173,4 +173,4 @@ def _attacks_apart(analysis: Analysis, dataset: str) -> list[str]:
     ]
 
 
-SECTION = Section(name="summary", short="Summary", content=_content, template="summary")
+SECTION = Section(name="summary", short="In numbers", content=_content, template="summary")

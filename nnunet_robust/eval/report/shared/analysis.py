@@ -72,6 +72,11 @@ class Analysis:
         """The architectures in the order of their first rows: by this order they get their styles."""
         return list(dict.fromkeys(name for sweep in self.sweeps for name in sweep.results["architecture"]))
 
+    @property
+    def baseline(self) -> str:
+        """The name of the architecture that the others are compared with."""
+        return self.architectures[0]
+
     @cached_property
     def n_trained(self) -> int:
         """How many trained models there are, of all architectures and datasets."""

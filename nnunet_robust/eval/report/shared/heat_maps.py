@@ -19,6 +19,7 @@ MOST_COLUMNS = 16
 """As many columns are as wide as the page."""
 
 _CELL = (0.52, 0.42)  # inches
+_WIDE = (1.05, 1.9)  # inches, of cells below architectures' names, and of the rows' names beside them
 _LABELS = 2.7  # inches, for the names of the rows
 _LETTER = 0.066  # inches, of the names of who predicts
 _WRAPPED = 28  # letters of these in a line
@@ -49,6 +50,32 @@ def rank_map(ranks: pd.DataFrame, lines: Sequence[str], n_lines: int) -> Figure:
     _name_cells(axes, lines, [f"{level:g}" for _, level in conditions], fontsize=8.5)
     _group_titles(axes, [name for name, _ in conditions])
     return figure
+
+
+def loss_map(table: pd.DataFrame, rows: Sequence[str], lines: Sequence[str]) -> Figure:
+    """What is lost at one level of each perturbation, as a heat map: a row per perturbation, a column per architecture.
+
+    Args:
+        table: columns row (its name), line, lost, told (whether it is told from the best): the others are in bold, with
+            a dot.
+        rows: names of the rows, from top to bottom.
+        lines: architectures, from left to right.
+    """
+    names = [_name_lines(name, 14) for name in lines]
+    figure, axes = _grid(len(lines), len(rows), _CELL[1] * len(rows) + 0.25 + 0.16 * _most_lines(names), *_WIDE)
+    colours = matplotlib.colormaps[_COLOURS_OF_RANKS]
+    most = max(float(table["lost"].max()), 0.1)
+    for row in table.to_dict("records"):
+        text = f"{row['lost']:.2f}".replace("-", "−")
+        text, weight = (text, "normal") if row["told"] else (f"● {text}", "bold")
+        colour = colours(0.75 * min(max(float(row["lost"]), 0.0) / most, 1.0))
+        _cell(axes, rows.index(row["row"]), lines.index(row["line"]), text, colour, fontweight=weight)
+    _name_cells(axes, rows, names, 26, fontsize=8.5)
+    return figure
+
+
+def _most_lines(names: Sequence[str]) -> int:
+    return max(name.count("\n") + 1 for name in names)
 
 
 def transfer_map(table: pd.DataFrame, models: Sequence[str]) -> Figure:
@@ -86,11 +113,16 @@ def transfer_map(table: pd.DataFrame, models: Sequence[str]) -> Figure:
     return figure
 
 
-def _grid(n_columns: int, n_rows: int, height: float) -> tuple[Figure, Any]:
-    """An empty map, `height` inches high: above its cells is room for the names of its columns."""
-    width = _LABELS + _CELL[0] * n_columns + 0.1
+def _grid(
+    n_columns: int, n_rows: int, height: float, cell: float = _CELL[0], labels: float = _LABELS
+) -> tuple[Figure, Any]:
+    """An empty map, `height` inches high: above its cells is room for the names of its columns.
+
+    `cell` and `labels` are the inches that a column, and the names of the rows, are wide.
+    """
+    width = labels + cell * n_columns + 0.1
     figure = Figure(figsize=(width, height))
-    box = (_LABELS / width, 0.1 / height, _CELL[0] * n_columns / width, _CELL[1] * n_rows / height)
+    box = (labels / width, 0.1 / height, cell * n_columns / width, _CELL[1] * n_rows / height)
     return figure, figure.add_axes(box)
 
 
@@ -103,18 +135,18 @@ def _cell(axes: Any, row: int, column: int, text: str, colour: Sequence[float], 
     return ink
 
 
-def _name_cells(axes: Any, rows: Sequence[str], columns: Sequence[str], **style: Any) -> None:
-    """Fit the axes to the cells, and name rows and columns; `style` is that of the columns' names."""
+def _name_cells(axes: Any, rows: Sequence[str], columns: Sequence[str], wrapped: int = 34, **style: Any) -> None:
+    """Fit the axes to the cells, and name rows, `wrapped` at so many letters, and columns, with a `style` of theirs."""
     axes.set_xlim(0, len(columns))
     axes.set_ylim(len(rows), 0)
-    axes.set_yticks(np.arange(len(rows)) + 0.5, [_name_lines(name) for name in rows], color=INK, fontsize=8.5)
+    axes.set_yticks(np.arange(len(rows)) + 0.5, [_name_lines(name, wrapped) for name in rows], color=INK, fontsize=8.5)
     axes.xaxis.tick_top()
     axes.set_xticks(np.arange(len(columns)) + 0.5, columns, color=INK, **style)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
 
 
-def _name_lines(name: str, width: int = 34) -> str:
+def _name_lines(name: str, width: int) -> str:
     """A long name on several lines, broken after underscores."""
     return "\n".join(textwrap.wrap(name.replace("_", "_ "), width)).replace("_ ", "_")
 

@@ -1,0 +1,237 @@
+"""What a report answers, in words: which architecture to take, and how good the evidence is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from nnunet_robust.common.sentences import joined, listed
+from nnunet_robust.eval import statistics
+from nnunet_robust.eval.report.shared.analysis import METRIC, Analysis, shared
+from nnunet_robust.eval.statistics.contrasts import FEWEST_PATIENTS
+from nnunet_robust.eval.statistics.recipe import Recipe, Switch, recipes
+from nnunet_robust.eval.statistics.verdict import Interval, Verdict, verdicts
+from nnunet_robust.pages.wording import number, with_interval
+
+Key = tuple[str, str, float]
+
+_NAMED = 3  # perturbations that a sentence names
+_FEW = 10  # levels that the terminal shows
+
+
+class Answer(NamedTuple):
+    """The answer for a dataset, a sentence each.
+
+    Attributes:
+        dataset: its name.
+        take: which architecture to take.
+        evidence: how good the evidence is, and what it rests on.
+        tendencies: what the means alone say beyond that; empty where they say nothing.
+    """
+
+    dataset: str
+    take: str
+    evidence: str
+    tendencies: str
+
+
+@shared
+def all_verdicts(analysis: Analysis) -> dict[Key, Verdict]:
+    """The verdict under each condition, see `statistics.verdict`; none where there is one architecture.
+
+    Attacks made against one model are left out: the choice would only be for the others.
+    """
+    if len(analysis.architectures) < 2:
+        return {}
+    rows = analysis.rows
+    return verdicts(rows[~analysis.against_one(rows)], METRIC, margin=analysis.margin)
+
+
+@shared
+def all_recipes(analysis: Analysis) -> list[Recipe]:
+    """The recipe of each dataset that has several architectures, see `statistics.recipe`."""
+    found = {key: verdict for key, verdict in all_verdicts(analysis).items() if len(verdict.means) > 1}
+    return recipes(found, dict.fromkeys(analysis.datasets, analysis.baseline))
+
+
+def answers(analysis: Analysis) -> list[Answer]:
+    """The answer for each dataset."""
+    return [
+        Answer(one.dataset, _take(one, analysis), evidence(one), _tendencies(one, analysis))
+        for one in all_recipes(analysis)
+    ]
+
+
+def _take(recipe: Recipe, analysis: Analysis) -> str:
+    if recipe.n_patients < FEWEST_PATIENTS:
+        few = f"{recipe.n_patients} patient{'s' * (recipe.n_patients != 1)}"
+        return (
+            f"No architecture can be told from another: {few} {'is' if recipe.n_patients == 1 else 'are'} too few, and "
+            f"{FEWEST_PATIENTS} are the least."
+        )
+    if recipe.over_baseline is None:
+        start = f"stay with {recipe.take}"
+    else:
+        gain = with_interval(*recipe.over_baseline)
+        start = f"take {recipe.take} instead of {recipe.baseline}, which on clean images is better by {gain} Dice"
+    start = f"of these trained models, {start}" if recipe.n_trained == 1 else start
+    said = f"{start[0].upper()}{start[1:]}"
+    if recipe.switches:
+        return f"{said}; {joined(_switches(recipe, analysis), '; ')}."
+    where = "on clean images or under any perturbation" if recipe.n_conditions else "on clean images"
+    if recipe.equivalent:
+        return f"{said}: no other one is better by more than {recipe.margin:g} Dice {where}, and the data show that."
+    if recipe.over_baseline is not None:
+        return f"{said}; under no perturbation is another one shown to be better."
+    return f"{said}: no other one is shown to be better {where}."
+
+
+def _switches(recipe: Recipe, analysis: Analysis) -> list[str]:
+    """A clause for each architecture to switch to: under what, what is gained there and what it costs."""
+    by_name: dict[str, list[Switch]] = {}
+    for switch in recipe.switches:
+        by_name.setdefault(switch.take[0], []).append(switch)
+    said = []
+    for name, of_name in by_name.items():
+        places = [place(one.perturbation, one.levels, recipe.dataset, analysis) for one in of_name]
+        gains = [gain.value for one in of_name for gain in one.gains]
+        least, most = number(min(gains)), number(max(gains))
+        gain = f"by {least}" if least == most else f"by {least} to {most}"
+        said.append(f"under {_few(places)} take {name}, better there {gain} Dice{_cost(of_name[0].cost)}")
+    return said
+
+
+def _few(places: Sequence[str]) -> str:
+    """Name a few places, and say how many there are more."""
+    return joined(list(places)) if len(places) <= _NAMED else listed(places, _NAMED)
+
+
+def _cost(cost: Interval | None) -> str:
+    if cost is None:
+        return ""
+    if cost.low > 0:
+        return f", at a cost of {number(cost.value)} on clean images"
+    return f", and {'better' if cost.high < 0 else 'not told apart'} on clean images"
+
+
+def place(perturbation: str, levels: Sequence[float], dataset: str, analysis: Analysis) -> str:
+    """Name a perturbation and a run of its levels: "speckle noise from level 0.2 (relative standard deviation)"."""
+    rows = analysis.rows
+    own = rows[(rows["dataset"] == dataset) & (rows["perturbation"] == perturbation)]["level"]
+    measured = sorted(level for level in own.unique() if level or analysis.in_series(dataset, perturbation))
+    unit = analysis.unit(dataset, perturbation)
+    said = analysis.names[perturbation]
+    if list(levels) == measured and len(levels) > 1:
+        return f"{said} at every level"
+    if levels[-1] == measured[-1] and len(levels) > 1:
+        words = f"from level {levels[0]:g}"
+    elif len(levels) > 1:
+        words = f"from level {levels[0]:g} to {levels[-1]:g}"
+    else:
+        words = f"at level {levels[0]:g}"
+    return f"{said} {words}{f' ({unit})' * bool(unit)}"
+
+
+def evidence(recipe: Recipe) -> str:
+    """Say how good a recipe's evidence is, and what it rests on."""
+    patients = f"{recipe.n_patients} patient{'s' * (recipe.n_patients != 1)}"
+    if recipe.n_trained == 1:
+        trained = (
+            "one training of each architecture, so that all of this is about these trained models: another training "
+            "could turn it"
+        )
+    else:
+        trained = f"{recipe.n_trained} trainings of each architecture"
+    said = f"Evidence: {recipe.evidence} ({patients}; {trained})."
+    if recipe.evidence != "none" and recipe.detectable == recipe.detectable:
+        least = number(recipe.detectable)
+        said += f" A difference of {least} Dice is found in 9 of 10 such studies, a smaller one less often."
+    return said
+
+
+def _tendencies(recipe: Recipe, analysis: Analysis) -> str:
+    if not recipe.tendencies:
+        return ""
+    places = [
+        f"{name} under {place(perturbation, levels, recipe.dataset, analysis)}"
+        for perturbation, levels, name in recipe.tendencies
+    ]
+    return (
+        f"Not shown, but higher by more than {recipe.margin:g} Dice in these data than {recipe.take}: {_few(places)}."
+    )
+
+
+def printed_answer(analysis: Analysis) -> list[str]:
+    """The answer for a terminal: a line each, at most 15 for a dataset."""
+    lines = []
+    for answer in answers(analysis):
+        lines += [f"{analysis.lead(answer.dataset)}{answer.take}", answer.evidence]
+        if answer.tendencies:
+            lines.append(answer.tendencies)
+        lines += _printed_levels(analysis, answer.dataset)
+    return lines or [
+        "There is one architecture, and nothing to choose between."
+        if len(analysis.architectures) < 2
+        else "No perturbation can be compared yet."
+    ]
+
+
+def _printed_levels(analysis: Analysis, dataset: str) -> list[str]:
+    """The mid level of each perturbation and the clean images: who cannot be told from the best, and the lead."""
+    chosen = mid_levels(analysis, dataset)
+    found = all_verdicts(analysis)
+    lines = []
+    for perturbation, level in chosen[:_FEW]:
+        verdict = found[dataset, perturbation, level]
+        where = (
+            "clean images"
+            if level == 0 and perturbation == statistics.CLEAN
+            else (f"{analysis.names[perturbation]} at level {level:g}")
+        )
+        lines.append(f"  {where}: {joined(list(verdict.best))} ({_lead(verdict)})")
+    if more := len(chosen) - _FEW:
+        lines += [f"  and {more} more perturbations: see the report"] * (more > 0)
+    return lines
+
+
+def _lead(verdict: Verdict) -> str:
+    first, *others = verdict.means
+    if not others:
+        return "alone"
+    beaten = [name for name in others if name not in verdict.best]
+    if beaten:
+        return f"{first} leads {beaten[0]} by {with_interval(*verdict.difference(first, beaten[0]))}"
+    return f"not told apart; {first} leads {others[-1]} by {with_interval(*verdict.difference(first, others[-1]))}"
+
+
+def mid_levels(analysis: Analysis, dataset: str) -> list[tuple[str, float]]:
+    """The clean images, and of each perturbation the level in the middle of those that were measured."""
+    levels: dict[str, list[float]] = {}
+    for of, perturbation, level in all_verdicts(analysis):
+        if of == dataset:
+            levels.setdefault(perturbation, []).append(level)
+    return [(name, sorted(of_name)[len(of_name) // 2]) for name, of_name in levels.items()]
+
+
+def lost_at_mid_levels(analysis: Analysis) -> pd.DataFrame:
+    """What Dice each architecture loses at the mid level of each perturbation, and whether it is told from the best.
+
+    Returns:
+        Columns dataset, perturbation, level, line (the architecture), clean (its mean on clean images), mean, lost
+        (clean minus mean), told (whether it is told from the best there).
+    """
+    found = all_verdicts(analysis)
+    rows: list[dict[str, Any]] = []
+    for dataset in analysis.datasets:
+        clean = found.get((dataset, statistics.CLEAN, 0.0))
+        for perturbation, level in mid_levels(analysis, dataset):
+            verdict = found[dataset, perturbation, level]
+            for name in (name for name in analysis.architectures if name in verdict.means):
+                before: Mapping[str, float] = clean.means if clean else {}
+                mean, of_clean = verdict.means[name], before.get(name, float("nan"))
+                place_ = {"dataset": dataset, "perturbation": perturbation, "level": level, "line": name}
+                told = name not in verdict.best
+                rows.append({**place_, "clean": of_clean, "mean": mean, "lost": of_clean - mean, "told": told})
+    return pd.DataFrame(rows, columns=["dataset", "perturbation", "level", "line", "clean", "mean", "lost", "told"])
