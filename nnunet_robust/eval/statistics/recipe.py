@@ -104,7 +104,7 @@ def recipes(
 def _recipe(dataset: str, found: Mapping[tuple[str, float], Verdict], baseline: str | None) -> Recipe:
     clean = found.get((CLEAN, 0.0))
     perturbed = {key: verdict for key, verdict in found.items() if key[0] != CLEAN}
-    names = list(dict.fromkeys(name for verdict in found.values() for name in verdict.means))
+    names = list(dict.fromkeys(name for verdict in found.values() for name in verdict.names))
     if baseline is None or baseline not in names:
         baseline = names[0]
     take = baseline

@@ -69,6 +69,11 @@ class Verdict:
         return self.pairs[second, first].reversed() if known is None else known
 
     @property
+    def names(self) -> list[str]:
+        """The architectures in the order of the rows."""
+        return list(dict.fromkeys(name for pair in self.pairs for name in pair)) or list(self.means)
+
+    @property
     def highest(self) -> str:
         """The architecture with the highest mean."""
         return next(iter(self.means))
