@@ -15,7 +15,9 @@ from nnunet_robust.eval.statistics.contrasts import Sample, critical_value
 from nnunet_robust.eval.statistics.tables import CLEAN, Scores, direction, patient_scores
 
 MARGIN = 0.01
-_ROUNDING = 1e-12  # a difference of exactly the margin is within it
+ROUNDING = 1e-12
+"""A difference of exactly the margin is within it, however it is rounded."""
+
 _POWER = 1.2816  # normal quantile of 90 %
 _COLUMNS = [
     "dataset", "perturbation", "level", "highest", "best", "settled", "matters", "lead", "lead_low", "lead_high",
@@ -100,12 +102,12 @@ class Verdict:
         return tuple(
             other
             for other in self.best
-            if (lead := self.difference(other, name)).low > 0 and lead.high > self.margin + _ROUNDING
+            if (lead := self.difference(other, name)).low > 0 and lead.high > self.margin + ROUNDING
         )
 
     def within_margin_of(self, name: str) -> bool:
         """Whether it is shown that no architecture is better than this one by more than the margin."""
-        return all(self.difference(other, name).high <= self.margin + _ROUNDING for other in self.means)
+        return all(self.difference(other, name).high <= self.margin + ROUNDING for other in self.means)
 
 
 def decide(
@@ -152,7 +154,7 @@ def _verdict(sample: Sample, critical: float, margin: float) -> Verdict:
         n_trained=int(np.bincount(sample.owner).min()),
         detectable=float(np.median((critical + _POWER) * errors)) if sample.enough and of_pairs else float("nan"),
     )
-    best = tuple(name for name in found.means if not found.difference(found.highest, name).low > _ROUNDING)
+    best = tuple(name for name in found.means if not found.difference(found.highest, name).low > ROUNDING)
     return Verdict(**{**vars(found), "best": best})
 
 
