@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.eval.report.shared.architectures import Architecture, architectures_of, arms_of, in_order
 from nnunet_robust.eval.results.display_names import DisplayNames, display_names
 from nnunet_robust.eval.results.failures import MISSING, read_failures
 from nnunet_robust.eval.results.manifest import Manifest, ModelEntry, PerturbationEntry, read_manifest
@@ -51,6 +52,8 @@ class Sweep(NamedTuple):
         tables: the name of each further table that there is -> its rows; of a table that has rows of each arm, those
             for what can be compared, see `beside`.
         ensembles: the short names of ensembles in `results` and `rows` -> the sweep's own.
+        architectures: those of all sweeps that were read together, the baseline first, ensembles last; the rows of each
+            table are in this order.
     """
 
     folder: Path
@@ -60,6 +63,7 @@ class Sweep(NamedTuple):
     left_out: list[str]
     tables: Mapping[str, pd.DataFrame] = {}
     ensembles: dict[str, str] = {}  # noqa: RUF012 - never modified
+    architectures: tuple[Architecture, ...] = ()
 
     @property
     def inputs(self) -> pd.DataFrame | None:
@@ -220,21 +224,23 @@ def read_sweeps(folders: Sequence[Path]) -> list[Sweep]:
     manifests = [_manifest(folder) for folder in folders]
     models = [arm for manifest in manifests for arm in manifest.models.values()]
     lines = _ensemble_names(results, models, "line", str)
-    architectures = _ensemble_names(results, models, "architecture", without_seed)
-    results = results.assign(
-        line=results["line"].replace(lines), architecture=results["architecture"].replace(architectures)
-    )
+    shorter = _ensemble_names(results, models, "architecture", without_seed)
+    results = results.assign(line=results["line"].replace(lines), architecture=results["architecture"].replace(shorter))
+    described = {name: manifest for of, manifest in zip(datasets, manifests, strict=True) for name in of}
+    order = architectures_of(arms_of(results, described))
+    results = in_order(results, order)
     sweeps = [
         _sweep(folder, results[results["dataset"].isin(of_folder)].reset_index(drop=True), manifest)
         for folder, of_folder, manifest in zip(folders, datasets, manifests, strict=True)
     ]
     return [
         sweep._replace(
+            architectures=order,
             ensembles={
                 short: name
-                for name, short in {**lines, **architectures}.items()
+                for name, short in {**lines, **shorter}.items()
                 if short in set(sweep.results["architecture"])
-            }
+            },
         )
         for sweep in sweeps
     ]
