@@ -77,6 +77,11 @@ class Analysis:
         """The name of the architecture that the others are compared with: the standard U-Net, where it is there."""
         return next(architecture.name for architecture in self.sweeps[0].architectures if architecture.is_baseline)
 
+    @property
+    def shared_by_all(self) -> str:
+        """What all architectures have in common and their names leave out, in words; empty where there is nothing."""
+        return self.sweeps[0].shared_by_all
+
     @cached_property
     def n_trained(self) -> int:
         """How many trained models there are, of all architectures and datasets."""

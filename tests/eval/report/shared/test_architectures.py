@@ -77,3 +77,68 @@ def test_datasets_share_the_order(tmp_path: Path) -> None:
     assert analysis.sweeps[0].architectures == analysis.sweeps[1].architectures
     rows = pd.read_csv(second / "results.csv")
     assert len(analysis.sweeps[1].results) == len(rows)
+
+
+def _renamed(out: Path, models: tuple[str, ...], facts: bool = True) -> dict[str, tuple[str, str]]:
+    """Model -> its architecture and its line."""
+    (sweep,) = analyse([write(out, models, facts)]).sweeps
+    rows = sweep.results.drop_duplicates("model")
+    return dict(zip(rows["model"], zip(rows["architecture"], rows["line"], strict=True), strict=True))
+
+
+def test_names_are_short_and_what_all_share_is_said_once(tmp_path: Path) -> None:
+    models = (STANDARD, STANDARD.replace("seed1", "seed2"), NO_SKIP, ENSEMBLE)
+    assert list(_renamed(tmp_path / "out", models).values()) == [
+        ("Standard", "Standard, seed 1"),
+        ("Standard", "Standard, seed 2"),
+        ("No-skip", "No-skip, seed 1"),
+        ("Ensemble of 2", "Ensemble of 2"),
+    ]
+    analysis = analyse([tmp_path / "out"])
+    assert analysis.shared_by_all == "2 epochs, nnUNetPlans, 2d"
+    (table,) = (table for table in report_tables(analysis) if table.name == "architectures")
+    assert [[cell.text for cell in cells] for cells in table.cells()] == [
+        ["Standard", "nnUNetTrainer_2epochs", "nnUNetPlans", "2d", "2", "baseline"],
+        ["No-skip", "nnUNetTrainerNoSkip_2epochs", "nnUNetPlans", "2d", "1", ""],
+        ["Ensemble of 2", ENSEMBLE.replace("_seed1", ""), "nnUNetPlans", "2d", "1", ""],
+    ]
+    assert analysis.shared_by_all in table.note
+
+
+def test_options_that_differ_stay_in_the_name(tmp_path: Path) -> None:
+    names = _renamed(
+        tmp_path / "out",
+        ("nnUNetTrainer_2epochs", "nnUNetTrainerNoSkip_ps64_2epochs", "nnUNetTrainerNoSkip_2epochs_noDA"),
+    )
+    expected = ["Standard", "No-skip, patch 64", "No-skip, no augmentation"]
+    assert [name for name, _ in names.values()] == expected
+    assert analyse([tmp_path / "out"]).sweeps[0].architectures[1].without_size == "No-skip"
+    longer = _renamed(tmp_path / "longer", ("nnUNetTrainer_2epochs", "nnUNetTrainerNoSkip_3epochs"))
+    assert [name for name, _ in longer.values()] == ["Standard, 2 epochs", "No-skip, 3 epochs"]
+
+
+def test_no_two_share_a_name_and_older_manifests_keep_the_trainers(tmp_path: Path) -> None:
+    third = "nnUNetTrainerDenseSkip_2epochs_seed1"
+    other = f"ensemble_uniform({STANDARD}+{third})"
+    confident = f"ensemble_confidence({STANDARD}+{NO_SKIP})"
+    models = (STANDARD, NO_SKIP, third, ENSEMBLE, other, confident)
+    ensembles = [
+        "Ensemble of 2, uniform ({0} + {1})",
+        "Ensemble of 2, uniform ({0} + {2})",
+        "Ensemble of 2, confidence",
+    ]
+    for facts, known in (
+        (True, ["Standard", "No-skip", "Dense skip"]),
+        (False, ["nnUNetTrainer_2epochs", "nnUNetTrainerNoSkip_2epochs", "nnUNetTrainerDenseSkip_2epochs"]),
+    ):
+        names = [name for name, _ in _renamed(tmp_path / str(facts), models, facts).values()]
+        assert names == [*known, *(text.format(*known) for text in ensembles)]
+
+
+def test_a_name_that_two_would_get_is_nobodys(tmp_path: Path) -> None:
+    out = write(tmp_path / "out", (STANDARD, DENSE))
+    manifest = json.loads((out / "manifest.json").read_text())
+    for entry in manifest["models"].values():
+        entry |= {"architecture": "Mine", "options": {}, "baseline": False}
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    assert analyse([out]).architectures == [STANDARD.removesuffix("_seed1"), DENSE]
