@@ -10,8 +10,9 @@ from nnunet_robust.pages.wording import few_patients
 
 _LIMITS = (
     "A curve's interval tells how the mean would vary with other patients of the same kind. It does not cover "
-    "training: another seed or fold may lie elsewhere. Where an architecture was trained several times, its lowest and highest "
-    "trained model stand beside its mean, and verdict, recipe and mixed models take other trainings into account.",
+    "training: another seed or fold may lie elsewhere. Where an architecture was trained several times, its lowest and "
+    "highest trained model stand beside its mean, and verdict, recipe and mixed models take other trainings into "
+    "account.",
     "All models see the same images with the same noise. Whether two intervals overlap describes them, and is no test: "
     "intervals that overlap do not rule out a difference, for the intervals leave the pairing aside. The table of "
     "pairs keeps it.",

@@ -219,7 +219,7 @@ def test_the_page_has_the_section_and_tells_attacks_from_the_rest(html: str, fol
     assert "PGD" not in summary
     assert "random noise, l∞" in summary
     verdicts = tables(html)["Verdict, level by level"]
-    assert {row[0] for row in verdicts[1:]} == {"clean images", "speckle noise", "random noise, l∞", "PGD, l∞"}
+    assert {row[0] for row in verdicts[1:]} == {"clean", "speckle noise", "random noise, l∞", "PGD, l∞"}
     assert "left out here" in section(html, "verdict").words
     assert "from nnU" not in section(html, "ranks").words
     assert "made against one model are left out" in section(html, "ranks").words
