@@ -82,9 +82,10 @@ def convert_acdc(
     """Write ACDC in nnU-Net's raw format: cases `patient001_ED` and `patient001_ES`, `.nii.gz`.
 
     The patients are found wherever they lie below the source. Those below a folder `testing` (or `Test Set`,
-    `ACDC_testing` and the like) become the test cases, all others are for training. Both frames of a patient are in one fold, and the folds are balanced by diagnosis
-    (`Group` in Info.cfg). The 4d film of each patient is not read. Test patients without labels are noted, and so is a
-    test set that lies beside the source.
+    `ACDC_testing` and the like) become the test cases, all others are for training. Both frames of a patient are in one
+    fold, and the folds are balanced by diagnosis (`Group` in Info.cfg). The 4d film of each patient is not read. Test
+    patients without labels are noted, and so is a test set that lies beside the source, or among the patients for
+    training.
 
     Args:
         raw_folder: nnU-Net's folder of raw datasets.

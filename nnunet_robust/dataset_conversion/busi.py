@@ -214,11 +214,11 @@ def mask_fault(values: np.ndarray) -> str:
 
 
 def _within_frame(mask: np.ndarray) -> np.ndarray:
-    """Return a mask without the empty rows and columns around it, if these are a frame of the image, thin everywhere."""
+    """Return a mask without the empty rows and columns around it, if these are a thin frame of the image."""
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     inner = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    thin = all(inside >= (1 - 2 * _FRAME_SHARE) * length for inside, length in zip(inner.shape, mask.shape, strict=True))
-    return inner if thin else mask
+    least = [(1 - 2 * _FRAME_SHARE) * length for length in mask.shape]
+    return inner if all(inside >= length for inside, length in zip(inner.shape, least, strict=True)) else mask
 
 
 def _brightest(path: Path) -> np.ndarray:
