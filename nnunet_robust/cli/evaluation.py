@@ -57,7 +57,9 @@ def report(
     formats: Annotated[
         list[str] | None,
         typer.Option(
-            "--format", help="html (the page, the default); pdf, png, csv, tex: figures and tables into figures/."
+            "--format",
+            help="html (the page, the default); into figures/: pdf, png, csv, tex, xlsx: figures and tables; "
+            "gif, mp4: videos of cases under rising level.",
         ),
     ] = None,
     margin: Annotated[float, typer.Option("--margin", help="Difference in Dice that matters, for the recipe.")] = 0.01,
@@ -66,7 +68,7 @@ def report(
         typer.Option("--compare", help="Compare two OUT, before and after: compare.html; default of -o: the second."),
     ] = False,
 ) -> None:
-    """Write report.html, one self-contained page, from sweeps' results; or its figures and tables for a paper.
+    """Write report.html, one self-contained page, from sweeps' results; or its figures, tables and videos as files.
 
     Example: nnunet-robust report OUT --format html pdf csv
     """
@@ -74,7 +76,7 @@ def report(
         _compare(outputs, folder, formats)
         return
     from nnunet_robust.eval.report import analyse, printed_summary, write_page
-    from nnunet_robust.eval.report.export import check_formats, write_files
+    from nnunet_robust.eval.report.export import VIDEOS, check_formats, write_files
 
     wanted = formats or ["html"]
     check_formats(wanted)
@@ -86,7 +88,8 @@ def report(
     for warning in analysis.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if set(wanted) - {"html"}:
-        print(*write_files(analysis, target / "figures", wanted), sep="\n")
+        track = bar("writing videos") if set(wanted) & set(VIDEOS) else iter
+        print(*write_files(analysis, target / "figures", wanted, track), sep="\n")
     if "html" in wanted:
         print(write_page(analysis, target / "report.html"))
 

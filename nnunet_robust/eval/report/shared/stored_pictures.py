@@ -12,6 +12,8 @@ from nnunet_robust.eval.report.shared.read import Sweep
 from nnunet_robust.eval.results.tables import ARM, arm_key
 from nnunet_robust.eval.statistics import CLEAN
 
+_CLEAN_IMAGE = "clean image"
+
 
 class Step(NamedTuple):
     """One condition of a case, as files, None where there is no such file, and a line below each model's picture.
@@ -33,6 +35,11 @@ class Step(NamedTuple):
     predictions: tuple[Path | None, ...]
     notes: tuple[str, ...]
     images: tuple[Path | None, ...] = ()
+
+    @property
+    def clean(self) -> bool:
+        """Whether it is the clean image."""
+        return self.said == _CLEAN_IMAGE
 
     @property
     def files(self) -> tuple[Path | None, ...]:
@@ -130,7 +137,7 @@ def _step(
     reference = stored(f"{condition}_reference.png") or stored("reference.png")  # a series has labels of its own
     predictions = tuple(stored(key, f"{condition}.png") for key in keys.values())
     below = tuple(notes.get((line, case, name, level), "not run") for line in keys)
-    words = ("0 (clean)", "clean image") if name == CLEAN else (f"{level:g}", f"{sweep.names[name]} {level:g}")
+    words = ("0 (clean)", _CLEAN_IMAGE) if name == CLEAN else (f"{level:g}", f"{sweep.names[name]} {level:g}")
     if _is_white_box(sweep, name):
         own = tuple(stored(key, f"{condition}_image.png") for key in keys.values())
         return Step(*words, stored(f"{CLEAN}.png"), reference, predictions, below, own)
