@@ -103,7 +103,7 @@ def _titles(video: Video, step: Step, width: int) -> list[list[str]]:
 def _key(video: Video) -> str:
     """What the outlines are, and of what the Dice is."""
     if video.several:
-        said = "Each label in its colour; white: ground truth. Dice: of the whole case, the mean over its labels."
+        said = "Each label in its colour; white and black: ground truth. Dice: of the whole case, the mean over its labels."
     else:
         said = "Blue: ground truth; orange: prediction. Dice: of the whole case."
     return f"{said} Each model is attacked itself, and predicts on its own image." if _attacked(video) else said
@@ -161,7 +161,7 @@ def _panels(step: Step, several: bool) -> list[Image.Image | None]:
             panels.append(None)
             continue
         painted = _painted(_image(path), _labels(prediction), several, _GUESS)
-        panels.append(painted if truth is None else _outlined(painted, truth, "#ffffff" if several else _TRUTH))
+        panels.append(painted if truth is None else _outlined(painted, truth, several))
     return panels
 
 
@@ -199,16 +199,19 @@ def _painted(image: Image.Image, labels: np.ndarray, several: bool, one: str) ->
     return Image.fromarray(np.rint(pixels).astype(np.uint8))
 
 
-def _outlined(image: Image.Image, labels: np.ndarray, colour: str) -> Image.Image:
-    """An image with the outline of every label."""
+def _outlined(image: Image.Image, labels: np.ndarray, several: bool) -> Image.Image:
+    """An image with the outline of the ground truth: white with black inside, to be seen on any image, or in its colour."""
+    outer, inner = (_BACKGROUND, "#000000") if several else (_TRUTH, _TRUTH)
     pixels = np.array(image)
     for label in np.unique(labels[labels > 0]):
-        pixels[_border(labels == label)] = rgb(colour)
+        mask = labels == label
+        pixels[_border(mask)] = rgb(inner)
+        pixels[_border(mask, 1)] = rgb(outer)
     return Image.fromarray(pixels)
 
 
-def _border(mask: np.ndarray) -> np.ndarray:
-    return mask & ~binary_erosion(mask, iterations=_OUTLINE)
+def _border(mask: np.ndarray, width: int = _OUTLINE) -> np.ndarray:
+    return mask & ~binary_erosion(mask, iterations=width)
 
 
 def rgb(colour: str) -> tuple[int, ...]:
