@@ -103,7 +103,7 @@ def _titles(video: Video, step: Step, width: int) -> list[list[str]]:
 def _key(video: Video) -> str:
     """What the outlines are, and of what the Dice is."""
     if video.several:
-        said = "Each label in its colour; white and black: ground truth. Dice: of the whole case, the mean over its labels."
+        said = "Each label in its colour; black and white: ground truth. Dice: of the whole case, mean over labels."
     else:
         said = "Blue: ground truth; orange: prediction. Dice: of the whole case."
     return f"{said} Each model is attacked itself, and predicts on its own image." if _attacked(video) else said
@@ -200,7 +200,7 @@ def _painted(image: Image.Image, labels: np.ndarray, several: bool, one: str) ->
 
 
 def _outlined(image: Image.Image, labels: np.ndarray, several: bool) -> Image.Image:
-    """An image with the outline of the ground truth: white with black inside, to be seen on any image, or in its colour."""
+    """An image with the outline of the ground truth; with several labels white and black, to be seen on any image."""
     outer, inner = (_BACKGROUND, "#000000") if several else (_TRUTH, _TRUTH)
     pixels = np.array(image)
     for label in np.unique(labels[labels > 0]):
