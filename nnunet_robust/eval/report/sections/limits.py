@@ -22,10 +22,15 @@ _LIMITS = (
 )
 
 
-def _content(analysis: Analysis, _: Parts) -> dict[str, Any]:
+def limit_sentences(analysis: Analysis) -> list[str]:
+    """What the numbers do not tell, and what was assumed when they were measured, in sentences."""
     assumptions = dict.fromkeys(a for sweep in analysis.sweeps for a in sweep.manifest.assumptions)
     n_patients = int(analysis.points["dice"]["n_patients"].min())
-    return {"sentences": [*few_patients(n_patients), *_LIMITS, *assumptions]}
+    return [*few_patients(n_patients), *_LIMITS, *assumptions]
+
+
+def _content(analysis: Analysis, _: Parts) -> dict[str, Any]:
+    return {"sentences": limit_sentences(analysis)}
 
 
 SECTION = Section(name="limits", short="Assumptions and limits", content=_content, template="limits")
