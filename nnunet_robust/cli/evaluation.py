@@ -57,7 +57,8 @@ def report(
         list[str] | None,
         typer.Option(
             "--format",
-            help="html (the page, the default); json: verdicts.json, for programs; into figures/: pdf, png, csv, tex, xlsx: figures and tables; "
+            help="html (the page, the default); json: verdicts.json, for programs; into figures/: pdf, png, csv, tex, "
+            "xlsx: figures and tables; "
             "gif, mp4: videos of cases under rising level.",
         ),
     ] = None,

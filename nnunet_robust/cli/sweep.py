@@ -219,6 +219,7 @@ def sweep(
 
 def _answer(output: Path) -> list[str]:
     """What the folder's results say of which architecture to take; nothing where there is nothing to compare."""
+    from nnunet_robust.common.errors import UserError
     from nnunet_robust.eval.report import analyse, printed_answer
 
     try:
