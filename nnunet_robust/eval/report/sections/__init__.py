@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 
 from nnunet_robust.eval.report.sections import (
+    architectures,
     attacks,
     calibration,
     context,
@@ -35,7 +36,7 @@ from nnunet_robust.pages.tables import ReportTable
 
 _MODULES = (
     warnings, verdict, curves, texture, context, ranks, summary, failures, attacks, denoising, uncertainty, calibration,
-    guarantees, experts, pictures, statistics, limits, left_out, measured, manifest,
+    guarantees, experts, pictures, statistics, limits, left_out, measured, architectures, manifest,
 )  # fmt: skip
 
 SECTIONS: tuple[Section, ...] = tuple(module.SECTION for module in _MODULES)
@@ -57,3 +58,8 @@ def report_figures(analysis: Analysis) -> list[ReportFigure]:
 def report_tables(analysis: Analysis) -> list[ReportTable]:
     """All tables of a report that have any rows, in its order."""
     return [table for section in SECTIONS for table in section.all_tables(analysis)]
+
+
+def report_left_out(analysis: Analysis) -> list[str]:
+    """What the sections of a report could not show, in sentences."""
+    return [sentence for section in SECTIONS for sentence in section.left_out(analysis)]
