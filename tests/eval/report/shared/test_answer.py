@@ -136,6 +136,8 @@ def test_tendencies(analysis: Analysis) -> None:
         "Not shown, but higher by more than 0.01 Dice in these data than A: B under speckle noise at "
     )
     assert said.endswith(" blur at every level.")
+    on_clean = answer._tendencies(replace(RECIPE, tendencies=(("clean", (0.0,), "B"),)), analysis)
+    assert on_clean.endswith(" than A: B on clean images.")
     many = answer._tendencies(replace(RECIPE, tendencies=(tendencies[0],) * 5), analysis)
     assert many.endswith(" and 2 more.")
 
