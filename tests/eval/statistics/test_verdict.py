@@ -54,7 +54,7 @@ def test_intervals_by_hand() -> None:
     assert pair.value - pair.low == pytest.approx(pair.high - pair.value)
     assert found.best == ("A",)
     assert found.settled and not found.matters
-    assert found.detectable == pytest.approx((critical + 1.2816) * error, rel=0.02)
+    assert stats.nct.sf(critical, 7, found.detectable / error) == pytest.approx(0.9, abs=0.01)
 
 
 def test_repeated_trainings_widen_the_interval() -> None:
@@ -100,7 +100,7 @@ def test_identical_models_and_constant_scores() -> None:
     assert found.lead == (0, 0, 0)
     assert found.within_margin_of("A") and found.within_margin_of("B")
     missed = decide({0: sample(np.zeros((2, 20)))})[0]
-    assert (missed.best, missed.lead) == (("A", "B"), (0, 0, 0))
+    assert (missed.best, missed.lead, missed.detectable) == (("A", "B"), (0, 0, 0), 0)
 
 
 def test_a_set_and_what_matters() -> None:
