@@ -1,8 +1,8 @@
 """How often the verdict is wrong, and how often it finds what is there: simulated studies whose truth is known.
 
-    python benchmarks/verdict_errors.py [alike trainings shapes planted pages] [--studies 1000] [--pages 50]
+    python benchmarks/verdict_errors.py [alike trainings shapes planted repeated pages] [--studies 1000] [--pages 50]
 
-The first four go through the verdict (`decide`, `recipes`), `pages` through all of it, from `results.csv` to the
+The first five go through the verdict (`decide`, `recipes`), `pages` through all of it, from `results.csv` to the
 sentence in the page. Prints the tables of docs/statistics.md.
 """
 
@@ -197,6 +197,24 @@ def planted(n_studies: int) -> None:
     )  # fmt: skip
 
 
+def repeated(n_studies: int) -> None:
+    def rows() -> Iterable[Sequence[object]]:
+        for of_names in ((3, 3), (5, 5), (3, 3, 3), (5, 5, 5)):
+            for training_sd in (0.005, 0.01, 0.02):
+                shares = []
+                for better in (0.05, 0.1):
+                    design = Design(of_names, 20, training_sd=training_sd, planted=better)
+                    (found,) = simulate(design, max(n_studies // 5, 1))
+                    shares += [percent(found.power), percent(found.right)]
+                yield ", ".join(map(str, of_names)), training_sd, *shares
+
+    columns = [f"{said}, {better:g} better" for better in (0.05, 0.1) for said in ("levels settled", "recommended")]
+    table(
+        "One architecture better, trainings differ (20 patients, SE .01, 13 conditions): percent",
+        ["trainings", "their SD", *columns], rows(),
+    )  # fmt: skip
+
+
 class Told(NamedTuple):
     """What the page of a study says.
 
@@ -283,7 +301,9 @@ def pages(n_studies: int, written: int = 2) -> None:
     )  # fmt: skip
 
 
-PARTS = {"alike": alike, "trainings": trainings, "shapes": shapes, "planted": planted, "pages": pages}
+PARTS = {
+    "alike": alike, "trainings": trainings, "shapes": shapes, "planted": planted, "repeated": repeated, "pages": pages,
+}  # fmt: skip
 
 
 def main() -> None:

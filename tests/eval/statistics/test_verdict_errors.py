@@ -82,9 +82,10 @@ def test_one_training_cannot_speak_for_its_architecture() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("n_names", "n_levels"), [(2, 13), (3, 4)])
-def test_what_is_planted_is_found(n_names: int, n_levels: int) -> None:
-    for n_patients, least in ((20, 0.8), (40, 0.88)):
+@pytest.mark.parametrize(("n_names", "n_levels", "power"), [(2, 13, (0.82, 0.88)), (3, 4, (0.72, 0.82))])
+def test_what_is_planted_is_found(n_names: int, n_levels: int, power: tuple[float, float]) -> None:
+    """Of three it must be told from two, so that fewer levels are settled."""
+    for n_patients, least in zip((20, 40), power, strict=True):
         design = Design((1,) * n_names, n_patients, n_levels, planted=0.05)
         (found,) = simulate(design, 100)
         assert found.power >= least
