@@ -10,6 +10,7 @@ from nnunet_robust.eval.report.sections import (
     calibration,
     context,
     curves,
+    degradation,
     denoising,
     experts,
     failures,
@@ -34,8 +35,8 @@ from nnunet_robust.pages.plots import line_styles
 from nnunet_robust.pages.tables import ReportTable
 
 _MODULES = (
-    warnings, summary, recipe, curves, texture, context, ranks, failures, attacks, denoising, uncertainty, calibration,
-    guarantees, experts, pictures, statistics, limits, left_out, measured, manifest,
+    warnings, summary, recipe, curves, texture, context, ranks, degradation, failures, attacks, denoising, uncertainty,
+    calibration, guarantees, experts, pictures, statistics, limits, left_out, measured, manifest,
 )  # fmt: skip
 
 SECTIONS: tuple[Section, ...] = tuple(module.SECTION for module in _MODULES)
