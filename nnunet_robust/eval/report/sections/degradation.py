@@ -15,6 +15,7 @@ from nnunet_robust.eval.results.tables import ARM, arm_key
 from nnunet_robust.eval.statistics import CLEAN
 from nnunet_robust.eval.statistics import degradation as statistic
 from nnunet_robust.pages.tables import Column
+from nnunet_robust.pages.wording import listed_perturbations
 
 RECORD_KEY = "degradation"
 """The key of `record` in files."""
@@ -58,16 +59,18 @@ def _counted(sweep: Sweep, dataset: str) -> Counted:
     whole = [preset for preset, size in sizes.items() if len(members[preset]) == size]
     if not whole:
         why = "the sweep has no preset as a whole" if known else "the manifest tells no presets"
-        return Counted(None, tuple(natural), f"All {len(natural)} natural perturbations of the sweep count: {why}.")
+        return Counted(None, tuple(natural), f"What counts are all natural perturbations of the sweep: {why}.")
     preset = max(whole, key=lambda name: sizes[name])
-    others = len(natural) - sizes[preset]
-    why = f"The {sizes[preset]} perturbations of the preset {preset} count"
-    return Counted(preset, members[preset], why + (f"; {others} others of the sweep do not." if others else "."))
+    why = f"What counts is the preset {preset}"
+    others = [name for name in natural if name not in members[preset]]
+    return Counted(
+        preset, members[preset], why + (f", and not {listed_perturbations(others, sweep.names)}." if others else ".")
+    )
 
 
-def _baseline(analysis: Analysis) -> str | None:
-    """The architecture that the others are divided by; None for the first of each dataset."""
-    return analysis.architectures[0]
+def _baseline(analysis: Analysis) -> str:
+    """The architecture that the others are divided by."""
+    return next(iter(analysis.architectures))
 
 
 def _names(analysis: Analysis) -> dict[str, tuple[str, ...]]:
