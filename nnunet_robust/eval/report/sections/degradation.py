@@ -58,14 +58,12 @@ def _counted(sweep: Sweep, dataset: str) -> Counted:
     members = {preset: tuple(name for name in natural if preset in known.get(name, {})) for preset in sizes}
     whole = [preset for preset, size in sizes.items() if len(members[preset]) == size]
     if not whole:
-        why = "the sweep has no preset as a whole" if known else "the manifest tells no presets"
-        return Counted(None, tuple(natural), f"What counts are all natural perturbations of the sweep: {why}.")
+        why = "it has no preset as a whole" if known else "its manifest tells no presets"
+        return Counted(None, tuple(natural), f"All natural perturbations of the sweep count, for {why}.")
     preset = max(whole, key=lambda name: sizes[name])
-    why = f"What counts is the preset {preset}"
     others = [name for name in natural if name not in members[preset]]
-    return Counted(
-        preset, members[preset], why + (f", and not {listed_perturbations(others, sweep.names)}." if others else ".")
-    )
+    without = f", and not {listed_perturbations(others, sweep.names)}" if others else ""
+    return Counted(preset, members[preset], f"The perturbations of the preset {preset} count{without}.")
 
 
 def _baseline(analysis: Analysis) -> str:
@@ -149,9 +147,9 @@ def _note(analysis: Analysis) -> str:
     why = " ".join(analysis.lead(dataset) + one.why for dataset, one in counted(analysis).items())
     return (
         f"{why} Degradation is the mean Dice on clean images less that on perturbed ones, as a share of that on clean "
-        f"images, with its 95 % interval. {trained} Least: the share of bootstraps in which an architecture loses the "
-        "least; it settles nothing. The ratio is to the degradation of the baseline, "
-        f"{table['baseline'].iloc[0]}, with Fieller's interval; there is none where the baseline may lose nothing."
+        f"images, with its 95 % interval. {trained} Loses least: in this share of bootstraps, which "
+        f"settles nothing. The ratio is to the degradation of the baseline, {table['baseline'].iloc[0]}, with "
+        "Fieller's interval; there is none where the baseline may lose nothing."
     )
 
 
@@ -163,7 +161,7 @@ _TABLES = (
         (
             DATASET, ARCHITECTURE, Column("clean", "clean Dice", "score"),
             Column("degradation", "degradation", "percent", "degradation_low", "degradation_high"),
-            Column("share_least", "least", "share"),
+            Column("share_least", "loses least", "share"),
             Column("ratio", "ratio to baseline", "score", "ratio_low", "ratio_high"),
             Column("n_perturbations", "perturbations", "count"), PATIENTS, Column("n_trained", "trainings", "count"),
         ),

@@ -31,24 +31,24 @@ def sweep(out: Path, presets: dict[str, dict[str, int]], models: tuple[str, ...]
 @pytest.mark.parametrize(
     ("presets", "preset", "names", "why"),
     [
-        ({}, None, LEVELS, "What counts are all natural perturbations of the sweep: the manifest tells no presets."),
+        ({}, None, LEVELS, "All natural perturbations of the sweep count, for its manifest tells no presets."),
         (
             {"speckle_noise": {"ultrasound": 2, "all": 36}, "gaussian_blur": {"ultrasound": 2, "mri": 15, "all": 36}},
             "ultrasound",
             ("speckle_noise", "gaussian_blur"),
-            "What counts is the preset ultrasound, and not ghosting.",
+            "The perturbations of the preset ultrasound count, and not ghosting.",
         ),
         (
             {"ghosting": {"mri": 2, "one": 1}, "gaussian_blur": {"mri": 2}},
             "mri",
             ("gaussian_blur", "ghosting"),
-            "What counts is the preset mri, and not speckle noise.",
+            "The perturbations of the preset mri count, and not speckle noise.",
         ),
         (
             {"speckle_noise": {"ultrasound": 8}},
             None,
             LEVELS,
-            "What counts are all natural perturbations of the sweep: the sweep has no preset as a whole.",
+            "All natural perturbations of the sweep count, for it has no preset as a whole.",
         ),
     ],
 )
