@@ -215,9 +215,15 @@ def _benchmark() -> ModuleType:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("n_patients", "n_trained"), [(10, 1), (20, 1), (20, 3), (20, 5)])
-def test_the_intervals_cover_what_they_should(n_patients: int, n_trained: int) -> None:
-    """With 1 training each what is covered is the loss of these trained models; with more, of the architecture."""
+@pytest.mark.parametrize(
+    ("n_patients", "n_trained", "least"), [(10, 1, 0.87), (20, 1, 0.9), (20, 3, 0.92), (20, 5, 0.92)]
+)
+def test_the_intervals_cover_what_they_should(n_patients: int, n_trained: int, least: float) -> None:
+    """With 1 training each what is covered is the loss of these trained models; with more, of the architecture.
+
+    Patients' losses are skewed, and intervals of few patients too narrow: docs/statistics.md has by how much.
+    """
     covered = _benchmark().coverage(n_patients, n_trained, repeats=500)
-    assert 0.92 <= covered["degradation"] <= 0.98
+    assert least <= covered["degradation"] <= 0.98
     assert 0.91 <= covered["ratio"] <= 0.99
+    assert covered["wrong"] <= (0.1 if n_trained == 1 else 0.03)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -47,12 +47,13 @@ def counted(analysis: Analysis) -> dict[str, Counted]:
 
 def _counted(sweep: Sweep, dataset: str) -> Counted:
     controls = {attack.control for attack in sweep.attacks.values()}
-    there = dict.fromkeys(sweep.rows.loc[sweep.rows["dataset"] == dataset, "perturbation"])
+    perturbed = (sweep.rows["dataset"] == dataset) & (sweep.rows["level"] > 0)
+    there = dict.fromkeys(sweep.rows.loc[perturbed, "perturbation"])
     natural = [name for name in there if name not in {CLEAN, *sweep.attacks, *controls, *sweep.series}]
     known = {
         name: dict(entry.presets)
         for name, entry in sweep.manifest.perturbations.items()
-        if name in natural and entry.presets
+        if name in natural and isinstance(entry.presets, Mapping)
     }
     sizes = {preset: size for of_name in known.values() for preset, size in of_name.items()}
     members = {preset: tuple(name for name in natural if preset in known.get(name, {})) for preset in sizes}
@@ -147,9 +148,9 @@ def _note(analysis: Analysis) -> str:
     why = " ".join(analysis.lead(dataset) + one.why for dataset, one in counted(analysis).items())
     return (
         f"{why} Degradation is the mean Dice on clean images less that on perturbed ones, as a share of that on clean "
-        f"images, with its 95 % interval. {trained} Loses least: in this share of bootstraps, which "
-        f"settles nothing. The ratio is to the degradation of the baseline, {table['baseline'].iloc[0]}, with "
-        "Fieller's interval; there is none where the baseline may lose nothing."
+        f"images, with its 95 % interval. {trained} The share of bootstraps in which an architecture loses least "
+        f"settles nothing. The ratio is to the degradation of the baseline, {table['baseline'].iloc[0]}, with Fieller's "
+        "interval; there is none where the baseline may lose nothing."
     )
 
 
