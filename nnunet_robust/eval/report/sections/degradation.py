@@ -149,8 +149,8 @@ def _note(analysis: Analysis) -> str:
     return (
         f"{why} Degradation is the mean Dice on clean images less that on perturbed ones, as a share of that on clean "
         f"images, with its 95 % interval. {trained} The share of bootstraps in which an architecture loses least "
-        f"settles nothing. The ratio is to the degradation of the baseline, {table['baseline'].iloc[0]}, with Fieller's "
-        "interval; there is none where the baseline may lose nothing."
+        f"settles nothing. The ratio is to the degradation of the baseline, {table['baseline'].iloc[0]}, with "
+        "Fieller's interval; there is none where the baseline may lose nothing."
     )
 
 
