@@ -273,6 +273,8 @@ class PerturbationEntry(Entry):
         unit: what a level is counted in.
         reference: where the perturbation comes from; None for a series.
         display_name: of the perturbation; None for a series, and in older manifests.
+        presets: preset of the table that the perturbation belongs to -> number of perturbations in it; None where it
+            belongs to none, for a series, and in older manifests.
         control: the random noise that an attack is compared with.
         source: name of the model that an attack was made against, for all models.
         attack: how it was made, where it is an attack.
@@ -283,6 +285,7 @@ class PerturbationEntry(Entry):
     unit: str = ""
     reference: str | None = None
     display_name: str | None = None
+    presets: Mapping[str, int] | None = None
     control: str | None = None
     source: str | None = None
     attack: AttackEntry | None = field(default=None, metadata={_IS: AttackEntry})
