@@ -254,9 +254,8 @@ def _quality(found: ImageStatistics, calibration: Sequence[ImageStatistics]) -> 
     if seen and found.noise_sigma is not None:
         low, high, now = (max(value, _LEAST_NOISE) for value in (min(seen), max(seen), found.noise_sigma))
         noisier, smoother = _beyond("noise", now / high), _beyond("smoothness", low / now)
-        what = (
-            "noisier than usual" if noisier != "accept" else "smoother than usual" if smoother != "accept" else "usual"
-        )
+        noisy = "noisier than usual" if noisier != "accept" else "as noisy as usual"
+        what = "smoother than usual" if smoother != "accept" else noisy
         reason = f"the image is {what} (noise {found.noise_sigma:.3g} of its range of grey values, {_seen(seen)})"
         verdict = max(noisier, smoother, key=VERDICTS.index)
         checks.append(_check("noise", verdict, reason, "smoothness" if what.startswith("smoother") else "noise"))

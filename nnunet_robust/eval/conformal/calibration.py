@@ -306,7 +306,7 @@ def _sentence(calibration: Calibration, label: str, kind: Kind, bound: Bound, si
     return (
         f"{label}: with the {how} {setting}, at most {at_most} {wrong}, {average}{confidence} "
         f"({where}; there it was {_percent(bound.mean_loss)}). "
-        f"{'Uninformative: ' if size.uninformative(kind) else 'There '}{size.in_words(kind)}."
+        f"{size.sentence(kind)}"
     )
 
 

@@ -54,12 +54,16 @@ class MaskSize:
             return False
         return self.of_image * (1 - 1 / self.of_segmentation) >= self.rest / 2
 
+    def sentence(self, kind: Kind) -> str:
+        """Write what they are, a sentence."""
+        if self.n_cases and self.of_segmentation is None:
+            return "An earlier version calibrated, which did not count how large the mask is."
+        return f"{'Uninformative: ' if self.uninformative(kind) else 'There '}{self.in_words(kind)}."
+
     def in_words(self, kind: Kind) -> str:
-        """Write what they are, a clause."""
-        if not self.n_cases:
+        """Write what they are, a clause, where that is known."""
+        if not self.n_cases or self.of_segmentation is None:
             return "nothing was segmented in any of the cases"
-        if self.of_segmentation is None:
-            return "how large the mask is was not counted by the version that calibrated: calibrate again to know it"
         if kind.startswith("inner"):
             empty = f"is empty in {self.n_empty} of {self.n_cases} cases"
             if self.of_segmentation == 0:

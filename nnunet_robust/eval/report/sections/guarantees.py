@@ -403,7 +403,8 @@ SECTION = Section(
         "here whether it still holds, not guaranteed. It is called broken where the whole interval of the observed "
         "mean over patients is on the wrong side; that it is not shown to be broken does not show that it holds. A "
         "guarantee without a confidence is one on average over calibration sets, too: of a single one, the mean may "
-        "lie a little on the wrong side by chance. " + columns.BANDS + ".",
+        "lie a little on the wrong side by chance. What is called uninformative holds for nothing: an inner mask that "
+        "is empty is never wrong, an outer one that is next to the whole image misses nothing. " + columns.BANDS + ".",
     ),
     figures=_figures,
     groups={f"{_GROUP}-{name}": f"share of {guarantee.share}" for name, guarantee in GUARANTEES.items()},
