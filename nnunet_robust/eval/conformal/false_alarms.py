@@ -57,13 +57,14 @@ class FalseAlarms:
             f"False alarms: of these {self.n_cases} cases, qa would flag {self.n_flagged} ({100 * self.rate:.3g} %, "
             f"95 % interval {100 * low:.2g} to {100 * high:.2g} %), {self.n_rejected} of them to reject"
             + (f" ({why})" if why else "")
-            + f". Each was judged without its own patient ({METHOD}), by the default limits. So often qa will speak of "
+            + f". Each was judged without its own patient ({METHOD}), by the default limits. About so often qa will speak of "
             "new images of this source."
         )
         if self.dice_flagged is not None and self.dice_accepted is not None:
+            worse = ", so that not each alarm is for nothing" if self.dice_flagged < self.dice_accepted else ""
             said += (
-                f" Not each was for nothing: the lowest Dice of a structure was {self.dice_flagged:.2f} in flagged "
-                f"cases and {self.dice_accepted:.2f} in the others (median)."
+                f" The lowest Dice of a structure is {self.dice_flagged:.2f} in flagged cases and "
+                f"{self.dice_accepted:.2f} in the others (medians){worse}."
             )
         if not self.remade:
             said += " Masks and intervals were those of all patients, as fewer are too few to calibrate on."

@@ -303,8 +303,8 @@ def test_false_alarms_are_stored(made: Calibration, tmp_path: Path) -> None:
     assert alarms.interval == (pytest.approx(low), pytest.approx(high))
     assert alarms.sentence() == (
         "False alarms: of these 40 cases, qa would flag 3 (7.5 %, 95 % interval 1.6 to 20 %), 1 of them to reject "
-        "(Dice 2, noise 1). Each was judged without its own patient (leave-one-patient-out), by the default limits. So "
-        "often qa will speak of new images of this source. Not each was for nothing: the lowest Dice of a structure was 0.61 "
-        "in flagged cases and 0.84 in the others (median)."
+        "(Dice 2, noise 1). Each was judged without its own patient (leave-one-patient-out), by the default limits. "
+        "About so often qa will speak of new images of this source. The lowest Dice of a structure is 0.61 in flagged "
+        "cases and 0.84 in the others (medians), so that not each alarm is for nothing."
     )
     assert json.loads(path.read_text())["false_alarms"]["rate"] == 0.075
