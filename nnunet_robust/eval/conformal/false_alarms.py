@@ -57,8 +57,8 @@ class FalseAlarms:
             f"False alarms: of these {self.n_cases} cases, qa would flag {self.n_flagged} ({100 * self.rate:.3g} %, "
             f"95 % interval {100 * low:.2g} to {100 * high:.2g} %), {self.n_rejected} of them to reject"
             + (f" ({why})" if why else "")
-            + f". Each was judged without its own patient ({METHOD}), by the default limits. About so often qa will speak of "
-            "new images of this source."
+            + f". Each was judged without its own patient ({METHOD}), by the default limits. About so often "
+            "qa will speak of new images of this source."
         )
         if self.dice_flagged is not None and self.dice_accepted is not None:
             worse = ", so that not each alarm is for nothing" if self.dice_flagged < self.dice_accepted else ""
