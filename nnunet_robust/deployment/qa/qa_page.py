@@ -100,12 +100,16 @@ def printed_table(rows: Sequence[Row]) -> pd.DataFrame:
             {
                 "case": row.case,
                 "verdict": f"{SYMBOLS[row.verdict]} {row.verdict}",
-                "lowest Dice": "" if lowest is None else f"{_in_words(row.structures[lowest])[0]} ({lowest})",
+                "lowest Dice": "" if lowest is None else f"{_short(row.structures[lowest])} ({lowest})",
                 "why": "; ".join(row.reasons),
             }
         )
     frame = pd.DataFrame(listed)
     return frame if any(frame["lowest Dice"]) else frame.drop(columns="lowest Dice")
+
+
+def _short(measured: dict[str, Any]) -> str:
+    return _in_words(measured)[0].removeprefix("its Dice is expected ")
 
 
 def _limits(rules: Mapping[str, Sequence[Rule]]) -> list[tuple[str, str, str]]:
