@@ -143,6 +143,8 @@ class CalibrationEntry(Entry):
         n_patients: patients of these.
         training: whether these cases are known not to be those of the model's training, in words.
         sentences: the guarantees, in words.
+        uninformative: those that say nothing, in words.
+        false_alarms: how often `qa` speaks of its cases, in words; empty: it was not measured.
     """
 
     NULLABLE = frozenset({"delta"})
@@ -155,6 +157,8 @@ class CalibrationEntry(Entry):
     n_patients: int = 0
     training: str = ""
     sentences: Sequence[str] = ()
+    uninformative: Sequence[str] = ()
+    false_alarms: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
