@@ -1,10 +1,12 @@
 """Error rates of the mixed models' slopes, and coverage of the intervals of crossings, by simulation.
 
-    python benchmarks/slope_and_crossing_errors.py slopes [--studies 2000]
-    python benchmarks/slope_and_crossing_errors.py crossings [--studies 1000]
+    python benchmarks/slope_and_crossing_errors.py slopes [--studies 4000] [--whole 20]
+    python benchmarks/slope_and_crossing_errors.py crossings [--studies 500]
 
 Made-up studies, as the rows that `comparable` returns, go through `mixed_model` and `crossings`. For the slopes no
 architecture loses anything along the level, whatever patients and trainings do: each p of 0.05 or below is an error.
+Most of them are counted by `contrast`, which `mixed_model` calls; the first `--whole` of each design go through both,
+which must agree.
 For the crossings two architectures truly cross at 0.25; a study in which their means do not cross counts as covered
 where the interval that is given then holds 0.25. The tables are those of docs/statistics.md.
 """
@@ -13,13 +15,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from itertools import product
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import stats
 
 from nnunet_robust.common.seeding import numpy_generator
 from nnunet_robust.eval.statistics import crossings, mixed_model
+from nnunet_robust.eval.statistics.contrasts import contrast
 
 LEVELS = np.array([0.0, 0.1, 0.2, 0.4])
 SLOPES = {  # standard deviations of the slopes (what is gained from level 0 to 0.4): patients', trainings'
@@ -28,6 +33,7 @@ SLOPES = {  # standard deviations of the slopes (what is gained from level 0 to 
     "seeds' slopes differ": (0.0, 0.05),
     "both": (0.1, 0.05),
 }
+TRAININGS = ((1, 0.0), (2, 0.02), (3, 0.02), (5, 0.02))  # seeds, and the standard deviation between them
 CROSSING = 0.25
 RESIDUAL = 0.03
 _ROWS = 400_000  # of one table of studies
@@ -73,34 +79,47 @@ def slope_studies(
 
 
 def slope_errors(
-    studies: int, n: int, names: int, seeds: int, slopes: tuple[float, float], seed: int = 0
+    studies: int, n: int, names: int, seeds: int, slopes: tuple[float, float], whole: int = 20, seed: int = 0
 ) -> dict[str, float]:
     """Simulate studies and count the errors.
 
+    Args:
+        studies: number of studies.
+        n: patients.
+        names: architectures.
+        seeds: trainings of each architecture.
+        slopes: standard deviations of the slopes, see `SLOPES`.
+        whole: number of studies that go through `mixed_model`, too.
+        seed: of the scores.
+
     Returns:
-        own, difference: share of studies with p <= 0.05 for the slope of A, and for that of B minus A; NaN where no
-        study has a p; with_p: share of studies with a p; covered: share of the intervals of B minus A that hold the
-        truth: no difference, or with one training each, the difference of these trained models.
+        own, difference: share of studies with p <= 0.05 for the slope of A, and for that of B minus A; with_p: share
+        of the whole studies' terms with a p; covered: share of the 95 % intervals of B minus A that hold the truth: no
+        difference, or with one training each, the difference of these trained models.
+
+    Raises:
+        AssertionError: `mixed_model` does not give the p and the intervals that are counted.
     """
     generator = numpy_generator(seed, "slopes", n, names, seeds, *slopes)
-    p, covered = [], []
+    counted = []
     for part in _in_parts(studies, names * seeds * len(LEVELS) * n):
         scores, owner, trained = slope_studies(generator, part, n, names, seeds, slopes)
-        found = mixed_model(rows_of(scores, owner)).set_index(["term", "perturbation"])
-        own, difference = (found.loc[f"{term}, level 0 to 0.4"] for term in ("A", "B − A"))
+        design = np.column_stack([np.ones(len(LEVELS)), LEVELS / LEVELS[-1]])
+        each = np.einsum("x,slxp->lps", np.linalg.pinv(design)[1], scores)
+        weights = np.eye(names)[:2] - np.eye(names)[0] * [[0], [1]]
+        found = contrast(each, owner, weights)  # (2 terms, studies)
         truth = trained[:, 1] - trained[:, 0] if seeds == 1 else np.zeros(part)
-        truth = pd.Series(truth, index=[str(i) for i in range(part)])[difference.index]
-        p.append(np.stack([own["p"], difference["p"]]))
-        covered.append((difference["low"] <= truth) & (truth <= difference["high"]))
-    values = np.concatenate(p, axis=1)
-    with_p = np.isfinite(values)
-    errors = np.where(with_p.any(axis=1), (values <= 0.05).mean(axis=1), np.nan)
-    return {
-        "own": float(errors[0]),
-        "difference": float(errors[1]),
-        "with_p": float(with_p.mean()),
-        "covered": float(np.concatenate(covered).mean()),
-    }
+        p = 2 * stats.t.sf(np.abs(found.value) / np.sqrt(found.variance), found.freedom)
+        half = stats.t.ppf(0.975, found.freedom[1]) * np.sqrt(found.variance[1])
+        if not counted:
+            table = mixed_model(rows_of(scores[:whole], owner)).set_index(["term", "perturbation"])
+            own, difference = (table.loc[f"{term}, level 0 to 0.4"] for term in ("A", "B − A"))
+            with_p = float(np.isfinite([own["p"], difference["p"]]).mean())
+            assert not with_p or np.allclose([own["p"], difference["p"]], p[:, : len(own)])
+            assert np.allclose(difference["high"] - difference["low"], 2 * half[: len(own)])
+        counted.append([*(p <= 0.05), np.abs(found.value[1] - truth) <= half])
+    shares = np.concatenate(counted, axis=1).mean(axis=1)
+    return {"own": float(shares[0]), "difference": float(shares[1]), "with_p": with_p, "covered": float(shares[2])}
 
 
 def _normal(generator: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float64]:
@@ -146,7 +165,14 @@ def crossing_studies(
 
 
 def crossing_coverage(
-    studies: int, n: int, seeds: int, steepness: float, spread: str, training: float, series: bool = False, seed: int = 0
+    studies: int,
+    n: int,
+    seeds: int,
+    steepness: float,
+    spread: str,
+    training: float,
+    series: bool = False,
+    seed: int = 0,
 ) -> dict[str, float]:
     """Simulate studies and count the intervals that hold the true crossing.
 
@@ -184,42 +210,40 @@ def crossing_coverage(
     }
 
 
-def _slopes(studies: int) -> None:
+def _slopes(studies: int, whole: int) -> None:
     print("| slopes | architectures | seeds | patients | p <= .05: own slope | difference | covered |")
     print("|---|---|---|---|---|---|---|")
-    for kind, slopes in SLOPES.items():
-        for names in (2, 3):
-            for seeds in (1, 2, 3, 5):
-                for n in (10, 20, 40):
-                    found = slope_errors(studies, n, names, seeds, slopes)
-                    own, difference = (f"{found[k]:.3f}" if found["with_p"] else "no p" for k in ("own", "difference"))
-                    print(
-                        f"| {kind} | {names} | {seeds} | {n} | {own} | {difference} | {found['covered']:.3f} |",
-                        flush=True,
-                    )
+    for kind, names, seeds, n in product(SLOPES, (2, 3), (1, 2, 3, 5), (10, 20, 40)):
+        found = slope_errors(studies, n, names, seeds, SLOPES[kind], whole)
+        own, difference = (f"{found[name]:.3f}" if found["with_p"] else "no p" for name in ("own", "difference"))
+        print(f"| {kind} | {names} | {seeds} | {n} | {own} | {difference} | {found['covered']:.3f} |", flush=True)
 
 
 def _crossings(studies: int) -> None:
     print("| spread | seeds | SD of trainings | patients | steepness | covered | means cross | open | median width |")
     print("|---|---|---|---|---|---|---|---|---|")
-    designs = [(seeds, training, False) for seeds, training in ((1, 0.0), (2, 0.02), (3, 0.02), (5, 0.02))]
-    for seeds, training, series in [*designs, (1, 0.0, True)]:
-        for spread in SPREADS:
-            for n in (5, 10, 20, 40):
-                for steepness in (0.15, 0.4):
-                    found = crossing_coverage(studies, n, seeds, steepness, spread, training, series)
-                    values = " | ".join(f"{value:.3f}" for value in found.values())
-                    at = f"{n} a level" if series else f"{n}"
-                    print(f"| {spread} | {seeds} | {training:g} | {at} | {steepness:g} | {values} |", flush=True)
+    steep = [(seeds, training, n, 0.4, False) for seeds, training in TRAININGS for n in (5, 10, 20, 40)]
+    flat = [(seeds, training, n, 0.15, False) for seeds, training in TRAININGS[::2] for n in (10, 20)]
+    series = [(1, 0.0, n, 0.4, True) for n in (10, 20)]
+    for (seeds, training, n, steepness, other), spread in product([*steep, *flat, *series], SPREADS):
+        found = crossing_coverage(studies, n, seeds, steepness, spread, training, other)
+        values = " | ".join(f"{value:.3f}" for value in found.values())
+        at = f"{n} other ones a level" if other else f"{n}"
+        print(f"| {spread} | {seeds} | {training:g} | {at} | {steepness:g} | {values} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("slopes").add_argument("--studies", type=int, default=2000)
-    commands.add_parser("crossings").add_argument("--studies", type=int, default=1000)
+    slopes = commands.add_parser("slopes")
+    slopes.add_argument("--studies", type=int, default=4000)
+    slopes.add_argument("--whole", type=int, default=20)
+    commands.add_parser("crossings").add_argument("--studies", type=int, default=500)
     given = parser.parse_args()
-    {"slopes": _slopes, "crossings": _crossings}[given.command](given.studies)
+    if given.command == "slopes":
+        _slopes(given.studies, given.whole)
+    else:
+        _crossings(given.studies)
 
 
 if __name__ == "__main__":

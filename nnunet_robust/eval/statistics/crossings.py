@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 from nnunet_robust.eval.statistics.bootstrap import CONFIDENCE, N_RESAMPLES, resampled_means
 from nnunet_robust.eval.statistics.contrasts import Contrast, contrast, without_gaps
@@ -99,8 +99,8 @@ def _of_scores(scores: Scores, sign: float, n_resamples: int, seed: int) -> list
             share = float(drawn.any(axis=0).mean()) if n_patients > 1 else float("nan")
             interval = _fieller(scores.levels, difference, squares, number, level) if squares else _Interval()
             where = {"dataset": scores.dataset, "perturbation": scores.perturbation}
-            where |= {"first": scores.names[first], "second": scores.names[second], "level": level}
-            found.append({**where, **interval._asdict(), "share": share, "n_patients": n_patients})
+            pair = {"first": scores.names[first], "second": scores.names[second], "level": level}
+            found.append({**where, **pair, **interval._asdict(), "share": share, "n_patients": n_patients})
     return found
 
 
@@ -147,7 +147,7 @@ def _fieller(
             for part in ("patients", "trainings", "rest")
         },
     )
-    reach = stats.t.ppf((1 + CONFIDENCE) / 2, here.freedom) * np.sqrt(here.variance)
+    reach = stdtrit(here.freedom, (1 + CONFIDENCE) / 2) * np.sqrt(here.variance)
     inside = np.where(here.variance > 0, reach, 0.0) - np.abs(here.value)
     possible = np.flatnonzero(inside >= -_EQUAL)
     if not len(possible):

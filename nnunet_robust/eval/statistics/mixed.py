@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtr, stdtrit
 
 from nnunet_robust.eval.statistics.bootstrap import CONFIDENCE
 from nnunet_robust.eval.statistics.contrasts import FEWEST_PATIENTS, Contrast, contrast, without_gaps
@@ -150,8 +150,8 @@ def _inference(found: Contrast, at: tuple[int, int], note: str) -> dict[str, Any
     if variance <= _NOTHING:
         return {"low": estimate, "high": estimate, "note": "; ".join(filter(None, [note, _ALIKE]))}
     error = variance**0.5
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, df)) * error
-    p = _NAN if note else 2 * float(stats.t.sf(abs(estimate) / error, df))
+    half = float(stdtrit(df, (1 + CONFIDENCE) / 2)) * error
+    p = _NAN if note else 2 * float(stdtr(df, -abs(estimate) / error))
     return {"low": estimate - half, "high": estimate + half, "p": p, "df": df}
 
 
