@@ -31,6 +31,7 @@ SLOPES = {  # standard deviations of the slopes (what is gained from level 0 to 
     "neither": (0.0, 0.0),
     "patients' slopes differ": (0.1, 0.0),
     "seeds' slopes differ": (0.0, 0.05),
+    "seeds' slopes differ a little": (0.0, 0.012),
     "both": (0.1, 0.05),
 }
 TRAININGS = ((1, 0.0), (2, 0.02), (3, 0.02), (5, 0.02))  # seeds, and the standard deviation between them
@@ -109,8 +110,8 @@ def slope_errors(
         weights = np.eye(names)[:2] - np.eye(names)[0] * [[0], [1]]
         found = contrast(each, owner, weights)  # (2 terms, studies)
         truth = trained[:, 1] - trained[:, 0] if seeds == 1 else np.zeros(part)
-        p = 2 * stats.t.sf(np.abs(found.value) / np.sqrt(found.variance), found.freedom)
-        half = stats.t.ppf(0.975, found.freedom[1]) * np.sqrt(found.variance[1])
+        p = 2 * stats.t.sf(np.abs(found.value) / np.sqrt(found.reml_variance), found.freedom)
+        half = stats.t.ppf(0.975, found.freedom[1]) * np.sqrt(found.reml_variance[1])
         if not counted:
             table = mixed_model(rows_of(scores[:whole], owner)).set_index(["term", "perturbation"])
             own, difference = (table.loc[f"{term}, level 0 to 0.4"] for term in ("A", "B − A"))

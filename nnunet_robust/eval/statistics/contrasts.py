@@ -52,12 +52,21 @@ class Contrast(NamedTuple):
 
     @property
     def variance(self) -> Array:
-        """The variance over other patients, and over other trainings where they vary more than the rest alone would."""
+        """The variance over other patients and trainings, never less than either: for verdicts, which are cautious."""
+        both = self.patients + self.trainings - self.rest
+        return np.asarray(np.maximum(np.maximum(both, self.patients), self.trainings))
+
+    @property
+    def reml_variance(self) -> Array:
+        """The variance over other patients, and over other trainings where these vary more than by the rest.
+
+        A negative component is set to zero, as restricted maximum likelihood does.
+        """
         return np.asarray(self.patients + np.maximum(self.trainings - self.rest, 0.0))
 
     @property
     def freedom(self) -> Array:
-        """Satterthwaite's degrees of freedom of the variance.
+        """Satterthwaite's degrees of freedom of `reml_variance`, for Student's t.
 
         A component that is set to zero does not count, and there are never fewer than those of the weaker part, as for
         any sum of mean squares. `docs/statistics.md` has the error rates; without these two rules they are as low as
@@ -68,7 +77,7 @@ class Contrast(NamedTuple):
             return np.full(np.shape(self.patients), float(of_patients))
         used = np.where(self.trainings > self.rest, self.trainings, 0.0)
         with np.errstate(invalid="ignore", divide="ignore"):
-            found = self.variance**2 / (self.patients**2 / of_patients + used**2 / self.n_repeats)
+            found = self.reml_variance**2 / (self.patients**2 / of_patients + used**2 / self.n_repeats)
         return np.asarray(np.maximum(found, min(of_patients, self.n_repeats)))
 
 

@@ -147,8 +147,8 @@ def _fieller(
             for part in ("patients", "trainings", "rest")
         },
     )
-    reach = stdtrit(here.freedom, (1 + CONFIDENCE) / 2) * np.sqrt(here.variance)
-    inside = np.where(here.variance > 0, reach, 0.0) - np.abs(here.value)
+    reach = stdtrit(here.freedom, (1 + CONFIDENCE) / 2) * np.sqrt(here.reml_variance)
+    inside = np.where(here.reml_variance > 0, reach, 0.0) - np.abs(here.value)
     possible = np.flatnonzero(inside >= -_EQUAL)
     if not len(possible):
         return _Interval()

@@ -146,7 +146,7 @@ def _without_p(scores: Scores, lines: _Lines, names: list[int]) -> str:
 
 
 def _inference(found: Contrast, at: tuple[int, int], note: str) -> dict[str, Any]:
-    estimate, variance, df = float(found.value[at]), float(found.variance[at]), float(found.freedom[at])
+    estimate, variance, df = float(found.value[at]), float(found.reml_variance[at]), float(found.freedom[at])
     if variance <= _NOTHING:
         return {"low": estimate, "high": estimate, "note": "; ".join(filter(None, [note, _ALIKE]))}
     error = variance**0.5

@@ -41,7 +41,7 @@ def test_balanced_data_are_as_in_a_mixed_model_with_crossed_effects(seed: int) -
     assert (fit.vcomp > 0.01).all()  # on the boundary the two would differ
     found = _contrast(scores, owner, [[1, 0], [-1, 1], [0, 1]])
     assert found.value[:2, 0] == pytest.approx(np.asarray(fit.fe_params), abs=1e-6)
-    variance = found.variance[:, 0]
+    variance = found.reml_variance[:, 0]
     assert variance[1] ** 0.5 == pytest.approx(fit.bse_fe["C(name)[T.1]"], rel=2e-3)
     # the model takes patients to vary alike under both architectures, a contrast looks at its own: the mean is theirs
     assert variance[[0, 2]].mean() ** 0.5 == pytest.approx(fit.bse_fe["Intercept"], rel=2e-3)
@@ -64,7 +64,7 @@ def test_with_one_training_each_it_is_the_paired_t_test() -> None:
     scores, owner = _scores(np.random.default_rng(2), (1, 1, 1), 9)
     found = _contrast(scores, owner, [[1, -1, 0], [0, 0, 1]])
     theirs = stats.ttest_rel(scores[0], scores[1])
-    assert (found.value / found.variance**0.5)[0, 0] == pytest.approx(theirs.statistic)
+    assert (found.value / found.reml_variance**0.5)[0, 0] == pytest.approx(theirs.statistic)
     assert found.freedom[:, 0].tolist() == [8, 8]
     assert (found.trainings == 0).all()
 
@@ -75,21 +75,22 @@ def test_trainings_that_vary_are_counted_and_those_that_do_not_are_not() -> None
     found = _contrast(scores, owner, [[1, -1]])
     # beside such trainings nothing else matters: a t test of the trained models' means with a pooled variance
     theirs = stats.ttest_ind(scores[owner == 0].mean(axis=1), scores[owner == 1].mean(axis=1))
-    assert (found.value / found.variance**0.5).item() == pytest.approx(theirs.statistic, rel=0.01)
+    assert (found.value / found.reml_variance**0.5).item() == pytest.approx(theirs.statistic, rel=0.01)
     assert found.freedom.item() == pytest.approx(3, abs=0.05)
     same = scores - scores.mean(axis=1, keepdims=True)
     still = _contrast(same, owner, [[1, -1]])
-    assert still.variance.item() == still.patients.item()
+    assert still.reml_variance.item() == still.patients.item()
     assert still.freedom.item() == pytest.approx(14)
 
 
 def test_freedom_is_satterthwaites_and_never_less_than_that_of_the_weaker_part() -> None:
     scores, owner = _scores(np.random.default_rng(4), (2, 2), 12)
     found = _contrast(scores, owner, [[1, -1]])
-    between = found.variance**2 / (found.patients**2 / 11 + found.trainings**2 / 2)
+    between = found.reml_variance**2 / (found.patients**2 / 11 + found.trainings**2 / 2)
     assert found.freedom.item() == pytest.approx(max(between.item(), 2))
     weak = found._replace(patients=np.array([[0.1]]), trainings=np.array([[1.0]]), rest=np.array([[0.9]]))
-    assert weak.variance.item() == pytest.approx(0.2)
+    assert weak.reml_variance.item() == pytest.approx(0.2)
+    assert weak.variance.item() == 1.0  # what verdicts use is never less than either part
     assert weak.freedom.item() == 2  # 0.2 ** 2 / (1 / 2) would be 0.08
 
 
@@ -102,7 +103,7 @@ def test_gaps_give_the_means_and_variances_of_those_who_are_there() -> None:
     found = contrast(filled.swapaxes(1, 2), np.array([0]), np.eye(1))
     for level, there in enumerate((scores[0, 0, 5:], scores[0, 1, :8])):
         assert found.value[0, level] == pytest.approx(there.mean())
-        assert found.variance[0, level] == pytest.approx(there.var(ddof=1) / len(there))
+        assert found.reml_variance[0, level] == pytest.approx(there.var(ddof=1) / len(there))
     complete = rng.normal(0, 1, (2, 2, 4))
     assert without_gaps(complete)[0] is complete
 
