@@ -79,6 +79,8 @@ def _facts(analysis: Analysis) -> list[tuple[str, str]]:
         ("Cases", "; ".join(cases)),
         ("Perturbations", listed_perturbations(perturbations, analysis.names) or "none"),
     ]
+    if analysis.only:
+        facts.insert(1, ("Structures alone" if len(analysis.only) > 1 else "Structure alone", ", ".join(analysis.only)))
     if analysis.shared_by_all:
         facts.append(("All of them", analysis.shared_by_all))
     for key, title in (("device", "Device"), ("seed", "Seed")):

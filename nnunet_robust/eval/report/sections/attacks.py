@@ -238,6 +238,7 @@ def _maps(analysis: Analysis) -> Iterator[ReportFigure]:
                 draw=partial(transfer_map, part, models),
                 styles={},
                 is_map=True,
+                is_mean=True,
             )
 
 

@@ -36,10 +36,16 @@ def _curves(analysis: Analysis, styles: Mapping[str, LineStyle], metric: str) ->
             data=part,
             alt=f"Mean {label} over the level of {analysis.names[name]}. {told}.",
             draw=partial(
-                panels.curve_panel, part, metric, analysis.unit(dataset, name), styles, panels.y_limits(beside, metric)
+                panels.level_panel,
+                part,
+                panels.score_label(metric, len(analysis.structures(dataset))),
+                analysis.unit(dataset, name),
+                styles,
+                panels.y_limits(beside, metric),
             ),
             styles={line: styles[line] for line in lines},
             series=analysis.in_series(dataset, name),
+            is_mean=True,
         )
 
 

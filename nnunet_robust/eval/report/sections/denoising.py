@@ -85,6 +85,7 @@ def _figures(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Re
     yield from over_level(
         analysis, points[points["perturbation"] != CLEAN], _GROUP, "Difference in mean Dice, denoised less plain",
         "Dice, denoised less plain", styles, limits, {"no difference": 0.0},
+        is_mean=True,
     )  # fmt: skip
 
 

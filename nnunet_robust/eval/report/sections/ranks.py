@@ -51,6 +51,7 @@ def _figures(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Re
                 draw=partial(rank_map, part.assign(condition=conditions), lines, len(lines)),
                 styles={},
                 is_map=True,
+                is_mean=True,
             )
 
 

@@ -34,6 +34,8 @@ class ReportFigure:
         series: whether its levels are test sets of their own, without clean images.
         value: what its means are, for the table of its numbers.
         is_map: whether it is wider than a panel, and a table has its numbers.
+        is_mean: whether its scores are means over the structures of a dataset: where there are several, the caption
+            says so.
     """
 
     group: str
@@ -48,6 +50,7 @@ class ReportFigure:
     series: bool = False
     value: str = "Dice"
     is_map: bool = False
+    is_mean: bool = False
 
 
 def by_panel(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
@@ -73,6 +76,7 @@ def over_level(
     limits: tuple[float, float],
     rules: Mapping[str, float] | None = None,
     structure: str = "",
+    is_mean: bool = False,
 ) -> Iterator[ReportFigure]:
     """A panel for each dataset and perturbation, of the lines that are defined anywhere in it.
 
@@ -87,6 +91,7 @@ def over_level(
         limits: of the y axis.
         rules: what a horizontal line means -> where it is.
         structure: of the images, for the titles; empty for all of them.
+        is_mean: whether they are means over the structures of a dataset.
     """
     of_rules = rule_styles(list(rules or {}))
     at = {value: of_rules[meaning] for meaning, value in (rules or {}).items()}
@@ -108,6 +113,7 @@ def over_level(
             styles={**{line: styles[line] for line in dict.fromkeys(part["line"])}, **of_rules},
             series=analysis.in_series(dataset, name),
             value=what,
+            is_mean=is_mean,
         )
 
 

@@ -108,6 +108,7 @@ def relation_figure(
             _relation_panel, means, METRIC, x_label, shown, (-0.02, 1.02), ends, relation.cloud if dots else None
         ),
         styles=shown,
+        is_mean=True,
     )
 
 

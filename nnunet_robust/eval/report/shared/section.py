@@ -24,6 +24,7 @@ class TableSpecification(NamedTuple):
         note: as in `ReportTable`, or a function that makes it.
         columns: all that the table may have; those that the data lack are left out.
         data: makes the rows of the table, none where there is nothing to show.
+        is_mean: whether its scores are means over the structures of a dataset, as the note then says.
     """
 
     name: str
@@ -31,11 +32,14 @@ class TableSpecification(NamedTuple):
     note: str | Callable[[Analysis], str]
     columns: tuple[Column, ...]
     data: Callable[[Analysis], pd.DataFrame]
+    is_mean: bool = False
 
     def tables(self, analysis: Analysis) -> list[ReportTable]:
         """The table, where it has any rows."""
         data = self.data(analysis)
         note = self.note if isinstance(self.note, str) else self.note(analysis)
+        if self.is_mean and (over := analysis.over_structures()):
+            note = f"{note} Scores are each the {over}."
         return [report_table(self.name, self.title, note, self.columns, data, analysis.names)] if len(data) else []
 
 
