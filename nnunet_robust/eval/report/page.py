@@ -66,7 +66,9 @@ def _facts(analysis: Analysis) -> list[tuple[str, str]]:
     clean = analysis.points["dice"]
     clean = clean[clean["perturbation"] == CLEAN]
     sizes = {
-        str(name): counted_cases(int(part["n_cases"].max()), int(part["n_patients"].max()))
+        str(name): counted_cases(
+            int(part["n_cases"].max()), int(part["n_patients"].max()), analysis.patients_known(str(name))
+        )
         for name, part in clean.groupby("dataset", sort=False)
     }
     several = len(analysis.datasets) > 1
@@ -153,7 +155,7 @@ def _numbers(figure: ReportFigure) -> dict[str, Any]:
         for level in sorted(set(data["level"]))
     ]
     what = "counts" if "count" in data else f"mean [{100 * CONFIDENCE:.0f} % interval]"
-    return {"what": what, "headings": ["level", *lines], "rows": rows}
+    return {"what": what, "headings": [f"level: {figure.unit}" if figure.unit else "level", *lines], "rows": rows}
 
 
 def _cells(figure: ReportFigure) -> Mapping[tuple[float, str], str]:

@@ -32,7 +32,7 @@ def _curves(analysis: Analysis, styles: Mapping[str, LineStyle], metric: str) ->
             name=f"{dataset}_{name}",
             dataset=dataset,
             title=analysis.names[name],
-            sample=sample_of(part),
+            sample=sample_of(part, analysis),
             data=part,
             alt=f"Mean {label} over the level of {analysis.names[name]}. {told}.",
             draw=partial(
@@ -45,6 +45,7 @@ def _curves(analysis: Analysis, styles: Mapping[str, LineStyle], metric: str) ->
             ),
             styles={line: styles[line] for line in lines},
             series=analysis.in_series(dataset, name),
+            unit=analysis.unit(dataset, name),
             is_mean=True,
         )
 

@@ -67,6 +67,7 @@ def _figures(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Re
                 draw=partial(_panel, part, analysis.unit(dataset, name), styles),
                 styles={line: styles[line] for line in dict.fromkeys(part["line"])},
                 series=analysis.in_series(dataset, name),
+                unit=analysis.unit(dataset, name),
             )
 
 

@@ -25,7 +25,13 @@ _LIMITS = (
 def _content(analysis: Analysis, _: Parts) -> dict[str, Any]:
     assumptions = dict.fromkeys(a for sweep in analysis.sweeps for a in sweep.manifest.assumptions)
     n_patients = int(analysis.points["dice"]["n_patients"].min())
-    return {"sentences": [*few_patients(n_patients), *_LIMITS, *assumptions]}
+    return {
+        "sentences": [
+            *few_patients(n_patients, what="patient" if analysis.patients_known() else "image"),
+            *_LIMITS,
+            *assumptions,
+        ]
+    }
 
 
 SECTION = Section(name="limits", short="Assumptions and limits", content=_content, template="limits")

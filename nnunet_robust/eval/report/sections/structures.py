@@ -47,12 +47,13 @@ def _figures(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Re
                 name=f"{dataset}_{name}_{label}",
                 dataset=dataset,
                 title=title,
-                sample=sample_of(part),
+                sample=sample_of(part, analysis),
                 data=part,
                 alt=f"Mean Dice of {label} over the level of {analysis.names[name]}. {told}.",
                 draw=partial(panels.level_panel, part, f"mean Dice of {label}", unit, styles, limits),
                 styles={line: styles[line] for line in dict.fromkeys(part["line"])},
                 series=analysis.in_series(dataset, name),
+                unit=analysis.unit(dataset, name),
             )
 
 

@@ -109,6 +109,22 @@ class Analysis:
         several = self.summary.groupby("dataset")["label"].transform("nunique") > 1
         return self.summary[over | ~several]
 
+    def patients_known(self, *datasets: str) -> bool:
+        """Whether it is known whose cases they are, of any of some datasets; none for all of them.
+
+        Older manifests do not say so: there it is known where some patient has several cases.
+        """
+        return any(self._patients_known[dataset] for dataset in datasets or self.datasets)
+
+    @cached_property
+    def _patients_known(self) -> dict[str, bool]:
+        known = {}
+        for dataset, sweep in self.sweep_of.items():
+            cases = sweep.results.loc[sweep.results["dataset"] == dataset, ["patient", "case"]].drop_duplicates()
+            said = sweep.manifest.patients_known
+            known[dataset] = bool(cases["patient"].nunique() < cases["case"].nunique()) if said is None else said
+        return known
+
     def structures(self, dataset: str) -> list[str]:
         """The structures of a dataset, by nnU-Net's names for its labels or regions, in the order of the rows."""
         of = self.sweep_of[dataset].rows
@@ -154,6 +170,11 @@ class Analysis:
     def unit(self, dataset: str, perturbation: str) -> str:
         """What a perturbation's level is counted in; empty where the sweep does not say."""
         return self.sweep_of[dataset].unit(perturbation)
+
+    def levels_in_words(self, dataset: str, perturbation: str, *levels: float) -> str:
+        """Levels with what they are counted in: "0.1, 0.3 (relative standard deviation)"."""
+        unit = self.unit(dataset, perturbation)
+        return ", ".join(f"{level:g}" for level in levels) + (f" ({unit})" if unit else "")
 
     def lead(self, dataset: Hashable, end: str = ": ") -> str:
         """How a sentence on a dataset begins: with its name where the report has several, else with nothing."""

@@ -40,7 +40,17 @@ class TableSpecification(NamedTuple):
         note = self.note if isinstance(self.note, str) else self.note(analysis)
         if self.is_mean and (over := analysis.over_structures()):
             note = f"{note} Scores are each the {over}."
-        return [report_table(self.name, self.title, note, self.columns, data, analysis.names)] if len(data) else []
+        columns = self.columns if analysis.patients_known() else _of_images(self.columns)
+        return [report_table(self.name, self.title, note, columns, data, analysis.names)] if len(data) else []
+
+
+def _of_images(columns: tuple[Column, ...]) -> tuple[Column, ...]:
+    """The columns where each image counts as a patient of its own: their number is given once, as that of images."""
+    counted = any(column.key == "n_cases" for column in columns)
+    kept = (column for column in columns if not (counted and column.key == "n_patients"))
+    return tuple(
+        column._replace(heading="images") if column.key in ("n_patients", "n_cases") else column for column in kept
+    )
 
 
 class Parts(NamedTuple):
