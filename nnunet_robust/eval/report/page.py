@@ -41,6 +41,7 @@ def _page(analysis: Analysis) -> dict[str, Any]:
     return {
         "version": __version__,
         "datasets": analysis.datasets,
+        "patients": "patients" if analysis.patients_known() else "images",
         "confidence": f"{100 * CONFIDENCE:.0f} %",
         "n_resamples": f"{N_RESAMPLES:,}",
         "facts": _facts(analysis),

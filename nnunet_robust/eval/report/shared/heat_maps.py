@@ -18,8 +18,10 @@ from nnunet_robust.pages.wording import percent
 MOST_COLUMNS = 16
 """As many columns are as wide as the page."""
 
+_CORNER = "made against ↓  predicted by →"
 _CELL = (0.52, 0.42)  # inches
-_LABELS = 2.7  # inches, for the names of the rows
+_MOST_LABELS = 2.7  # inches, for the names of the rows
+_LETTER_OF_ROWS = 0.074  # inches
 _LETTER = 0.066  # inches, of the names of who predicts
 _WRAPPED = 28  # letters of these in a line
 _COLOURS_OF_RANKS = "Blues"  # one hue: told apart by lightness alone
@@ -35,7 +37,7 @@ def rank_map(ranks: pd.DataFrame, lines: Sequence[str], n_lines: int) -> Figure:
         n_lines: the lowest possible rank.
     """
     conditions = list(dict.fromkeys(zip(ranks["condition"], ranks["level"], strict=True)))
-    figure, axes = _grid(len(conditions), len(lines), _CELL[1] * len(lines) + 0.75)
+    figure, axes = _grid(len(conditions), lines, _CELL[1] * len(lines) + 0.75)
     colours = matplotlib.colormaps[_COLOURS_OF_RANKS]
     cells = {(row["condition"], row["level"], row["line"]): row for row in ranks.to_dict("records")}
     for j, condition in enumerate(conditions):
@@ -61,7 +63,7 @@ def transfer_map(table: pd.DataFrame, models: Sequence[str]) -> Figure:
     levels, rows = sorted(set(table["level"])), list(dict.fromkeys(table["attacked"]))
     names = [_name_lines(name, _WRAPPED) for name in models]
     room = 0.15 + _LETTER * max(len(line) for name in names for line in name.split("\n"))
-    figure, axes = _grid(len(levels) * len(models), len(rows), _CELL[1] * len(rows) + room + 0.4)
+    figure, axes = _grid(len(levels) * len(models), rows, _CELL[1] * len(rows) + room + 0.4, _CORNER)
     colours = matplotlib.colormaps[_COLOURS_OF_SCORES]
     for row in table.to_dict("records"):
         i = rows.index(row["attacked"])
@@ -75,7 +77,7 @@ def transfer_map(table: pd.DataFrame, models: Sequence[str]) -> Figure:
     _name_cells(axes, rows, names * len(levels), fontsize=7.5, rotation=90, linespacing=1)
     above = 1 + room / (_CELL[1] * len(rows))
     top, corner = axes.get_xaxis_transform(), axes.get_yaxis_transform()
-    axes.text(-0.02, -0.15, "made against ↓  predicted by →", transform=corner, ha="right", color=INK, fontsize=8)
+    axes.text(-0.02, -0.15, _CORNER, transform=corner, ha="right", color=INK, fontsize=8)
     for number, level in enumerate(levels):
         middle = (number + 0.5) * len(models)
         text = "\n".join(textwrap.wrap(f"budget {level:g}", max(7, 7 * len(models))))
@@ -86,11 +88,16 @@ def transfer_map(table: pd.DataFrame, models: Sequence[str]) -> Figure:
     return figure
 
 
-def _grid(n_columns: int, n_rows: int, height: float) -> tuple[Figure, Any]:
-    """An empty map, `height` inches high: above its cells is room for the names of its columns."""
-    width = _LABELS + _CELL[0] * n_columns + 0.1
+def _grid(n_columns: int, rows: Sequence[str], height: float, *beside: str) -> tuple[Figure, Any]:
+    """An empty map, `height` inches high: above its cells is room for the names of its columns.
+
+    `beside` are texts that stand in the column of the rows' names, too.
+    """
+    letters = max(len(line) for name in [*rows, *beside] for line in _name_lines(name).split("\n"))
+    labels = min(_MOST_LABELS, 0.2 + _LETTER_OF_ROWS * letters)
+    width = labels + _CELL[0] * n_columns + 0.1
     figure = Figure(figsize=(width, height))
-    box = (_LABELS / width, 0.1 / height, _CELL[0] * n_columns / width, _CELL[1] * n_rows / height)
+    box = (labels / width, 0.1 / height, _CELL[0] * n_columns / width, _CELL[1] * len(rows) / height)
     return figure, figure.add_axes(box)
 
 

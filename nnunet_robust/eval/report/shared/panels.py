@@ -19,7 +19,7 @@ from nnunet_robust.pages.plots import INK, LineStyle
 from nnunet_robust.pages.wording import number
 
 _SIZE = (4.4, 3.1)  # inches
-_LETTER = 0.0115  # of an axis: half of what a tick label takes for each of its letters
+_LETTER = 0.013  # of an axis: half of what a tick label takes for each of its letters
 _MARGINS = (0.7, 0.1, 0.66, 0.1)  # inches: left, right, bottom, top
 
 
