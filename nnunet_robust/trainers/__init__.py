@@ -10,50 +10,78 @@ import functools
 import importlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nnunet_robust.trainers.names import parse
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.trainers.names import in_words, parse
 
 if TYPE_CHECKING:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 
+BASELINE = "nnUNetTrainer"
+"""The trainer that others are compared with: the standard U-Net."""
+
+
 class Trainer(NamedTuple):
-    """A row of the table: where the class is, what its name changes, and who proposed it."""
+    """A row of the table.
+
+    Attributes:
+        location: where the class is.
+        display_name: as tables and figures write its architecture; no other trainer has it.
+        summary: what its name changes.
+        source: who proposed it.
+    """
 
     location: str
+    display_name: str
     summary: str
     source: str
 
 
+class Described(NamedTuple):
+    """What tables and figures say of a trainer.
+
+    Attributes:
+        display_name: of its architecture; its whole name for a trainer that is not ours.
+        options: option -> its words, see `names.in_words`; empty for a trainer that is not ours.
+        baseline: whether it is the standard U-Net, whatever its options.
+    """
+
+    display_name: str
+    options: dict[str, str]
+    baseline: bool
+
+
 TRAINERS: dict[str, Trainer] = {
     "nnUNetTrainer": Trainer(
-        "nnunet_robust.trainers.base:RobustTrainer", "the standard trainer, with options", "Isensee et al. 2021"
+        "nnunet_robust.trainers.base:RobustTrainer", "Standard",
+        "the standard trainer, with options", "Isensee et al. 2021",
     ),
     "nnUNetTrainerNoSkip": Trainer(
-        "nnunet_robust.trainers.no_skip:nnUNetTrainerNoSkip",
+        "nnunet_robust.trainers.no_skip:nnUNetTrainerNoSkip", "No-skip",
         "no skip connections: the decoder sees only what comes from below", "Kamath et al. 2023",
     ),
     "nnUNetTrainerNoTopSkip": Trainer(
-        "nnunet_robust.trainers.no_top_skip:nnUNetTrainerNoTopSkip",
+        "nnunet_robust.trainers.no_top_skip:nnUNetTrainerNoTopSkip", "No top skip",
         "only the full-resolution skip is removed", "Wilm et al. 2024",
     ),
     "nnUNetTrainerAdditiveSkip": Trainer(
-        "nnunet_robust.trainers.additive_skip:nnUNetTrainerAdditiveSkip",
+        "nnunet_robust.trainers.additive_skip:nnUNetTrainerAdditiveSkip", "Additive skip",
         "skips are added instead of concatenated, V-Net's way", "Milletari et al. 2016",
     ),
     "nnUNetTrainerAttentionGated": Trainer(
-        "nnunet_robust.trainers.attention_gated:nnUNetTrainerAttentionGated",
+        "nnunet_robust.trainers.attention_gated:nnUNetTrainerAttentionGated", "Attention-gated",
         "skips are weighed by attention gates, driven from below", "Oktay et al. 2018",
     ),
     "nnUNetTrainerDenseSkip": Trainer(
-        "nnunet_robust.trainers.dense_skip:nnUNetTrainerDenseSkip",
+        "nnunet_robust.trainers.dense_skip:nnUNetTrainerDenseSkip", "Dense skip",
         "nested dense decoders (U-Net++)", "Zhou et al. 2018",
     ),
     "nnUNetTrainerAdaptiveSkip": Trainer(
-        "nnunet_robust.trainers.adaptive_skip:nnUNetTrainerAdaptiveSkip",
+        "nnunet_robust.trainers.adaptive_skip:nnUNetTrainerAdaptiveSkip", "Adaptive skip",
         "a learned gate per skip and image, from the input's own features", "ours",
     ),
     "nnUNetTrainerUNETR": Trainer(
-        "nnunet_robust.trainers.unetr:nnUNetTrainerUNETR",
+        "nnunet_robust.trainers.unetr:nnUNetTrainerUNETR", "UNETR",
         "UNETR: a transformer for an encoder; AdamW, no deep supervision, patch a multiple of 16",
         "Hatamizadeh et al. 2022",
     ),
@@ -84,6 +112,23 @@ def trainer_class(name: str) -> type[nnUNetTrainer]:
         locations.append(ADVERSARIAL)
     namespace = {"options": options, "__module__": __name__, "__qualname__": name, "__doc__": base.__doc__}
     return type(name, (base, *map(_load, locations)), namespace)
+
+
+def describe(name: str) -> Described:
+    """Say what tables and figures write for a trainer, ours or not.
+
+    Args:
+        name: of a trainer, with its options.
+
+    Example:
+        >>> describe("nnUNetTrainerNoSkip_ps64_2epochs")
+        Described(display_name='No-skip', options={'patch_size': 'patch 64', 'epochs': '2 epochs'}, baseline=False)
+    """
+    try:
+        trainer, options = parse(name, TRAINERS)
+    except (AttributeError, UserError):  # not of our grammar, and whoever wrote it has a class for it
+        return Described(name, {}, False)
+    return Described(TRAINERS[trainer].display_name, in_words(options), trainer == BASELINE)
 
 
 def _load(location: str) -> Any:

@@ -46,6 +46,7 @@ class Options:
         return any(getattr(self, field.name) is not None for field in fields(self))
 
 
+_AUGMENTATIONS_IN_WORDS = {"noDA": "no augmentation", "textureDA": "texture augmentation"}
 _N = "[1-9][0-9]*"
 # In the grammar's order: field, strict pattern, and a lenient one by which a slip is recognised.
 _OPTIONS: tuple[tuple[str, str, str], ...] = (
@@ -124,6 +125,33 @@ def name_of(trainer: str, options: Options) -> str:
         if value is not None and value is not False:
             name += "_" + form.format("x".join(map(str, value)) if isinstance(value, tuple) else value)
     return name
+
+
+def in_words(options: Options) -> dict[str, str]:
+    """Say the options as tables and figures write them, those that are set.
+
+    Returns:
+        Option -> its words, in the grammar's order; epochs and their iterations are said together.
+
+    Example:
+        >>> in_words(Options(patch_size=(64, 96), epochs=2, iterations=50, seed=1))
+        {'patch_size': 'patch 64x96', 'epochs': '2 epochs of 50 iterations', 'seed': 'seed 1'}
+    """
+    length = [_counted(options.epochs, "epoch"), _counted(options.iterations, "iteration")]
+    found = {
+        "patch_size": options.patch_size and f"patch {'x'.join(map(str, options.patch_size))}",
+        "stages": _counted(options.stages, "stage"),
+        "batch_size": options.batch_size and f"batch {options.batch_size}",
+        "epochs": " of ".join(filter(None, length)) + " an epoch" * (length[0] is None and length[1] is not None),
+        "augmentation": options.augmentation and _AUGMENTATIONS_IN_WORDS[options.augmentation],
+        "adversarial": options.adversarial and "adversarial training",
+        "seed": None if options.seed is None else f"seed {options.seed}",
+    }
+    return {option: words for option, words in found.items() if words}
+
+
+def _counted(n: int | None, what: str) -> str | None:
+    return None if n is None else f"{n} {what}{'s' * (n != 1)}"
 
 
 def nearest_name(name: str, trainers: Iterable[str]) -> str | None:

@@ -124,7 +124,11 @@ def _row(
 
 def _made_of(model: str) -> dict:
     if ensemble := re.fullmatch(r"ensemble_(\w+)\((.*)\)", model):
-        return {"kind": "ensemble", "members": ensemble[2].split("+"), "weights": ensemble[1]}
+        return {
+            "kind": "ensemble",
+            "members": [f"{member}__nnUNetPlans__2d__fold0" for member in ensemble[2].split("+")],
+            "weights": ensemble[1],
+        }
     plain, denoised, _ = model.partition("+denoise")
     if denoised:
         return {"kind": "denoised", "denoise": {}, "without_denoising": f"{plain}__nnUNetPlans__2d__fold0"}

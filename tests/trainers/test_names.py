@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 import pickle
 
 import pytest
 
 from nnunet_robust import trainers
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.trainers.names import Options, name_of, parse
+from nnunet_robust.trainers.names import Options, in_words, name_of, parse
 
 KNOWN = ("nnUNetTrainer", "nnUNetTrainerNoSkip")
 VALUES = {
@@ -90,3 +91,29 @@ def test_classes_are_made_on_demand(trainer: str) -> None:
     assert cls.__name__ == name and cls.options == Options(patch_size=(32,), epochs=3, augmentation="noDA", seed=2)
     assert pickle.loads(pickle.dumps(cls)) is cls
     assert trainers.trainer_class(trainer).__name__ == trainer
+
+
+def test_every_trainer_has_a_display_name_of_its_own_and_one_is_the_baseline() -> None:
+    described = {name: trainers.describe(f"{name}_ps64_seed1") for name in trainers.TRAINERS}
+    names = [each.display_name for each in described.values()]
+    assert all(name and name == name.strip() and "nnUNet" not in name for name in names)
+    assert len(set(map(str.casefold, names))) == len(names) == len(trainers.TRAINERS)
+    assert [name for name, each in described.items() if each.baseline] == [trainers.BASELINE]
+
+
+def test_every_option_has_words_and_different_options_have_different_ones() -> None:
+    said = set()
+    for values in itertools.product(*VALUES.values()):
+        options = Options(**dict(zip(VALUES, values, strict=True)))
+        words = in_words(options)
+        expected = {field for field in VALUES if getattr(options, field) is not None} - {"iterations"}
+        assert words.keys() == expected | ({"epochs"} if options.iterations else set())
+        said.add(tuple(words.items()))
+    assert len(said) == math.prod(map(len, VALUES.values()))
+    assert in_words(Options(epochs=1)) == {"epochs": "1 epoch"}
+    assert in_words(Options(iterations=50)) == {"epochs": "50 iterations an epoch"}
+
+
+def test_a_trainer_that_is_not_ours_keeps_its_name() -> None:
+    for name in ("nnUNetTrainerDiceCELoss_noSmooth", "SomebodysTrainer", "nnUNetTrainer_probabilisticOversampling"):
+        assert trainers.describe(name) == (name, {}, False)

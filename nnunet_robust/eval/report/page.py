@@ -79,9 +79,8 @@ def _facts(analysis: Analysis) -> list[tuple[str, str]]:
         ("Cases", "; ".join(cases)),
         ("Perturbations", listed_perturbations(perturbations, analysis.names) or "none"),
     ]
-    ensembles = {short: name for sweep in analysis.sweeps for short, name in sweep.ensembles.items()}
-    if ensembles:
-        facts.append(("Ensembles", "; ".join(f"{short}: {name}" for short, name in ensembles.items())))
+    if analysis.shared_by_all:
+        facts.append(("All of them", analysis.shared_by_all))
     for key, title in (("device", "Device"), ("seed", "Seed")):
         told = [getattr(sweep.manifest, key) for sweep in analysis.sweeps]
         found = dict.fromkeys(str(value) for value in told if value is not None)

@@ -201,6 +201,9 @@ class ModelEntry(Entry):
     Attributes:
         model: the columns `ARM` of its rows, as are plans, configuration, fold, patch_size and tile_size.
         kind: "model", "denoised" or "ensemble"; None in older manifests.
+        architecture: as tables and figures write its trainer, for example "No-skip"; None in older manifests.
+        options: what else it is, option -> its words, for example "epochs" -> "2 epochs"; likewise.
+        baseline: whether its trainer is the standard U-Net, whatever its options; likewise.
         members: keys of an ensemble's models; None for a model.
         weights: how an ensemble's members are weighted; None for a model.
         folder: where a model was loaded from.
@@ -221,6 +224,9 @@ class ModelEntry(Entry):
     patch_size: str = ""
     tile_size: str = ""
     kind: str | None = None
+    architecture: str | None = None
+    options: Mapping[str, str] | None = None
+    baseline: bool | None = None
     members: Sequence[str] | None = None
     weights: str | None = None
     folder: str | None = None

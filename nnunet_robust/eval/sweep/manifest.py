@@ -15,6 +15,7 @@ import torch
 from nnunet_robust.eval.attacks.rows import perturbation
 from nnunet_robust.eval.images.regions import channel_names
 from nnunet_robust.eval.inference.ensembles import Ensemble
+from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.results.manifest import (
     Identity,
     ImagesEntry,
@@ -27,6 +28,7 @@ from nnunet_robust.eval.sweep.arms import Arm
 from nnunet_robust.eval.sweep.guarantees import Guarantees
 from nnunet_robust.eval.sweep.plan import SweepPlan
 from nnunet_robust.eval.uncertainty.uncertainty import BAND_MM
+from nnunet_robust.trainers import describe as describe_trainer
 
 ASSUMPTIONS = (
     "Perturbations act on the raw image, before nnU-Net's preprocessing, and once per volume.",
@@ -142,13 +144,30 @@ def _described(before: ModelEntry, arm: Arm, guarantees: Guarantees | None) -> M
     known: dict[str, Any] = {**arm.arm, "checkpoints": arm.checkpoints, "images": images}
     if isinstance(arm, Ensemble):
         known |= {"kind": "ensemble", "members": [member.key for member in arm.models], "weights": arm.weighting}
+        known |= {"architecture": f"Ensemble of {len(arm.models)}", "options": {}, "baseline": False}
     else:
-        known |= {"kind": "model", "folder": str(arm.folder)}
+        known |= {"kind": "model", "folder": str(arm.folder), **_architecture(arm)}
         if arm.denoiser is not None and arm.plain is not None:
             known |= {"kind": "denoised", "denoise": arm.denoiser.described(), "without_denoising": arm.plain.key}
     if guarantees is not None:
         known["calibration"] = guarantees.described()
     return replace(before, **known)
+
+
+def _architecture(model: Model) -> dict[str, Any]:
+    """What tables and figures say of a model: see `ModelEntry`."""
+    trained_on = model.predictor.plans_manager.dataset_name
+    described = describe_trainer(model.predictor.trainer_name)
+    options = dict(described.options)
+    if model.denoiser is not None:
+        options["denoising"] = "always denoised" if model.denoiser.threshold is None else "denoised"
+    if model.trainer.endswith(f"@{trained_on}"):
+        options["dataset"] = f"trained on {trained_on}"
+    return {
+        "architecture": described.display_name,
+        "options": options,
+        "baseline": described.baseline and model.denoiser is None,
+    }
 
 
 def _with_training(entry: ModelEntry, key: str, plan: SweepPlan) -> ModelEntry:

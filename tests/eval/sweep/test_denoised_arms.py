@@ -128,11 +128,14 @@ def test_denoised_arms_join_a_sweep_that_is_there_and_another_threshold_is_refus
 def test_an_ensemble_has_the_models_as_they_are(parameters: SweepParameters) -> None:
     sweep = replace(parameters, conditions={}, denoise=["always"], denoise_from=None, ensemble=["all"])
     run_sweep(sweep, Silent())
-    (entry,) = (
-        e for e in json.loads((sweep.output / "manifest.json").read_text())["models"].values() if "members" in e
-    )
+    models = json.loads((sweep.output / "manifest.json").read_text())["models"]
+    (entry,) = (e for e in models.values() if "members" in e)
     assert entry["kind"] == "ensemble"
     assert len(entry["members"]) == 2 and not any("denoise" in key for key in entry["members"])
+    facts = {(e["architecture"], e["options"].get("denoising"), e["baseline"]) for e in models.values()}
+    denoised = {("Standard", "always denoised", False), ("No-skip", "always denoised", False)}
+    assert facts == {("Standard", None, True), ("No-skip", None, False), ("Ensemble of 2", None, False)} | denoised
+    assert {e["options"].get("epochs") for e in models.values()} == {"1 epoch of 12 iterations", None}
 
 
 def test_names_and_preprocessing_of_denoised_models(parameters: SweepParameters, textures: str, nnunet: Path) -> None:

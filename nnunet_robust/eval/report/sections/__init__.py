@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 
 from nnunet_robust.eval.report.sections import (
+    architectures,
     attacks,
     calibration,
     context,
@@ -35,7 +36,7 @@ from nnunet_robust.pages.tables import ReportTable
 
 _MODULES = (
     warnings, verdict, curves, texture, context, ranks, summary, failures, attacks, denoising, uncertainty, calibration,
-    guarantees, experts, pictures, statistics, limits, left_out, measured, manifest,
+    guarantees, experts, pictures, statistics, limits, left_out, measured, architectures, manifest,
 )  # fmt: skip
 
 SECTIONS: tuple[Section, ...] = tuple(module.SECTION for module in _MODULES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 
 import pandas as pd
@@ -71,7 +70,7 @@ def _sizes(sweep: Sweep) -> pd.DataFrame:
         ["dataset", "architecture"]
     )
     tile = (", tile " + arms["tile_size"]).where(arms["tile_size"] != arms["patch_size"], "")
-    bare = [re.sub(r"_ps\d+(x\d+)*| \(tile [^)]*\)", "", name) for name in arms["architecture"]]
+    bare = arms["architecture"].map({each.name: each.without_size for each in sweep.architectures})
     return arms[["dataset", "architecture"]].assign(size="patch " + arms["patch_size"] + tile, without_size=bare)
 
 

@@ -12,7 +12,7 @@ from nnunet_robust.eval.report.shared import heat_maps
 from nnunet_robust.eval.report.shared.analysis import Analysis
 from nnunet_robust.eval.report.shared.answer import all_recipes, all_verdicts, answers, lost_at_mid_levels
 from nnunet_robust.eval.report.shared.columns import CONDITION, PATIENTS
-from nnunet_robust.eval.report.shared.figures import ReportFigure
+from nnunet_robust.eval.report.shared.figures import ReportFigure, sample_of
 from nnunet_robust.eval.report.shared.section import Parts, Section, TableSpecification
 from nnunet_robust.eval.statistics import CLEAN
 from nnunet_robust.eval.statistics.recipe import ELSE, recipe_table
@@ -42,14 +42,19 @@ def _figures(analysis: Analysis, _: Mapping[str, LineStyle]) -> Iterator[ReportF
             group=_GROUP,
             name=str(dataset),
             dataset=str(dataset),
-            title="Dice lost at a level in the middle",
-            sample=f"{all_recipes(analysis)[0].n_patients} patients",
+            title="Dice lost against clean images, at a level in the middle",
+            sample=sample_of(_of(analysis, str(dataset))),
             data=named[["dataset", "perturbation", "level", "unit", "line", "clean", "mean", "lost", "told"]],
             alt=_in_words(named, analysis),
             draw=partial(heat_maps.loss_map, named, rows, lines),
             styles={},
             is_map=True,
         )
+
+
+def _of(analysis: Analysis, dataset: str) -> pd.DataFrame:
+    points = analysis.points["dice"]
+    return points[points["dataset"] == dataset]
 
 
 def _in_words(table: pd.DataFrame, analysis: Analysis) -> str:

@@ -67,15 +67,20 @@ class Analysis:
             for said in cautions(sweep.manifest, sweep.results)
         ]
 
-    @cached_property
+    @property
     def architectures(self) -> list[str]:
-        """The architectures in the order of their first rows: by this order they get their styles."""
-        return list(dict.fromkeys(name for sweep in self.sweeps for name in sweep.results["architecture"]))
+        """The architectures by name, the baseline first, ensembles last: by this order they get their styles."""
+        return [architecture.name for architecture in self.sweeps[0].architectures]
 
     @property
     def baseline(self) -> str:
-        """The name of the architecture that the others are compared with."""
-        return self.architectures[0]
+        """The name of the architecture that the others are compared with: the standard U-Net, where it is there."""
+        return next(architecture.name for architecture in self.sweeps[0].architectures if architecture.is_baseline)
+
+    @property
+    def shared_by_all(self) -> str:
+        """What all architectures have in common and their names leave out, in words; empty where there is nothing."""
+        return self.sweeps[0].shared_by_all
 
     @cached_property
     def n_trained(self) -> int:

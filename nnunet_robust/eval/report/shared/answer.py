@@ -18,6 +18,7 @@ from nnunet_robust.pages.wording import number, with_interval
 Key = tuple[str, str, float]
 
 _NAMED = 3  # perturbations that a sentence names
+_WITH_UNITS = 2  # perturbations whose levels have their units in it
 _FEW = 10  # levels that the terminal shows
 
 
@@ -95,7 +96,8 @@ def _switches(recipe: Recipe, analysis: Analysis) -> list[str]:
         by_name.setdefault(switch.take[0], []).append(switch)
     said = []
     for name, of_name in by_name.items():
-        places = [place(one.perturbation, one.levels, recipe.dataset, analysis) for one in of_name]
+        units = len(of_name) <= _WITH_UNITS
+        places = [place(one.perturbation, one.levels, recipe.dataset, analysis, units) for one in of_name]
         gains = [gain.value for one in of_name for gain in one.gains]
         least, most = number(min(gains)), number(max(gains))
         gain = f"by {least}" if least == most else f"by {least} to {most}"
@@ -116,12 +118,12 @@ def _cost(cost: Interval | None) -> str:
     return f", and {'better' if cost.high < 0 else 'not told apart'} on clean images"
 
 
-def place(perturbation: str, levels: Sequence[float], dataset: str, analysis: Analysis) -> str:
+def place(perturbation: str, levels: Sequence[float], dataset: str, analysis: Analysis, with_unit: bool = True) -> str:
     """Name a perturbation and a run of its levels: "speckle noise from level 0.2 (relative standard deviation)"."""
     rows = analysis.rows
     own = rows[(rows["dataset"] == dataset) & (rows["perturbation"] == perturbation)]["level"]
     measured = sorted(level for level in own.unique() if level or analysis.in_series(dataset, perturbation))
-    unit = analysis.unit(dataset, perturbation)
+    unit = analysis.unit(dataset, perturbation) if with_unit else ""
     said = analysis.names[perturbation]
     if list(levels) == measured and len(levels) > 1:
         return f"{said} at every level"

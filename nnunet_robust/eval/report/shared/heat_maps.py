@@ -66,7 +66,7 @@ def loss_map(table: pd.DataFrame, rows: Sequence[str], lines: Sequence[str]) -> 
     colours = matplotlib.colormaps[_COLOURS_OF_RANKS]
     most = max(float(table["lost"].max()), 0.1)
     for row in table.to_dict("records"):
-        text = f"{row['lost']:.2f}".replace("-", "−")
+        text = f"{row['lost']:.2f}".replace("-0.00", "0.00").replace("-", "−")
         text, weight = (text, "normal") if row["told"] else (f"● {text}", "bold")
         colour = colours(0.75 * min(max(float(row["lost"]), 0.0) / most, 1.0))
         _cell(axes, rows.index(row["row"]), lines.index(row["line"]), text, colour, fontweight=weight)

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.eval.report.shared.architectures import (
+    Architecture,
+    architectures_of,
+    arms_of,
+    in_order,
+    shared_by_all,
+    with_short_names,
+)
 from nnunet_robust.eval.results.display_names import DisplayNames, display_names
 from nnunet_robust.eval.results.failures import MISSING, read_failures
-from nnunet_robust.eval.results.manifest import Manifest, ModelEntry, PerturbationEntry, read_manifest
+from nnunet_robust.eval.results.manifest import Manifest, PerturbationEntry, read_manifest
 from nnunet_robust.eval.results.reading import read_table
 from nnunet_robust.eval.results.tables import ARM, BOUNDS, INPUTS, RELIABILITY, TABLES
 from nnunet_robust.eval.statistics import CLEAN, comparable, load_results
-from nnunet_robust.eval.statistics.tables import without_seed
 
 _FAILURES_SHOWN = 20
 
@@ -50,7 +57,9 @@ class Sweep(NamedTuple):
         left_out: a sentence for everything that cannot, that failed, or that is missing.
         tables: the name of each further table that there is -> its rows; of a table that has rows of each arm, those
             for what can be compared, see `beside`.
-        ensembles: the short names of ensembles in `results` and `rows` -> the sweep's own.
+        architectures: those of all sweeps that were read together, the baseline first, ensembles last; the rows of each
+            table are in this order.
+        shared_by_all: what all of these have in common, in words.
     """
 
     folder: Path
@@ -59,7 +68,8 @@ class Sweep(NamedTuple):
     rows: pd.DataFrame
     left_out: list[str]
     tables: Mapping[str, pd.DataFrame] = {}
-    ensembles: dict[str, str] = {}  # noqa: RUF012 - never modified
+    architectures: tuple[Architecture, ...] = ()
+    shared_by_all: str = ""
 
     @property
     def inputs(self) -> pd.DataFrame | None:
@@ -218,46 +228,13 @@ def read_sweeps(folders: Sequence[Path]) -> list[Sweep]:
             holder[dataset] = folder
     results = load_results(*tables)
     manifests = [_manifest(folder) for folder in folders]
-    models = [arm for manifest in manifests for arm in manifest.models.values()]
-    lines = _ensemble_names(results, models, "line", str)
-    architectures = _ensemble_names(results, models, "architecture", without_seed)
-    results = results.assign(
-        line=results["line"].replace(lines), architecture=results["architecture"].replace(architectures)
-    )
-    sweeps = [
-        _sweep(folder, results[results["dataset"].isin(of_folder)].reset_index(drop=True), manifest)
+    described = {name: manifest for of, manifest in zip(datasets, manifests, strict=True) for name in of}
+    arms = arms_of(results := with_short_names(results, described), described)
+    order = architectures_of(arms)
+    results = in_order(results, order)
+    return [
+        _sweep(folder, results[results["dataset"].isin(of_folder)].reset_index(drop=True), manifest)._replace(
+            architectures=order, shared_by_all=shared_by_all(arms)
+        )
         for folder, of_folder, manifest in zip(folders, datasets, manifests, strict=True)
     ]
-    return [
-        sweep._replace(
-            ensembles={
-                short: name
-                for name, short in {**lines, **architectures}.items()
-                if short in set(sweep.results["architecture"])
-            }
-        )
-        for sweep in sweeps
-    ]
-
-
-def _ensemble_names(
-    results: pd.DataFrame, models: Iterable[ModelEntry], column: str, start: Callable[[str], str]
-) -> dict[str, str]:
-    """Short names of ensembles: "ensemble of 2, uniform" for "ensemble_uniform(nnUNetTrainer+nnUNetTrainerNoSkip)".
-
-    Args:
-        results: what `load_results` returns.
-        models: the manifests' arms.
-        column: "line" or "architecture".
-        start: from a model's name to that which the column's begins with.
-
-    Returns:
-        Name -> short name, of the ensembles alone, and of those alone whose short name no other has.
-    """
-    of_model = {
-        arm.model: f"ensemble of {len(arm.members)}, {arm.weights}" for arm in models if arm.members is not None
-    }
-    arms = results[results["model"].isin(of_model)].drop_duplicates(column).to_dict("records")
-    short = {arm[column]: of_model[arm["model"]] + arm[column].removeprefix(start(arm["model"])) for arm in arms}
-    given = list(short.values())
-    return {name: text for name, text in short.items() if given.count(text) == 1}

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from nnunet_robust.eval.report.shared.architectures import architectures_of, arms_of
 from nnunet_robust.eval.report.shared.read import Sweep
 from nnunet_robust.eval.results.manifest import Manifest
+from nnunet_robust.eval.results.tables import ARM
 
 _FIXED = {"dataset": "D", "replicate": 0.0, "label": "1", "outcome": "ok", "series": False, "case": "c"}
 
@@ -20,4 +22,6 @@ def sweep_of(rows: pd.DataFrame, inputs: pd.DataFrame | None, series: tuple[str,
     manifest = Manifest.from_json({"perturbations": {name: {"series": {}} for name in series}})
     if inputs is not None:
         inputs = inputs.assign(dataset="D", replicate=0)
-    return Sweep(Path("out"), manifest, rows, rows, [], {} if inputs is None else {"inputs": inputs})
+    arms = arms_of(rows.assign(**{name: rows.get(name, "") for name in ARM if name not in rows}), {"D": manifest})
+    tables = {} if inputs is None else {"inputs": inputs}
+    return Sweep(Path("out"), manifest, rows, rows, [], tables, architectures=architectures_of(arms))

@@ -23,7 +23,7 @@ from tests.eval.sweep_output import write_sweep_output
 def test_rankings_are_scipys_and_sklearns(
     confidence: Analysis, confidence_sweep: Path, perturbation: str, level: float, stored: str
 ) -> None:
-    for model, line in ((A, "nnUNetTrainer"), (ENSEMBLE, "ensemble of 2, uniform")):
+    for model, line in ((A, "nnUNetTrainer"), (ENSEMBLE, "Ensemble of 2")):
         rows = rows_of(confidence_sweep, "results", model, stored, level)
         for score in ("predicted_dice", "soft_dice", "entropy_bits", "mutual_information_bits"):
             sign = -1 if score.endswith("dice") else 1

@@ -1,4 +1,4 @@
-"""Reading sweeps: tables beside the results follow their pairing, and ensembles get short names."""
+"""Reading sweeps: tables beside the results follow their pairing."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from nnunet_robust.eval.report import analyse
-from nnunet_robust.eval.report.shared.read import read_sweeps
 from nnunet_robust.eval.results.tables import ARM
-from tests.eval.report.sections.measured_confidence import ENSEMBLE, LEVELS, A, B
+from tests.eval.report.sections.measured_confidence import LEVELS, A, B
 from tests.eval.sweep_output import write_sweep_output
 
 
@@ -28,16 +27,3 @@ def test_tables_that_are_beside_the_results_follow_the_pairing(tmp_path: Path) -
         assert set(noise["level"]) == {0, 0.1, 0.45}
         assert set(table.loc[table["perturbation"] == "gaussian_blur", "case"]) > set(noise["case"])
         assert not table.duplicated([*ARM, "perturbation", "level", "case", "label"]).any()
-
-
-def test_ensembles_have_short_names_that_no_other_has(tmp_path: Path) -> None:
-    third = "nnUNetTrainerDenseSkip_seed1"
-    three = f"ensemble_confidence({A}+{B}+{third})"
-    write_sweep_output(tmp_path / "two", (A, B, third, ENSEMBLE, three), n_cases=3, pictures=False)
-    (sweep,) = read_sweeps([tmp_path / "two"])
-    assert set(sweep.results["line"]) >= {"ensemble of 2, uniform", "ensemble of 3, confidence"}
-    assert sweep.ensembles["ensemble of 2, uniform"] == ENSEMBLE.replace("_seed1", "")
-    other = f"ensemble_uniform({A}+{third})"
-    write_sweep_output(tmp_path / "alike", (A, B, third, ENSEMBLE, other), n_cases=3, pictures=False)
-    (sweep,) = read_sweeps([tmp_path / "alike"])
-    assert not sweep.ensembles and {ENSEMBLE, other} <= set(sweep.results["line"])  # which of them would it be?
