@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
@@ -11,11 +10,12 @@ import pandas as pd
 from nnunet_robust.common.sentences import joined, listed
 from nnunet_robust.deployment.recommendation.placement import MASK_FEATURES, Place
 from nnunet_robust.deployment.recommendation.recommend import TRUSTED_DICE, ImageAnswer, Recommendation
+from nnunet_robust.eval.report import verdicts_json
 from nnunet_robust.eval.report.shared.answer import evidence, lead_of
 from nnunet_robust.eval.results.display_names import DisplayNames
 from nnunet_robust.eval.statistics import CONFIDENCE
 from nnunet_robust.eval.statistics.recipe import Recipe
-from nnunet_robust.eval.statistics.verdict import Interval, Verdict
+from nnunet_robust.eval.statistics.verdict import Verdict
 from nnunet_robust.pages.wording import number, with_interval
 
 _CONDITIONS = 3  # that an image is likened to, at most
@@ -44,7 +44,7 @@ def expected_table(recommendation: Recommendation) -> pd.DataFrame:
     """Make a table with a row per architecture: its mean Dice at images like these, and on clean ones.
 
     The baseline first, then the highest mean. Between them, whether it is told from the best, and its difference to
-    the baseline with the interval that holds for all differences at once.
+    the baseline with the interval that holds for all differences at once. Column `trainer` where names are short.
     """
     verdict, recipe = recommendation.verdict, recommendation.recipe
     if verdict is None or recipe is None:
@@ -53,6 +53,7 @@ def expected_table(recommendation: Recommendation) -> pd.DataFrame:
     rows = [
         {
             "architecture": name,
+            "trainer": recommendation.trainers.get(name, name),
             "Dice at such images": verdict.means[name],
             "over the baseline": "baseline"
             if name == recipe.baseline
@@ -62,7 +63,8 @@ def expected_table(recommendation: Recommendation) -> pd.DataFrame:
         }
         for name in (recipe.baseline, *others)
     ]
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table.drop(columns="trainer") if table["trainer"].equals(table["architecture"]) else table
 
 
 def sentences(recommendation: Recommendation) -> list[str]:
@@ -160,13 +162,17 @@ def _not_answered(recommendation: Recommendation) -> list[str]:
 
 
 def as_json(recommendation: Recommendation) -> str:
-    """Write all of it as JSON, for programs."""
+    """Write all of it as JSON, for programs; `docs/recommend.md` has the schema."""
+    verdict, recipe = recommendation.verdict, recommendation.recipe
     answer = {
         "sweep": str(recommendation.sweep),
         "dataset": recommendation.dataset,
         "margin": recommendation.margin,
-        "confidence_level_of_intervals": CONFIDENCE,
-        "verdict": _verdict_json(recommendation.verdict, recommendation.recipe),
+        "confidence": CONFIDENCE,
+        "trainers": recommendation.trainers,
+        "verdict": None
+        if verdict is None or recipe is None
+        else {**verdicts_json.recipe_fields(recipe), **verdicts_json.verdict_fields(verdict)},
         "declined": recommendation.declined,
         "warnings": list(recommendation.warnings),
         "sentences": sentences(recommendation),
@@ -174,7 +180,7 @@ def as_json(recommendation: Recommendation) -> str:
         "images": [
             {
                 "image": answer.image,
-                "measured": {name: _number(value) for name, value in answer.measured.items()},
+                "measured": answer.measured,
                 "used": answer.used,
                 "distance": answer.place.distance if answer.place else None,
                 "limit": answer.place.limit if answer.place else None,
@@ -185,37 +191,4 @@ def as_json(recommendation: Recommendation) -> str:
             for answer in recommendation.images
         ],
     }
-    return json.dumps(answer, indent=1) + "\n"
-
-
-def _verdict_json(verdict: Verdict | None, recipe: Recipe | None) -> dict[str, Any] | None:
-    """See `docs/recommend.md` for the schema."""
-    if verdict is None or recipe is None:
-        return None
-    return {
-        "baseline": recipe.baseline,
-        "take": recipe.take,
-        "over_baseline": None if recipe.over_baseline is None else _interval_json(recipe.over_baseline),
-        "equivalent": recipe.equivalent,
-        "evidence": recipe.evidence,
-        "best": list(verdict.best),
-        "settled": verdict.settled,
-        "matters": verdict.matters,
-        "lead": _interval_json(verdict.lead),
-        "means": dict(verdict.means),
-        "differences": [
-            {"first": first, "second": second, **_interval_json(pair)}
-            for (first, second), pair in verdict.pairs.items()
-        ],
-        "detectable": _number(verdict.detectable),
-        "n_patients": verdict.n_patients,
-        "n_trained": verdict.n_trained,
-    }
-
-
-def _interval_json(interval: Interval) -> dict[str, float | None]:
-    return {name: _number(value) for name, value in interval._asdict().items()}
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    return verdicts_json.as_json(answer)

@@ -32,7 +32,7 @@ from nnunet_robust.deployment.recommendation.placement import (
 from nnunet_robust.eval.images.image_files import ImageFiles, OtherChannelsError, find_images
 from nnunet_robust.eval.images.regions import Background
 from nnunet_robust.eval.inference.models import Model, load_model
-from nnunet_robust.eval.report.shared.read import Sweep, read_sweep
+from nnunet_robust.eval.report.shared.read import Sweep, read_sweeps
 from nnunet_robust.eval.results.display_names import DisplayNames
 from nnunet_robust.eval.results.tables import CONDITION
 from nnunet_robust.eval.statistics import CLEAN, MARGIN, N_RESAMPLES
@@ -84,6 +84,7 @@ class Recommendation:
         names: perturbation -> its display name.
         units: perturbation -> what its level is counted in.
         clean: architecture -> mean Dice on the sweep's clean images; the baseline first.
+        trainers: architecture -> its trainer, without the seed.
         margin: difference in Dice that matters.
         images: a part for each image.
         verdict: for all images that lie inside of what was measured, together; None where it declines.
@@ -98,6 +99,7 @@ class Recommendation:
     names: DisplayNames
     units: dict[str, str]
     clean: dict[str, float]
+    trainers: dict[str, str]
     margin: float
     images: tuple[ImageAnswer, ...]
     verdict: Verdict | None
@@ -137,7 +139,7 @@ def recommend(
     """
     if not 0 <= margin < 1:
         raise UserError(f"--margin {margin}: give a difference in Dice, from 0 to 1, such as 0.01")
-    sweep = read_sweep(output)
+    (sweep,) = read_sweeps([output])
     kind = _format(sweep)
     found = find_images(images, kind.file_ending, kind.channels)
     model = None
@@ -159,6 +161,7 @@ def recommend(
         names=sweep.names,
         units={name: sweep.unit(name) for name in sweep.manifest.perturbations},
         clean=advisor.clean,
+        trainers={each.name: each.model for each in sweep.architectures},
         margin=margin,
         images=tuple(answers),
         verdict=verdict,
@@ -176,7 +179,7 @@ def _recipe(sweep: Sweep, verdict: Verdict) -> Recipe:
 
 
 def _baseline(sweep: Sweep) -> str:
-    """The architecture that the others must beat: the first one of the sweep's rows."""
+    """The architecture that the others must beat: its rows are the first ones, see `Sweep.architectures`."""
     return str(sweep.rows["architecture"].iloc[0])
 
 

@@ -36,10 +36,16 @@ def verdicts_json(analysis: Analysis) -> str:
             for recipe in all_recipes(analysis)
         ],
     }
+    return as_json(content)
+
+
+def as_json(content: Any) -> str:
+    """Write what programs read: NaN and infinity, which JSON lacks, become null."""
     return json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _recipe(recipe: Recipe) -> dict[str, Any]:
+def recipe_fields(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe says of all conditions, by the names of the schema."""
     return {
         "baseline": recipe.baseline,
         "take": recipe.take,
@@ -49,6 +55,12 @@ def _recipe(recipe: Recipe) -> dict[str, Any]:
         "n_trained": recipe.n_trained,
         "no_other_better_by_more_than_the_margin": recipe.equivalent,
         "detectable": recipe.detectable,
+    }
+
+
+def _recipe(recipe: Recipe) -> dict[str, Any]:
+    return {
+        **recipe_fields(recipe),
         "switches": [
             {
                 "perturbation": switch.perturbation,
@@ -67,6 +79,13 @@ def _verdict(analysis: Analysis, dataset: str, perturbation: str, level: float, 
         "perturbation": perturbation,
         "level": level,
         "unit": analysis.unit(dataset, perturbation),
+        **verdict_fields(verdict),
+    }
+
+
+def verdict_fields(verdict: Verdict) -> dict[str, Any]:
+    """What a verdict says, by the names of the schema."""
+    return {
         "best": verdict.best,
         "settled": verdict.settled,
         "matters": verdict.matters,

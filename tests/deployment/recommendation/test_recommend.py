@@ -26,7 +26,7 @@ from nnunet_robust.deployment.recommendation.placement import Place
 from nnunet_robust.deployment.recommendation.recommend import Recommendation, recommend
 from nnunet_robust.eval.images.image_quality import image_quality
 from nnunet_robust.eval.inference import precision
-from nnunet_robust.eval.report.shared.read import Sweep, read_sweep
+from nnunet_robust.eval.report.shared.read import Sweep, read_sweeps
 from nnunet_robust.eval.statistics.recipe import Recipe
 from nnunet_robust.eval.statistics.verdict import Verdict
 from nnunet_robust.eval.sweep.sweep import SweepParameters, run_sweep
@@ -404,16 +404,18 @@ def test_other_faults_of_the_command_line(sweep: Path, tmp_path: Path, capsys) -
         assert says in capsys.readouterr().err
 
 
-def advisor_of(read: Sweep, dice: np.ndarray | None = None) -> module._Advisor:
+def advisor_of(sweep: Sweep | Path, dice: np.ndarray | None = None) -> module._Advisor:
     """What decides, with other scores than those of the sweep's files where some are given."""
-    rows = read.rows if dice is None else read.rows.assign(dice=dice)
-    return module._Advisor(read._replace(rows=rows), None, 0.01, 2000, 0)
+    read = read_sweeps([sweep])[0] if isinstance(sweep, Path) else sweep
+    return module._Advisor(
+        read if dice is None else read._replace(rows=read.rows.assign(dice=dice)), None, 0.01, 2000, 0
+    )
 
 
 def test_the_decision_by_hand(tmp_path: Path) -> None:
     """Means over images, then patients, then trainings; of one training each, the interval of all 64 signs."""
     names = [f"{STEEP.removesuffix('1')}{seed}" for seed in (1, 2)]
-    advisor = advisor_of(read_sweep(write_sweep(tmp_path / "two", patients=6, models=[*names, GENTLE])))
+    advisor = advisor_of(write_sweep(tmp_path / "two", patients=6, models=[*names, GENTLE]))
     patients = [f"p{i}" for i in range(6)]
     near, far = (
         pd.DataFrame({names[0]: first, names[1]: second, GENTLE: 0.5}, index=patients[:n])
@@ -425,7 +427,7 @@ def test_the_decision_by_hand(tmp_path: Path) -> None:
     assert verdict.means == pytest.approx({ARCHITECTURES[0]: (0.7 + of_both_images) / 2, ARCHITECTURES[1]: 0.5})
 
     gains = np.array([0.05, 0.11, 0.08, 0.02, 0.15, 0.06])
-    advisor = advisor_of(read_sweep(write_sweep(tmp_path / "one", patients=6)))
+    advisor = advisor_of(write_sweep(tmp_path / "one", patients=6))
     scores = pd.DataFrame({STEEP: 0.5 + gains, GENTLE: np.full(6, 0.5)}, index=patients)
     verdict, _ = advisor.together([module.ImageAnswer("a", {}, (), Place(0, 1, scores, scores))])
     flipped = np.array([*product((-1, 1), repeat=6)]) * (gains - gains.mean())
@@ -442,7 +444,7 @@ def test_identical_architectures_are_told_apart_in_few_studies(
 ) -> None:
     """300 studies by the whole chain from the rows; 5 % is the nominal rate of three architectures at once."""
     names = [f"{name}_seed{seed}" for name in ("nnUNetTrainer", "A", "B") for seed in range(seeds)]
-    read = read_sweep(write_sweep(tmp_path / "out", patients=patients, models=names))
+    (read,) = read_sweeps([write_sweep(tmp_path / "out", patients=patients, models=names)])
     measured = read.inputs[read.inputs["perturbation"] == "gaussian_noise"].iloc[0][["noise_sigma", "blur"]].to_dict()
     lines, of_line = np.unique(read.rows["line"].to_numpy(str), return_inverse=True)
     _, of_patient = np.unique(read.rows["patient"].to_numpy(str), return_inverse=True)
