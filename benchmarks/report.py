@@ -22,7 +22,8 @@ from PIL import Image
 
 from nnunet_robust.eval.report import Analysis, analyse, write_page
 from nnunet_robust.eval.report.export import write_files
-from nnunet_robust.eval.report.sections import context, failures, ranks, recipe, report_figures, statistics, texture
+from nnunet_robust.eval.report.sections import context, failures, ranks, report_figures, statistics, texture
+from nnunet_robust.eval.report.shared.answer import all_verdicts
 from nnunet_robust.eval.report.shared.viewer import viewer_data
 from nnunet_robust.eval.results.tables import arm_key
 from nnunet_robust.pages import plots
@@ -37,7 +38,7 @@ SIDE = 256
 PARTS: dict[str, Callable[[Analysis], Any]] = {
     "points": lambda analysis: analysis.points,
     "summary": lambda analysis: analysis.summary,
-    "recipe": recipe.recipe,
+    "verdicts": all_verdicts,
     "crossings": statistics.crossings,
     "friedman": statistics.friedman,
     "pairwise": statistics.pairwise,

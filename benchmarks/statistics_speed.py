@@ -29,8 +29,8 @@ from nnunet_robust.eval.statistics import (
     mixed_model,
     pairwise,
     rank_stability,
-    recipe,
     summary,
+    verdicts,
 )
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
@@ -97,7 +97,7 @@ def main() -> None:
     timed("failures", lambda: failures(rows))
     timed("mixed_model", lambda: mixed_model(rows, "dice"))
     timed("rank_stability", lambda: rank_stability(rows, "dice", n))
-    timed("recipe", lambda: recipe(rows, "dice", n_resamples=n))
+    timed("verdicts", lambda: verdicts(rows, "dice", n_resamples=n))
 
 
 if __name__ == "__main__":

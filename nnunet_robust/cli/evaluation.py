@@ -56,7 +56,10 @@ def report(
     formats: Annotated[
         list[str] | None,
         typer.Option(
-            "--format", help="html (the page, the default); pdf, png, csv, tex: figures and tables into figures/."
+            "--format",
+            help="html (the page, the default); json: verdicts.json, for programs; into figures/: pdf, png, csv, tex, "
+            "xlsx: figures and tables; "
+            "gif, mp4: videos of cases under rising level.",
         ),
     ] = None,
     margin: Annotated[float, typer.Option("--margin", help="Difference in Dice that matters, for the recipe.")] = 0.01,
@@ -65,15 +68,17 @@ def report(
         typer.Option("--compare", help="Compare two OUT, before and after: compare.html; default of -o: the second."),
     ] = False,
 ) -> None:
-    """Write report.html, one self-contained page, from sweeps' results; or its figures and tables for a paper.
+    """Write report.html, one self-contained page, from sweeps' results; or its figures, tables and videos as files.
 
     Example: nnunet-robust report OUT --format html pdf csv
     """
     if compare:
         _compare(outputs, folder, formats)
         return
+    from nnunet_robust.common.files import write_atomically
     from nnunet_robust.eval.report import analyse, printed_answer, write_page
-    from nnunet_robust.eval.report.export import check_formats, write_files
+    from nnunet_robust.eval.report.export import PAGES, VIDEOS, check_formats, write_files
+    from nnunet_robust.eval.report.verdicts_json import verdicts_json
 
     wanted = formats or ["html"]
     check_formats(wanted)
@@ -84,8 +89,12 @@ def report(
     print(*printed_answer(analysis), sep="\n")
     for warning in analysis.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    if set(wanted) - {"html"}:
-        print(*write_files(analysis, target / "figures", wanted), sep="\n")
+    if set(wanted) - set(PAGES):
+        track = bar("writing videos") if set(wanted) & set(VIDEOS) else iter
+        print(*write_files(analysis, target / "figures", wanted, track), sep="\n")
+    if "json" in wanted:
+        write_atomically(target / "verdicts.json", verdicts_json(analysis))
+        print(target / "verdicts.json")
     if "html" in wanted:
         print(write_page(analysis, target / "report.html"))
 

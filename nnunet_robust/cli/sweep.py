@@ -211,9 +211,22 @@ def sweep(
         print(f"failed: {failure}", file=sys.stderr)
     if result.failures:
         print(f"{len(result.failures)} failures: see {output / 'failures.csv'}", file=sys.stderr)
+    print(*_answer(output), sep="\n")
     print(f"{result.table}\nnext: nnunet-robust report {output}")
     if result.failures:
         raise typer.Exit(1)
+
+
+def _answer(output: Path) -> list[str]:
+    """What the folder's results say of which architecture to take; nothing where there is nothing to compare."""
+    from nnunet_robust.common.errors import UserError
+    from nnunet_robust.eval.report import analyse, printed_answer
+
+    try:
+        analysis = analyse([output])
+    except UserError:  # no case is complete for every model, or the folder holds several datasets
+        return []
+    return printed_answer(analysis) if len(analysis.architectures) > 1 else []
 
 
 @sweeping.command(rich_help_panel="Evaluation")

@@ -28,7 +28,9 @@ PHASES = ("ED", "ES")
 """End of diastole and end of systole: the two frames of a patient that have a label."""
 
 _PARTS = {"training": "training", "train": "training", "testing": "testing", "test": "testing"}
+_PART_WORD = re.compile(r"(?<![a-z])(train|test)(?:ing)?_?(?:set|data)?(?![a-z])")  # as in "ACDC_testing", "Test Set"
 _DEEPEST = 4  # folders between the source and its patients
+_LAST_TRAINING = 100  # the number of the last patient that is published for training; the next 50 are for testing
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,11 @@ def convert_acdc(
 ) -> Path:
     """Write ACDC in nnU-Net's raw format: cases `patient001_ED` and `patient001_ES`, `.nii.gz`.
 
-    The patients are found wherever they lie below the source. Those below a folder `testing` become the test cases,
-    all others are for training. Both frames of a patient are in one fold, and the folds are balanced by diagnosis
-    (`Group` in Info.cfg). The 4d film of each patient is not read. Test patients without labels are noted, and so is a
-    test set that lies beside the source.
+    The patients are found wherever they lie below the source. Those below a folder `testing` (or `Test Set`,
+    `ACDC_testing` and the like) become the test cases, all others are for training. Both frames of a patient are in one
+    fold, and the folds are balanced by diagnosis (`Group` in Info.cfg). The 4d film of each patient is not read. Test
+    patients without labels are noted, and so is a test set that lies beside the source, or among the patients for
+    training.
 
     Args:
         raw_folder: nnU-Net's folder of raw datasets.
@@ -142,10 +145,10 @@ def _parts(source: Path, left_out: LeftOut, note: Note) -> tuple[list[Path], lis
     here = source.resolve()
     parts: dict[str, dict[str, Path]] = {"training": {}, "testing": {}}
     beside = _beside(here)
-    has_parts = bool(beside) or here.name.casefold() in _PARTS
+    has_parts = bool(beside) or _part_of(here.name) == "training"
     for patient in _patients(source, left_out):
-        around = [folder.casefold() for folder in (here.name, *patient.relative_to(source).parts[:-1])]
-        named = [_PARTS[folder] for folder in around if folder in _PARTS]
+        inside = [_part_of(folder) for folder in patient.relative_to(source).parts[:-1]]
+        named = [part for part in (_PARTS.get(here.name.casefold()), *inside) if part]
         has_parts |= bool(named)
         twin = next((known[patient.name] for known in parts.values() if patient.name in known), None)
         if twin is not None:
@@ -164,14 +167,25 @@ def _parts(source: Path, left_out: LeftOut, note: Note) -> tuple[list[Path], lis
         count = sum(1 for folder in beside for _ in _patients(folder, None))
         what = f"the test set beside it, {count} patients" if count else "a test set: there is no testing"
         note(f"without {what}; name the folder that holds training and testing, or set patients aside (--test-share)")
+    if published := [patient.name for patient in training if int(patient.name[7:]) > _LAST_TRAINING]:
+        note(
+            f"for training: {len(published)} patients of ACDC's published test set, {published[0]} the first, as they "
+            "lie in no folder testing"
+        )
     return training, testing
+
+
+def _part_of(folder: str) -> str:
+    """Return which part a folder's name says that it holds; empty where it says neither, or both."""
+    named = {f"{word}ing" for word in _PART_WORD.findall(folder.casefold())}
+    return named.pop() if len(named) == 1 else ""
 
 
 def _beside(here: Path) -> list[Path]:
     """Return the folders of test patients beside a source that is, or lies in, a folder of training patients."""
-    inside = [folder for folder in (here, here.parent) if _PARTS.get(folder.name.casefold()) == "training"]
+    inside = [folder for folder in (here, here.parent) if _part_of(folder.name) == "training"]
     siblings = sorted(path for folder in inside for path in folder.parent.iterdir() if path.is_dir())
-    return [path for path in siblings if _PARTS.get(path.name.casefold()) == "testing"]
+    return [path for path in siblings if _part_of(path.name) == "testing"]
 
 
 def _patients(folder: Path, left_out: LeftOut | None, depth: int = 0) -> Iterator[Path]:

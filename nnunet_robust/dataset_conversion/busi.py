@@ -31,6 +31,8 @@ _REGIONS: Labels = {"background": 0, "lesion": [1, 2], "malignant": 2}
 _BLACK, _WHITE = 0.1, 0.9
 _SOFT_PX, _SOFT_SHARE = 5, 0.02
 
+_FRAME_SHARE = 0.05  # of a side: how wide a black frame around an inverted mask may be
+
 
 @dataclass(frozen=True)
 class BusiParameters:
@@ -204,10 +206,19 @@ def mask_fault(values: np.ndarray) -> str:
         inside, outside = distance_transform_edt(mask), distance_transform_edt(~mask)
         if (between & (np.maximum(inside, outside) > max(_SOFT_PX, _SOFT_SHARE * min(mask.shape)))).any():
             return "has grey areas, and not only a soft edge: it may be an image, or have a value for each lesion"
-    border = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
+    edges = _within_frame(mask)
+    border = np.concatenate([edges[0], edges[-1], edges[1:-1, 0], edges[1:-1, -1]])
     if border.mean() > 0.5:
         return "marks more than half of the border of the image, as an inverted mask does"
     return ""
+
+
+def _within_frame(mask: np.ndarray) -> np.ndarray:
+    """Return a mask without the empty rows and columns around it, if these are a thin frame of the image."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    inner = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    least = [(1 - 2 * _FRAME_SHARE) * length for length in mask.shape]
+    return inner if all(inside >= length for inside, length in zip(inner.shape, least, strict=True)) else mask
 
 
 def _brightest(path: Path) -> np.ndarray:

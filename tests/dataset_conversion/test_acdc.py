@@ -131,9 +131,9 @@ def move(database: Path, tmp_path: Path, layout: str) -> Path:
             inside.parent.mkdir()
             (file.parent / "x").rename(inside)
         return root
-    if layout == "other capitals":
-        shutil.move(database / "training", root / "Training")
-        shutil.move(database / "testing", root / "Testing")
+    if "/" in layout:  # other names of the two parts
+        for part, name in zip(("training", "testing"), layout.split("/"), strict=True):
+            shutil.move(database / part, root / "train_test_data" / name)
         return root
     assert layout == "with junk"
     shutil.move(database, root / "database")
@@ -151,7 +151,11 @@ def move(database: Path, tmp_path: Path, layout: str) -> Path:
         "parts in folders of their own",
         "patients in folders of their own",
         "files in folders of their own",
-        "other capitals",
+        "Training/Testing",
+        "ACDC_training/ACDC_testing",
+        "Train Set/Test Set",
+        "trainset/test-set",
+        "ACDC_Train_Data/ACDC_Test_Data",
         "with junk",
     ],
 )
@@ -181,6 +185,17 @@ def test_a_test_set_is_never_lost_without_a_note(database: Path, tmp_path: Path,
     shutil.rmtree(database / "testing")
     convert_acdc(tmp_path / "raw2", database, 27, note=notes.append)
     assert notes[1].startswith("without a test set: there is no testing; name the folder")
+
+
+def test_a_test_set_among_other_patients_is_noted(database: Path, tmp_path: Path) -> None:
+    for patient in database.glob("*/patient*"):
+        shutil.move(patient, tmp_path / "flat" / patient.name)
+    notes: list[str] = []
+    folder = convert_acdc(tmp_path / "raw", tmp_path / "flat", 27, note=notes.append)
+    assert names(folder / "labelsTr") == sorted(TRAINING + TESTING)
+    assert notes == [
+        "for training: 2 patients of ACDC's published test set, patient101 the first, as they lie in no folder testing"
+    ]
 
 
 def test_the_test_patients_are_never_trained_on(database: Path, tmp_path: Path) -> None:

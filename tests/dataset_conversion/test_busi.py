@@ -342,6 +342,7 @@ def test_nothing_to_convert(tmp_path: Path) -> None:
         (circle(64, 12), ""),
         (circle(64, 31) * 255, ""),  # touches all four sides
         (255 - circle(64, 12) * 255, "inverted"),
+        (np.pad(255 - circle(64, 12) * 255, 2), "inverted"),  # within the black frame of the image
         (np.full((64, 64), 128), "the whole image"),
         (np.zeros((64, 64)), ""),
         (gaussian_filter(circle(64, 12) * 255.0, 1.5), ""),  # soft edge of a resized copy

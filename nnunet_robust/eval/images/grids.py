@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 MOST_APART = 0.5
 """In voxels: grids that are further apart at any voxel, along any axis, are two grids."""
 _ROUNDING = 0.01  # in voxels: what headers of one grid differ by
+_NO_SPACING = (999.0, 1.0, 1.0)  # what nnU-Net's reader says of a flat image whose format has none (PNG)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +53,8 @@ class Grid:
         return cls(size, spacing)
 
     def __str__(self) -> str:
+        if self.axes is None and self.spacing == _NO_SPACING:
+            return f"{self.shape[1:]} pixels"
         text = f"{self.shape} voxels of {_numbers(self.spacing)} mm"
         if self.axes is None or self.origin is None:
             return text

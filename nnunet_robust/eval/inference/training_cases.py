@@ -192,7 +192,9 @@ class _Dataset:
         if fold.isdigit() and int(fold) < len(splits):
             return frozenset(splits[int(fold)]["train"])
         # A fold beyond the file is one of nnU-Net's own random splits: any case may be in it, as all are in fold "all".
-        return frozenset(name for split in splits for part in ("train", "val") for name in split[part])
+        # For both nnU-Net draws on every case of the dataset, also on those that the file leaves out.
+        named = (name for split in splits for part in ("train", "val") for name in split[part])
+        return frozenset((*named, *(self.listed or ())))
 
     @cached_property
     def _splits(self) -> Sequence[Mapping[str, Sequence[str]]] | None:

@@ -1,7 +1,8 @@
 """Sweeps' output folders -> `report.html`, one self-contained page, and files for papers. Reads files only.
 
 `sections/` has a module for each section of the page, with its statistics, figures, tables and sentences, and the
-registry of them. `page` makes the page of these, `export` the files; `compare` compares two sweeps of one dataset.
+registry of them. `page` makes the page of these, `export` the files (`workbook` the tables in one, `frames` and
+`videos` the pictures); `compare` compares two sweeps of one dataset.
 `shared/` is what sections build on: `read` has the sweeps, `analysis` what several sections compute of them, `section`
 and `figures` say what a section and a figure are, `panels` and `heat_maps` draw, `viewer` has the pictures.
 """

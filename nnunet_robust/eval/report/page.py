@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from nnunet_robust import __version__
 from nnunet_robust.common.files import write_atomically
-from nnunet_robust.eval.report.sections import SECTIONS, report_figures
+from nnunet_robust.eval.report.sections import SECTIONS, report_figures, report_left_out
 from nnunet_robust.eval.report.shared.analysis import METRIC, Analysis
 from nnunet_robust.eval.report.shared.figures import ReportFigure
 from nnunet_robust.eval.report.shared.section import Parts
@@ -51,7 +51,7 @@ def _page(analysis: Analysis) -> dict[str, Any]:
 def _sections(analysis: Analysis) -> list[dict[str, Any]]:
     """Every section of the registry, filled with what there is of it."""
     figures = report_figures(analysis)
-    left_out = [sentence for section in SECTIONS for sentence in section.left_out(analysis)]
+    left_out = report_left_out(analysis)
     filled = []
     for section in SECTIONS:
         members = {name: [figure for figure in figures if figure.group == name] for name in section.groups}

@@ -123,7 +123,7 @@ def _recipe(dataset: str, found: Mapping[tuple[str, float], Verdict], baseline: 
         take=take,
         over_baseline=None if take == baseline or clean is None else clean.difference(take, baseline),
         switches=tuple(switches),
-        tendencies=tuple(_tendencies(perturbed, take)),
+        tendencies=tuple(_tendencies(found, take)),
         evidence=_evidence(n_patients, n_trained, shown),
         n_patients=n_patients,
         n_trained=n_trained,

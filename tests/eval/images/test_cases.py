@@ -138,8 +138,8 @@ def test_formats_without_a_geometry(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         load(files, NaturalImage2DIO)
     assert str(caught.value) == (
-        "case 'c': the image has (1, 20, 30) voxels of (999, 1, 1) mm and its label c.png (1, 20, 29) voxels of "
-        "(999, 1, 1) mm, other sizes: they must be on one grid"
+        "case 'c': the image has (20, 30) pixels and its label c.png (20, 29) pixels, other sizes: they must be on one "
+        "grid"
     )
     Image.fromarray(np.stack([(pixels > 100).astype(np.uint8)] * 3, -1)).save(tmp_path / "c.png")
     with pytest.raises(UserError, match=r"the label c.png has 3 channels: it must have one"):

@@ -67,6 +67,12 @@ def test_all_cases_and_a_random_split_may_have_any_case(fold: str, root: Path) -
     assert TrainingCases().overlap(cases, model(fold)).found == {fold: {"d": "d"}}
 
 
+@pytest.mark.parametrize(("fold", "found"), [("all", {"all": {"e": "e"}}), ("7", {"7": {"e": "e"}}), ("0", {})])
+def test_a_case_that_the_splits_leave_out_is_in_fold_all(fold: str, found: dict[str, Any], root: Path) -> None:
+    (root / "nnUNet_raw" / NAME / "imagesTr" / "e_0000.png").write_text("e0")
+    assert TrainingCases().overlap([case(root, "e", "x")], model(fold)).found == found
+
+
 def test_the_own_cases_of_another_dataset_may_have_the_same_names(root: Path) -> None:
     cases = [case(root, "a", "x0"), case(root, "b", "a0")]
     assert TrainingCases().overlap(cases, model("0"), by_name=False).found == {"0": {"b": "a"}}

@@ -58,3 +58,8 @@ def report_figures(analysis: Analysis) -> list[ReportFigure]:
 def report_tables(analysis: Analysis) -> list[ReportTable]:
     """All tables of a report that have any rows, in its order."""
     return [table for section in SECTIONS for table in section.all_tables(analysis)]
+
+
+def report_left_out(analysis: Analysis) -> list[str]:
+    """What the sections of a report could not show, in sentences."""
+    return [sentence for section in SECTIONS for sentence in section.left_out(analysis)]

@@ -157,7 +157,9 @@ def _tendencies(recipe: Recipe, analysis: Analysis) -> str:
     if not recipe.tendencies:
         return ""
     places = [
-        f"{name} under {place(perturbation, levels, recipe.dataset, analysis)}"
+        f"{name} on clean images"
+        if perturbation == statistics.CLEAN
+        else f"{name} under {place(perturbation, levels, recipe.dataset, analysis)}"
         for perturbation, levels, name in recipe.tendencies
     ]
     return (

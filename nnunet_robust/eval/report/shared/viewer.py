@@ -10,22 +10,18 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import contourpy
 import numpy as np
-import pandas as pd
 from markupsafe import Markup
 from PIL import Image
 
-from nnunet_robust.eval.results.tables import ARM, arm_key
-from nnunet_robust.eval.statistics import CLEAN
-
-if TYPE_CHECKING:
-    from nnunet_robust.eval.report.shared.read import Sweep
+from nnunet_robust.eval.report.shared.read import Sweep
+from nnunet_robust.eval.report.shared.stored_pictures import Step, SweepPictures, stored_pictures
 
 BUDGET = 12_000_000  # bytes of all that the viewer embeds
 SIDES = (256, 224, 192, 160, 128, 96, 64, 48, 32)  # pixels of an image's longer side, the largest that fits the budget
@@ -48,8 +44,8 @@ def viewer_data(sweeps: Sequence[Sweep], budget: int = BUDGET) -> dict[str, Any]
         allows no more), `fixed_all` (whether at all levels) and `own` (whether models have images of their own
         anywhere). Without pictures `cases` is 0.
     """
-    shows = [show for show in map(_show, sweeps) if show["cases"]]
-    steps = [step for show in shows for step in _steps(show)]
+    shows = [show for show in map(stored_pictures, sweeps) if show.cases]
+    steps = [step for show in shows for step in show.steps()]
     largest = max(map(_longer_side, {path for step in steps for path in step.files if path}), default=0)
     for side in _sides(steps, largest, budget):
         pool = _Pool(side)
@@ -59,7 +55,7 @@ def viewer_data(sweeps: Sequence[Sweep], budget: int = BUDGET) -> dict[str, Any]
             break
     fixed_all = len(text) + _bytes(everything) <= budget
     return {
-        "cases": sum(len(show["cases"]) for show in shows),
+        "cases": sum(len(show.cases) for show in shows),
         "side": min(side, largest),
         "shrunk": side < min(largest, SIDES[0]),
         "labels": sorted(pool.labels),
@@ -70,93 +66,12 @@ def viewer_data(sweeps: Sequence[Sweep], budget: int = BUDGET) -> dict[str, Any]
     }
 
 
-class _Step(NamedTuple):
-    """A stop of the slider: files, and a line below each model's picture.
-
-    `images`: each model's own, where they are not all shown `image`; else empty.
-    """
-
-    level: str
-    said: str
-    image: Path | None
-    reference: Path | None
-    predictions: tuple[Path | None, ...]
-    notes: tuple[str, ...]
-    images: tuple[Path | None, ...] = ()
-
-    @property
-    def files(self) -> tuple[Path | None, ...]:
-        """The files of all images of the step."""
-        return (self.image, *self.images)
-
-
-def _show(sweep: Sweep) -> dict[str, Any]:
-    """The stored pictures of one sweep: its lines, and cases -> perturbations -> steps."""
-    chosen = sweep.manifest.pictures.cases
-    dataset = sweep.manifest.dataset or sweep.datasets[0]  # whose pictures they are
-    rows = sweep.results[sweep.results["dataset"].eq(dataset) & sweep.results["replicate"].eq(0)]
-    rows = rows[rows["case"].isin(chosen.values())]
-    arms = rows.drop_duplicates("line")
-    keys = {arm["line"]: arm_key(**{name: arm[name] for name in ARM}) for arm in arms.to_dict("records")}
-    notes = _notes(rows)
-    cases = []
-    for rank, case in chosen.items():
-        of_case = rows[rows["case"] == case]
-        clean = [(CLEAN, 0.0)] if (of_case["perturbation"] == CLEAN).any() else []
-        perturbations = []
-        for name in dict.fromkeys(of_case["perturbation"]):
-            levels = sorted(set(of_case.loc[of_case["perturbation"] == name, "level"]))
-            conditions = [*([] if name in sweep.series else clean), *((name, level) for level in levels)]
-            steps = [_step(sweep, *c, case, keys, notes) for c in conditions]
-            if name != CLEAN and any(path for step in steps for path in step.files):
-                perturbations.append({"name": sweep.names[str(name)], "unit": sweep.unit(name), "steps": steps})
-        if perturbations:
-            cases.append({"name": case, "rank": rank, "perturbations": perturbations})
-    return {"name": dataset, "lines": list(keys), "cases": cases}
-
-
-def _is_white_box(sweep: Sweep, name: str) -> bool:
-    return name in sweep.attacks and not sweep.attacks[name].source
-
-
-def _step(
-    sweep: Sweep, name: str, level: float, case: str, keys: Mapping[str, str], notes: Mapping[tuple, str]
-) -> _Step:
-    folder = sweep.folder / "pictures" / case
-
-    def stored(*parts: str) -> Path | None:
-        path = folder.joinpath(*parts)
-        return path if path.is_file() else None
-
-    condition = CLEAN if name == CLEAN else f"{name}_{level:g}"
-    reference = stored(f"{condition}_reference.png") or stored("reference.png")  # a series has labels of its own
-    predictions = tuple(stored(key, f"{condition}.png") for key in keys.values())
-    below = tuple(notes.get((line, case, name, level), "not run") for line in keys)
-    words = ("0 (clean)", "clean image") if name == CLEAN else (f"{level:g}", f"{sweep.names[name]} {level:g}")
-    if _is_white_box(sweep, name):
-        own = tuple(stored(key, f"{condition}_image.png") for key in keys.values())
-        return _Step(*words, stored(f"{CLEAN}.png"), reference, predictions, below, own)
-    return _Step(*words, stored(f"{condition}.png"), reference, predictions, below)
-
-
-def _notes(rows: pd.DataFrame) -> dict[tuple, str]:
-    """What stands below a prediction: the whole case's Dice, mean over labels, and whether an object was missed."""
-    keys = ["line", "case", "perturbation", "level"]
-    dice = rows.groupby(keys, sort=False)["dice"].mean().reset_index().itertuples(index=False, name=None)
-    failed = rows[rows["outcome"].isin(["missed", "hallucinated"])].groupby(keys)["outcome"].unique().to_dict()
-    return {row[:-1]: " · ".join([f"Dice {row[-1]:.3f}", *failed.get(row[:-1], [])]) for row in dice}
-
-
-def _steps(show: Mapping[str, Any]) -> Iterator[_Step]:
-    return (step for case in show["cases"] for p in case["perturbations"] for step in p["steps"])
-
-
 def _longer_side(path: Path) -> int:
     with Image.open(path) as image:
         return max(image.size)
 
 
-def _sides(steps: Sequence[_Step], largest: int, budget: int) -> list[int]:
+def _sides(steps: Sequence[Step], largest: int, budget: int) -> list[int]:
     """The sides to try: from the largest that a sample of the steps says might fit, to the smallest."""
     distinct = list({step.files: step for step in steps if any(step.files)}.values())
     every = max(1, len(distinct) // _SAMPLE)
@@ -182,7 +97,7 @@ class _Pool:
     labels: set[int] = field(default_factory=set)
     _known: dict[Path, int] = field(default_factory=dict)
 
-    def add(self, step: _Step) -> dict[str, Any]:
+    def add(self, step: Step) -> dict[str, Any]:
         """A step with numbers of images and outlines in place of files."""
         own = [self._add(path, self._image, self.images) for path in step.images]
         return {
@@ -258,26 +173,33 @@ def outline(mask: np.ndarray) -> str:
     return "".join(parts)
 
 
-def _encoded(show: Mapping[str, Any], pool: _Pool) -> dict[str, Any]:
-    def steps_of(perturbation: Mapping[str, Any]) -> dict[str, Any]:
-        return {**perturbation, "steps": [pool.add(step) for step in perturbation["steps"]]}
+def _encoded(show: SweepPictures, pool: _Pool) -> dict[str, Any]:
+    cases = [
+        {
+            "name": case.name,
+            "rank": case.rank,
+            "perturbations": [
+                {"name": p.name, "unit": p.unit, "steps": [pool.add(step) for step in p.steps]}
+                for p in case.perturbations
+            ],
+        }
+        for case in show.cases
+    ]
+    return {"name": show.dataset, "lines": show.lines, "cases": cases}
 
-    cases = [{**case, "perturbations": [steps_of(p) for p in case["perturbations"]]} for case in show["cases"]]
-    return {**show, "cases": cases}
 
-
-def _fixed(shows: Sequence[Mapping[str, Any]], pool: _Pool, all_levels: bool) -> list[dict[str, Any]]:
+def _fixed(shows: Sequence[SweepPictures], pool: _Pool, all_levels: bool) -> list[dict[str, Any]]:
     """For each dataset and perturbation, the median case's pictures at all levels or at the middle one."""
     found: list[dict[str, Any]] = []
     seen: set[int] = set()
     for show in shows:
-        case = next((case for case in show["cases"] if case["rank"] == "median"), show["cases"][0])
-        for perturbation in case["perturbations"]:
-            steps = [step for step in perturbation["steps"] if step.image]
+        case = next((case for case in show.cases if case.rank == "median"), show.cases[0])
+        for perturbation in case.perturbations:
+            steps = [step for step in perturbation.steps if step.image]
             chosen = steps if all_levels else [steps[len(steps) // 2]]
             shown = [_drawn(pool.add(step), pool, seen) for step in chosen]
-            what = {"dataset": show["name"], "case": case["name"], "rank": case["rank"]}
-            found.append({**what, "name": perturbation["name"], "lines": show["lines"], "steps": shown})
+            what = {"dataset": show.dataset, "case": case.name, "rank": case.rank}
+            found.append({**what, "name": perturbation.name, "lines": show.lines, "steps": shown})
     return found
 
 

@@ -218,9 +218,9 @@ def test_the_page_has_the_section_and_tells_attacks_from_the_rest(html: str, fol
     assert "Attacks on the models are in none of these sentences" in summary
     assert "PGD" not in summary
     assert "random noise, l∞" in summary
-    recipe = tables(html)["Recipe"]
-    assert {row[0] for row in recipe[1:]} == {"speckle noise", "random noise, l∞", "PGD, l∞"}
-    assert "left out here" in section(html, "recipe").words
+    verdicts = tables(html)["Verdict, level by level"]
+    assert {row[0] for row in verdicts[1:]} == {"clean", "speckle noise", "random noise, l∞", "PGD, l∞"}
+    assert "left out here" in section(html, "verdict").words
     assert "from nnU" not in section(html, "ranks").words
     assert "made against one model are left out" in section(html, "ranks").words
     assert "of 48 by" in section(html, "failures").words  # 8 cases, clean, 2 levels of speckle, 3 of noise

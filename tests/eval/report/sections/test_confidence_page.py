@@ -169,7 +169,7 @@ def test_an_ensemble_s_seeds_are_one_architecture(tmp_path: Path) -> None:
 def test_the_recipe_and_the_sentences_bear_an_ensemble(tmp_path: Path) -> None:
     out = write_sweep_output(tmp_path, (ENSEMBLE, B), 4, levels={"speckle_noise": [0.1]}, pictures=False)
     html = write_page(analyse([out]), out / "report.html").read_text()
-    for name in ("recipe", "summary", "statistics"):
+    for name in ("verdict", "summary", "statistics"):
         assert "Ensemble of 2" in section(html, name).words
 
 

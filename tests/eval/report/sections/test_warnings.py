@@ -31,7 +31,7 @@ def test_warnings_stand_first_and_in_the_terminal(folder: Path, capsys: pytest.C
     html = (folder / "report.html").read_text(encoding="utf-8")
     words = section(html, "warnings").words
     said = "nnUNetTrainer_2epochs_50iters_seed1 on 3,000,000 patches (1,000 epochs of 250 iterations, batch size 12)"
-    assert said in words and SECTIONS[0].name == "warnings" and html.index('id="warnings"') < html.index('id="summary"')
+    assert said in words and SECTIONS[0].name == "warnings" and html.index('id="warnings"') < html.index('id="verdict"')
     (warning,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert said in warning and warning.removeprefix("warning: ") in words
 

@@ -34,7 +34,7 @@ def test_names_are_unique_and_fit_for_files(analysis: Analysis) -> None:
     assert len(names) == len(set(names))
     assert all(re.fullmatch(r"[A-Za-z0-9_-]+", name) for name in names)
     assert {figure.group for figure in report_figures(analysis)} == {
-        "dice", "hd95_mm", "assd_mm", "nsd", "divergence", "ranks", "failures",
+        "lost", "dice", "hd95_mm", "assd_mm", "nsd", "divergence", "ranks", "failures",
     }  # fmt: skip
 
 
