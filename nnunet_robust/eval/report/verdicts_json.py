@@ -32,6 +32,11 @@ def verdicts_json(analysis: Analysis) -> str:
         "structures": [{"label": label, "datasets": _datasets(analysis.of_label(label))} for label in labels],
         RECORD_KEY: record(analysis),
     }
+    return as_json(content)
+
+
+def as_json(content: Any) -> str:
+    """Write what programs read: NaN and infinity, which JSON lacks, become null."""
     return json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -41,7 +46,7 @@ def _datasets(analysis: Analysis) -> list[dict[str, Any]]:
     return [
         {
             "dataset": recipe.dataset,
-            **_recipe(recipe),
+            **recipe_fields(recipe),
             "sentences": [text for text in told[recipe.dataset][1:] if text],
             "verdicts": [
                 _verdict(analysis, *key, verdict) for key, verdict in found.items() if key[0] == recipe.dataset
@@ -51,7 +56,8 @@ def _datasets(analysis: Analysis) -> list[dict[str, Any]]:
     ]
 
 
-def _recipe(recipe: Recipe) -> dict[str, Any]:
+def recipe_fields(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe says of all conditions, by the names of the schema."""
     return {
         "baseline": recipe.baseline,
         "take": recipe.take,
@@ -61,6 +67,12 @@ def _recipe(recipe: Recipe) -> dict[str, Any]:
         "n_trained": recipe.n_trained,
         "no_other_better_by_more_than_the_margin": recipe.equivalent,
         "detectable": recipe.detectable,
+    }
+
+
+def _recipe(recipe: Recipe) -> dict[str, Any]:
+    return {
+        **recipe_fields(recipe),
         "switches": [
             {
                 "perturbation": switch.perturbation,
@@ -79,6 +91,13 @@ def _verdict(analysis: Analysis, dataset: str, perturbation: str, level: float, 
         "perturbation": perturbation,
         "level": level,
         "unit": analysis.unit(dataset, perturbation),
+        **verdict_fields(verdict),
+    }
+
+
+def verdict_fields(verdict: Verdict) -> dict[str, Any]:
+    """What a verdict says, by the names of the schema."""
+    return {
         "best": verdict.best,
         "settled": verdict.settled,
         "matters": verdict.matters,

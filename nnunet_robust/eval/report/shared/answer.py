@@ -217,13 +217,14 @@ def _printed_levels(analysis: Analysis, dataset: str) -> list[str]:
             if level == 0 and perturbation == statistics.CLEAN
             else (f"{analysis.names[perturbation]} at level {level:g}")
         )
-        lines.append(f"  {where}: {joined(list(verdict.best))} ({_lead(verdict)})")
+        lines.append(f"  {where}: {joined(list(verdict.best))} ({lead_of(verdict)})")
     if more := len(chosen) - _FEW:
         lines += [f"  and {more} more perturbations: see the report"] * (more > 0)
     return lines
 
 
-def _lead(verdict: Verdict) -> str:
+def lead_of(verdict: Verdict) -> str:
+    """Say by how much the highest mean leads the next one that is told from it, or the last one where none is."""
     first, *others = verdict.means
     if not others:
         return "alone"
