@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
 
-from nnunet_robust.common.sentences import listed
+from nnunet_robust.common.sentences import joined, listed
 from nnunet_robust.deployment.recommendation.placement import MASK_FEATURES, Place
 from nnunet_robust.deployment.recommendation.recommend import TRUSTED_DICE, ImageAnswer, Recommendation
+from nnunet_robust.eval.report import verdicts_json
+from nnunet_robust.eval.report.shared.answer import evidence, lead_of
 from nnunet_robust.eval.results.display_names import DisplayNames
-from nnunet_robust.eval.statistics import CONFIDENCE, NO_DIFFERENCE
+from nnunet_robust.eval.statistics import CONFIDENCE
+from nnunet_robust.eval.statistics.recipe import Recipe
 from nnunet_robust.eval.statistics.verdict import Verdict
-
-FEW_PATIENTS = 20
-"""With fewer, the answer says that they are few."""
-
-SURE = 0.8
-"""A confidence below this is called a tendency."""
+from nnunet_robust.pages.wording import number, with_interval
 
 _CONDITIONS = 3  # that an image is likened to, at most
 
 
 def image_table(recommendation: Recommendation) -> pd.DataFrame:
-    """Make a table with a row per image: what was measured, what it is most like, how far off, and its own answer."""
+    """Make a table with a row per image: what was measured, what it is most like, how far off, and the highest mean.
+
+    The highest mean is no answer: nothing is tested for a single image.
+    """
     return pd.DataFrame([_image_row(answer, recommendation.names) for answer in recommendation.images])
 
 
@@ -37,62 +36,82 @@ def _image_row(answer: ImageAnswer, names: DisplayNames) -> dict[str, Any]:
         **{name.removesuffix("_bits").replace("_", " "): value for name, value in answer.measured.items()},
         "most like": _alike(place, names)[0] if place else "",
         "distance / limit": round(place.distance / place.limit, 3) if place and place.limit else math.nan,
-        "answer": answer.verdict.answer if answer.verdict else "declined",
-        "confidence": _percent(answer.verdict.confidence) if answer.verdict else "",
+        "highest mean": next((f"{name} {number(mean)}" for name, mean in answer.means.items()), "declined"),
     }
 
 
 def expected_table(recommendation: Recommendation) -> pd.DataFrame:
-    """Make a table with a row per architecture: its mean Dice at images like these, and on clean ones. Best first."""
-    verdict = recommendation.verdict
+    """Make a table with a row per architecture: its mean Dice at images like these, and on clean ones.
+
+    The baseline first, then the highest mean. Between them, whether it is told from the best, and its difference to
+    the baseline with the interval that holds for all differences at once. Column `trainer` where names are short.
+    """
+    verdict, recipe = recommendation.verdict, recommendation.recipe
+    if verdict is None or recipe is None:
+        return pd.DataFrame()
+    others = [name for name in verdict.means if name != recipe.baseline]
     rows = [
         {
             "architecture": name,
-            "Dice at such images": row["mean"],
-            "low": row["low"],
-            "high": row["high"],
-            f"within {recommendation.margin:g} of the best": _percent(row["share"]),
+            "trainer": recommendation.trainers.get(name, name),
+            "Dice at such images": verdict.means[name],
+            "over the baseline": "baseline"
+            if name == recipe.baseline
+            else with_interval(*verdict.difference(name, recipe.baseline)),
+            "told from the best": "no" if name in verdict.best else "yes",
             "Dice on clean images": recommendation.clean[name],
         }
-        for name, row in (verdict.expected if verdict else {}).items()
+        for name in (recipe.baseline, *others)
     ]
-    return pd.DataFrame(rows).sort_values("Dice at such images", ascending=False, kind="stable", ignore_index=True)
+    table = pd.DataFrame(rows)
+    return table.drop(columns="trainer") if table["trainer"].equals(table["architecture"]) else table
 
 
 def sentences(recommendation: Recommendation) -> list[str]:
     """Write the answer for all images, the reasons, and what it rests on."""
     warnings = [f"Warning: {warning}" for warning in recommendation.warnings]
-    if recommendation.verdict is None:
+    verdict, recipe = recommendation.verdict, recommendation.recipe
+    if verdict is None or recipe is None:
         return [f"Declined: {recommendation.declined}.", *warnings]
-    inside = [answer for answer in recommendation.images if answer.verdict]
-    found = [_verdict(recommendation.verdict, recommendation.margin), _reasons(recommendation, inside)]
-    if by_mask := _masks(recommendation.images):
-        found.append(by_mask)
-    if outside := [answer for answer in recommendation.images if not answer.verdict]:
-        names = listed([answer.image for answer in outside], 5)
-        found.append(
-            f"Not answered for: {names} ({len(outside)} of {len(recommendation.images)} images; {outside[0].image}: "
-            f"{outside[0].declined})."
-        )
+    inside = [answer for answer in recommendation.images if not answer.declined]
+    found = [
+        f"Answer: {_take(verdict, recipe)}.",
+        f"The best on images like these, or not told from the best: {joined(verdict.best)} ({lead_of(verdict)}).",
+        evidence(recipe),
+    ]
+    if verdict.difference(verdict.highest, recipe.take).value > verdict.margin:
+        found.append(_tendency(verdict, recipe))
+    found += [_reasons(recommendation, inside), *_masks(recommendation.images), *_not_answered(recommendation)]
     found.append(
-        f"This rests on the {recommendation.verdict.patients} patients of {recommendation.dataset} whose images, clean "
-        "or perturbed, are most like yours in what was measured; it was not checked on yours, which have no labels."
+        f"This rests on the {recipe.n_patients} patients of {recommendation.dataset} whose images, clean or perturbed, "
+        "are most like yours in what was measured; it was not checked on yours, which have no labels."
     )
-    if recommendation.verdict.confidence < SURE:
-        found.append(
-            f"A confidence below {_percent(SURE)} is a tendency, no answer: the sweep has too few patients for one."
-        )
-    if recommendation.verdict.patients < FEW_PATIENTS:
-        found.append(f"{recommendation.verdict.patients} patients are few: other patients could change the answer.")
+    if len(inside) > 1:
+        found.append("The highest mean of a single image is no answer: only all images together are tested.")
     return found + warnings
 
 
-def _verdict(verdict: Verdict, margin: float) -> str:
-    share = f"in {_percent(verdict.confidence)} of {verdict.resamples} bootstraps over {verdict.patients} patients"
-    if verdict.answer == NO_DIFFERENCE:
-        return f"Answer: {NO_DIFFERENCE}; {share} all architectures are within {margin:g} Dice of the best."
-    others = f" Within that margin of it is also {listed(verdict.equivalent, 5)}." if verdict.equivalent else ""
-    return f"Answer: {verdict.answer}; {share} its mean Dice is within {margin:g} of the best.{others}"
+def _take(verdict: Verdict, recipe: Recipe) -> str:
+    """What to take: the baseline, unless another one is better."""
+    whose = "of these trained models, " * (recipe.n_trained == 1)
+    where = "on images like these"
+    if recipe.over_baseline is not None:
+        gain = with_interval(*recipe.over_baseline)
+        return f"{whose}take {recipe.take}: {where} it is better than {recipe.baseline} by {gain} Dice"
+    stay = f"{whose}stay with {recipe.take}"
+    if verdict.best == (recipe.take,):
+        return f"{stay}: {where} it is better than every other one"
+    if recipe.equivalent:
+        return f"{stay}: no other one is better by more than {verdict.margin:g} Dice {where}, and the data show that"
+    if recipe.take in verdict.best:
+        return f"{stay}: no other one is shown to be better {where}"
+    return f"{stay}: what is shown to be better {where} is better by {verdict.margin:g} Dice at most"
+
+
+def _tendency(verdict: Verdict, recipe: Recipe) -> str:
+    """What the means alone say beyond that."""
+    more = with_interval(*verdict.difference(verdict.highest, recipe.take))
+    return f"Not shown, but higher in these data than {recipe.take}: {verdict.highest}, by {more} Dice."
 
 
 def _reasons(recommendation: Recommendation, inside: list[ImageAnswer]) -> str:
@@ -119,26 +138,41 @@ def _alike(place: Place, names: DisplayNames) -> list[str]:
     return [f"{names[row['perturbation']]} {row['level']:.2g}" for row in rows] or ["clean"]
 
 
-def _masks(answers: tuple[ImageAnswer, ...]) -> str:
-    """What became of the predicted masks."""
+def _masks(answers: tuple[ImageAnswer, ...]) -> list[str]:
+    """What became of the predicted masks; nothing where there are none."""
     masked = [answer for answer in answers if MASK_FEATURES[0] in answer.measured]
     if not masked:
-        return ""
+        return []
     used = sum(MASK_FEATURES[0] in answer.used for answer in masked)
-    return (
+    return [
         f"Texture divergence and foreground ratio were measured within predicted masks, and count for {used} of "
         f"{len(masked)} images: those like which the sweep has a Dice of at least {TRUSTED_DICE:g} for this model."
-    )
+    ]
+
+
+def _not_answered(recommendation: Recommendation) -> list[str]:
+    """The images that it declines; nothing where there are none."""
+    outside = [answer for answer in recommendation.images if answer.declined]
+    if not outside:
+        return []
+    return [
+        f"Not answered for: {listed([answer.image for answer in outside], 5)} ({len(outside)} of "
+        f"{len(recommendation.images)} images; {outside[0].image}: {outside[0].declined})."
+    ]
 
 
 def as_json(recommendation: Recommendation) -> str:
-    """Write all of it as JSON, for programs."""
+    """Write all of it as JSON, for programs; `docs/recommend.md` has the schema."""
+    verdict, recipe = recommendation.verdict, recommendation.recipe
     answer = {
         "sweep": str(recommendation.sweep),
         "dataset": recommendation.dataset,
         "margin": recommendation.margin,
-        "confidence_level_of_intervals": CONFIDENCE,
-        "verdict": _verdict_json(recommendation.verdict),
+        "confidence": CONFIDENCE,
+        "trainers": recommendation.trainers,
+        "verdict": None
+        if verdict is None or recipe is None
+        else {**verdicts_json.recipe_fields(recipe), **verdicts_json.verdict_fields(verdict)},
         "declined": recommendation.declined,
         "warnings": list(recommendation.warnings),
         "sentences": sentences(recommendation),
@@ -146,27 +180,15 @@ def as_json(recommendation: Recommendation) -> str:
         "images": [
             {
                 "image": answer.image,
-                "measured": {name: _number(value) for name, value in answer.measured.items()},
+                "measured": answer.measured,
                 "used": answer.used,
                 "distance": answer.place.distance if answer.place else None,
                 "limit": answer.place.limit if answer.place else None,
                 "most_like": answer.place.levels.to_dict("records") if answer.place else [],
-                "verdict": _verdict_json(answer.verdict),
+                "means": answer.means,
                 "declined": answer.declined,
             }
             for answer in recommendation.images
         ],
     }
-    return json.dumps(answer, indent=1) + "\n"
-
-
-def _verdict_json(verdict: Verdict | None) -> dict[str, Any] | None:
-    return asdict(verdict) if verdict else None
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _percent(share: float) -> str:
-    return f"{math.floor(100 * share + 1e-9)} %"
+    return verdicts_json.as_json(answer)

@@ -1,6 +1,6 @@
 """Where an image without a label lies among those that a sweep measured: on which curve, at which level, how far off.
 
-A point is one case under one condition: what was measured of the image (`inputs.csv`), and every architecture's score
+A point is one case under one condition: what was measured of the image (`inputs.csv`), and every trained model's score
 for it (`results.csv`). The points of a case under one perturbation, from the clean image to the highest level, make a
 curve; between two levels both the measurements and the scores are taken as linear, as for the level at which two
 architectures' curves cross.
@@ -95,7 +95,7 @@ class Curves:
         if points["patient"].nunique() < 2:
             raise UserError(
                 f"the sweep has {points['patient'].nunique()} patients with {', '.join(features)} measured and all "
-                f"architectures predicted: two are the least that images can be placed among"
+                f"models' predictions: two are the least that images can be placed among"
             )
         self._features, self._scores = tuple(features), list(scores)
         raw = _scaled(points, features)

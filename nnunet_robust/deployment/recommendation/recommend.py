@@ -1,22 +1,24 @@
 """Which architecture for images like these? New images are placed among a sweep's, and its scores there compared.
 
     answer = recommend(Path("NEW_IMAGES"), Path("OUT"))
-    answer.verdict, answer.declined, sentences(answer)
+    answer.verdict, answer.recipe, answer.declined, sentences(answer)
 
 What is compared is the mean Dice of each architecture at the places of the sweep's curves that are most like the new
-images (`nnunet_robust.deployment.recommendation.placement`), paired by patient. It declines where nothing like them
-was measured.
+images (`nnunet_robust.deployment.recommendation.placement`), paired by patient, by the same function as in a report
+(`statistics.verdict.decide`). All images together make one condition; nothing is tested for a single one of them. It
+declines where nothing like them was measured.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.deployment.recommendation.measuring import Format, Measurer
@@ -30,15 +32,14 @@ from nnunet_robust.deployment.recommendation.placement import (
 from nnunet_robust.eval.images.image_files import ImageFiles, OtherChannelsError, find_images
 from nnunet_robust.eval.images.regions import Background
 from nnunet_robust.eval.inference.models import Model, load_model
-from nnunet_robust.eval.report.shared.read import Sweep, read_sweep
+from nnunet_robust.eval.report.shared.read import Sweep, read_sweeps
 from nnunet_robust.eval.results.display_names import DisplayNames
 from nnunet_robust.eval.results.tables import CONDITION
 from nnunet_robust.eval.statistics import CLEAN, MARGIN, N_RESAMPLES
 from nnunet_robust.eval.statistics.cautions import cautions
+from nnunet_robust.eval.statistics.contrasts import FEWEST_PATIENTS, Sample
+from nnunet_robust.eval.statistics.recipe import Recipe, recipes
 from nnunet_robust.eval.statistics.verdict import Verdict, decide
-
-FEWEST_PATIENTS = 5
-"""Of the sweep; with fewer, it declines."""
 
 TRUSTED_DICE = 0.8
 """Of the model that predicts the masks, at the places most like an image: below, its mask does not count."""
@@ -46,7 +47,7 @@ TRUSTED_DICE = 0.8
 SHARE_INSIDE = 0.5
 """Of the images that must lie inside of what was measured, for an answer for all of them."""
 
-_MASK_MODEL = "(the model of the masks)"  # a column beside the architectures
+_MASK_MODEL = "(the model of the masks)"  # a column beside the trained models
 _POINT = ["patient", "case", *CONDITION]
 
 Track = Callable[[Sequence[ImageFiles]], Iterable[ImageFiles]]
@@ -61,7 +62,7 @@ class ImageAnswer:
         measured: what was measured of it, see `Measurer.measure`.
         used: those of them that say where it lies.
         place: where it lies among the sweep's images; None where it could not be measured.
-        verdict: None where it declines.
+        means: architecture -> mean Dice at that place, the highest first; empty where it declines. Nothing is tested.
         declined: why; empty where it does not.
     """
 
@@ -69,8 +70,8 @@ class ImageAnswer:
     measured: dict[str, float]
     used: tuple[str, ...]
     place: Place | None
-    verdict: Verdict | None
-    declined: str
+    means: dict[str, float] = field(default_factory=dict)
+    declined: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,13 @@ class Recommendation:
         dataset: of the sweep.
         names: perturbation -> its display name.
         units: perturbation -> what its level is counted in.
-        clean: architecture -> mean Dice on the sweep's clean images.
+        clean: architecture -> mean Dice on the sweep's clean images; the baseline first.
+        trainers: architecture -> its trainer, without the seed.
         margin: difference in Dice that matters.
         images: a part for each image.
         verdict: for all images that lie inside of what was measured, together; None where it declines.
+        recipe: what follows from that: what to take (the baseline, unless another one is better), and how good the
+            evidence is; these images stand in the place of the clean ones. None where it declines.
         declined: why; empty where it does not.
         warnings: what is to be known of the sweep, see `statistics.cautions`.
     """
@@ -95,9 +99,11 @@ class Recommendation:
     names: DisplayNames
     units: dict[str, str]
     clean: dict[str, float]
+    trainers: dict[str, str]
     margin: float
     images: tuple[ImageAnswer, ...]
     verdict: Verdict | None
+    recipe: Recipe | None
     declined: str
     warnings: tuple[str, ...] = ()
 
@@ -124,8 +130,8 @@ def recommend(
         margin: difference in Dice that matters, >= 0.
         device: where the model predicts; None is the CPU.
         track: wraps the list of images that is gone through, for a progress bar.
-        n_resamples: number of bootstrap samples.
-        seed: of the bootstrap.
+        n_resamples: number of draws, see `contrasts.critical_value`.
+        seed: of the draws.
 
     Raises:
         UserError: no results, a sweep that has not measured noise and blur, a single architecture, no images, or one
@@ -133,7 +139,7 @@ def recommend(
     """
     if not 0 <= margin < 1:
         raise UserError(f"--margin {margin}: give a difference in Dice, from 0 to 1, such as 0.01")
-    sweep = read_sweep(output)
+    (sweep,) = read_sweeps([output])
     kind = _format(sweep)
     found = find_images(images, kind.file_ending, kind.channels)
     model = None
@@ -147,7 +153,7 @@ def recommend(
             answers.append(advisor.answer(files.name, measurer.measure(files)))
         except OtherChannelsError as error:
             declined = f"it has {error.found} channels, the sweep's images have {kind.channels}"
-            answers.append(ImageAnswer(files.name, {}, (), None, None, declined))
+            answers.append(ImageAnswer(files.name, {}, (), None, declined=declined))
     verdict, declined = advisor.together(answers)
     return Recommendation(
         sweep=output,
@@ -155,43 +161,87 @@ def recommend(
         names=sweep.names,
         units={name: sweep.unit(name) for name in sweep.manifest.perturbations},
         clean=advisor.clean,
+        trainers={each.name: each.model for each in sweep.architectures},
         margin=margin,
         images=tuple(answers),
         verdict=verdict,
+        recipe=None if verdict is None else _recipe(sweep, verdict),
         declined=declined,
         warnings=tuple(cautions(sweep.manifest, sweep.results)),
     )
+
+
+def _recipe(sweep: Sweep, verdict: Verdict) -> Recipe:
+    """There is one condition, these images: they take the place of the clean ones."""
+    dataset = sweep.datasets[0]
+    (found,) = recipes({(dataset, CLEAN, 0.0): verdict}, {dataset: _baseline(sweep)})
+    return found
+
+
+def _baseline(sweep: Sweep) -> str:
+    """The architecture that the others must beat: its rows are the first ones, see `Sweep.architectures`."""
+    return str(sweep.rows["architecture"].iloc[0])
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """The trained models of a sweep: see `Sample` for `names`, `lines` and `owner`."""
+
+    names: list[str]
+    lines: list[str]
+    owner: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame) -> _Trained:
+        """The trained models in the order of the rows."""
+        lines = rows.drop_duplicates("line")
+        owner, names = pd.factorize(lines["architecture"])
+        return cls([*map(str, names)], [*map(str, lines["line"])], owner)
+
+    def sample(self, scores: pd.DataFrame) -> Sample:
+        """The scores (a row per patient, a column per trained model) as one condition."""
+        patients = [*map(str, scores.index)]
+        return Sample(self.names, self.lines, self.owner, patients, scores[self.lines].to_numpy(float).T)
+
+    def means(self, scores: pd.DataFrame) -> dict[str, float]:
+        """Architecture -> mean over patients and trained models."""
+        of_lines = scores[self.lines].mean().to_numpy(float)
+        return {name: float(of_lines[self.owner == i].mean()) for i, name in enumerate(self.names)}
 
 
 class _Advisor:
     """Answers for images, one by one and together."""
 
     def __init__(self, sweep: Sweep, model: Model | None, margin: float, n_resamples: int, seed: int) -> None:
-        self._points, self._architectures = _points(sweep, model)
+        self._points, self._trained = _points(sweep, model)
         self._series = frozenset(sweep.series)
-        self._decide = lambda scores: decide(scores, margin, n_resamples, seed)
-        self._scores = [name for name in (*self._architectures, _MASK_MODEL) if name in self._points]
+        self._margin, self._n_resamples, self._seed = margin, n_resamples, seed
+        self._scores = [name for name in (*self._trained.lines, _MASK_MODEL) if name in self._points]
         self._curves: dict[tuple[str, ...], Curves] = {}
-        clean = self._points[self._points["perturbation"] == CLEAN].groupby("patient")[self._architectures].mean()
-        self.clean = {str(name): float(value) for name, value in clean.mean().items()}
+        of_clean = self._points[self._points["perturbation"] == CLEAN]
+        self.clean = self._trained.means(of_clean.groupby("patient")[self._trained.lines].mean())
 
     def answer(self, image: str, measured: dict[str, float]) -> ImageAnswer:
-        """Place an image and decide; by its mask, too, where that can be trusted."""
+        """Place an image; by its mask, too, where that can be trusted."""
         used: tuple[str, ...] = IMAGE_FEATURES
         if missing := [name for name in used if not np.isfinite(measured[name])]:
-            return ImageAnswer(image, measured, used, None, None, f"it has no {missing[0]} that could be measured")
+            return ImageAnswer(image, measured, used, None, declined=f"it has no {missing[0]} that could be measured")
         place = self._curves_by(used).place(measured)
         if place.inside and self._trusts_mask(measured, place):
             used = (*IMAGE_FEATURES, *MASK_FEATURES)
             place = self._curves_by(used).place(measured)
-        scores = place.scores[self._architectures]
+        if declined := self._why_not(measured, used, place):
+            return ImageAnswer(image, measured, used, place, declined=declined)
+        means = sorted(self._trained.means(place.scores).items(), key=lambda item: -item[1])
+        return ImageAnswer(image, measured, used, place, dict(means))
+
+    def _why_not(self, measured: Mapping[str, float], used: tuple[str, ...], place: Place) -> str:
+        """Why there is no answer at a place; empty where there is one."""
         if not place.inside:
-            declined = self._why_outside(measured, used, place)
-        elif len(scores) < FEWEST_PATIENTS:
-            declined = f"the sweep has {len(scores)} patients, and {FEWEST_PATIENTS} are the least to go by"
-        else:
-            return ImageAnswer(image, measured, used, place, self._decide(scores), "")
-        return ImageAnswer(image, measured, used, place, None, declined)
+            return self._why_outside(measured, used, place)
+        if (n := len(place.scores)) < FEWEST_PATIENTS:
+            return f"the sweep has {n} patients, and {FEWEST_PATIENTS} are the least to tell architectures apart by"
+        return ""
 
     def _trusts_mask(self, measured: Mapping[str, float], place: Place) -> bool:
         if _MASK_MODEL not in self._scores or not all(np.isfinite(measured[name]) for name in MASK_FEATURES):
@@ -199,13 +249,17 @@ class _Advisor:
         return float(place.scores[_MASK_MODEL].mean()) >= TRUSTED_DICE
 
     def together(self, answers: Sequence[ImageAnswer]) -> tuple[Verdict | None, str]:
-        """One verdict for all images that it does not decline, each with the same weight; or why there is none."""
-        placed = [answer.place.scores[self._architectures] for answer in answers if answer.verdict and answer.place]
+        """One verdict for all images that it does not decline, or why there is none.
+
+        A patient's scores are averaged over the images that it is near to, first: images are no patients.
+        """
+        placed = [answer.place.scores for answer in answers if answer.place and not answer.declined]
         if len(placed) < SHARE_INSIDE * len(answers) or not placed:
             declined = [answer for answer in answers if answer.declined]
             first = f"{declined[0].image}: {declined[0].declined}"
             return None, f"{len(declined)} of {len(answers)} images cannot be answered for ({first})"
-        return self._decide(pd.concat(placed).groupby(level=0).mean()), ""
+        sample = self._trained.sample(pd.concat(placed).groupby(level=0).mean())
+        return decide({"these images": sample}, self._margin, self._n_resamples, self._seed)["these images"], ""
 
     def _curves_by(self, features: tuple[str, ...]) -> Curves:
         if features not in self._curves:
@@ -225,8 +279,8 @@ class _Advisor:
         )
 
 
-def _points(sweep: Sweep, model: Model | None) -> tuple[pd.DataFrame, list[str]]:
-    """See `Curves`: what was measured of each image of a sweep, and each architecture's Dice for it."""
+def _points(sweep: Sweep, model: Model | None) -> tuple[pd.DataFrame, _Trained]:
+    """See `Curves`: what was measured of each image of a sweep, and each trained model's Dice for it."""
     if sweep.inputs is None or not {*_POINT, *IMAGE_FEATURES, *MASK_FEATURES} <= set(sweep.inputs):
         raise UserError(
             f"{sweep.folder / 'inputs.csv'} has no {' and '.join(IMAGE_FEATURES)} of the images: "
@@ -239,20 +293,20 @@ def _points(sweep: Sweep, model: Model | None) -> tuple[pd.DataFrame, list[str]]
     rows = sweep.rows
     rows = rows[~rows["perturbation"].isin(list(sweep.attacks))]  # made against a model: no noise that images come with
     rows = rows[(rows["perturbation"] == CLEAN) | rows["series"] | (rows["level"] > 0)]  # each clean image once
-    dice = rows.groupby([*_POINT, "architecture"])["dice"].mean().unstack()
-    architectures = [str(name) for name in dice.columns]
-    if len(architectures) < 2:
-        raise UserError(f"{sweep.folder} has one architecture, {architectures[0]}: there is nothing to choose from")
+    trained = _Trained.of(rows)
+    dice = rows.groupby([*_POINT, "line"])["dice"].mean().unstack()
+    if len(trained.names) < 2:
+        raise UserError(f"{sweep.folder} has one architecture, {trained.names[0]}: there is nothing to choose from")
     if arm := _arm(sweep, model):
         own = rows[(rows[list(arm)] == pd.Series(arm)).all(axis=1)]
         dice[_MASK_MODEL] = own.groupby(_POINT)["dice"].mean()
     points = sweep.inputs.merge(dice.dropna().reset_index(), on=_POINT)
     if points.empty:
         raise UserError(
-            f"{sweep.folder} has no image that every architecture ({', '.join(architectures)}) was run on: "
+            f"{sweep.folder} has no image that every trained model ({', '.join(trained.lines)}) was run on: "
             f"go on with the sweep"
         )
-    return points, architectures
+    return points, trained
 
 
 def _arm(sweep: Sweep, model: Model | None) -> dict[str, str] | None:

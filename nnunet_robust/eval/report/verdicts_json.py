@@ -7,8 +7,14 @@ import math
 from typing import Any
 
 from nnunet_robust import __version__
+from nnunet_robust.eval.report.sections.degradation import RECORD_KEY, record
 from nnunet_robust.eval.report.shared.analysis import METRIC, Analysis
-from nnunet_robust.eval.report.shared.answer import all_recipes, all_verdicts, answers
+from nnunet_robust.eval.report.shared.answer import (
+    all_recipes,
+    all_verdicts,
+    answers,
+    answers_of_structures,
+)
 from nnunet_robust.eval.statistics import CONFIDENCE
 from nnunet_robust.eval.statistics.recipe import Recipe
 from nnunet_robust.eval.statistics.verdict import Interval, Verdict
@@ -16,30 +22,42 @@ from nnunet_robust.eval.statistics.verdict import Interval, Verdict
 
 def verdicts_json(analysis: Analysis) -> str:
     """Write verdicts and recipes as JSON; the same files give the same bytes."""
-    told = {answer.dataset: answer for answer in answers(analysis)}
+    labels = answers_of_structures(analysis)
     content = {
         "version": __version__,
         "metric": METRIC,
         "margin": analysis.margin,
         "confidence": CONFIDENCE,
-        "datasets": [
-            {
-                "dataset": recipe.dataset,
-                **_recipe(recipe),
-                "sentences": [text for text in told[recipe.dataset][1:] if text],
-                "verdicts": [
-                    _verdict(analysis, *key, verdict)
-                    for key, verdict in all_verdicts(analysis).items()
-                    if key[0] == recipe.dataset
-                ],
-            }
-            for recipe in all_recipes(analysis)
-        ],
+        "datasets": _datasets(analysis),
+        "structures": [{"label": label, "datasets": _datasets(analysis.of_label(label))} for label in labels],
+        RECORD_KEY: record(analysis),
     }
+    return as_json(content)
+
+
+def as_json(content: Any) -> str:
+    """Write what programs read: NaN and infinity, which JSON lacks, become null."""
     return json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _recipe(recipe: Recipe) -> dict[str, Any]:
+def _datasets(analysis: Analysis) -> list[dict[str, Any]]:
+    told = {answer.dataset: answer for answer in answers(analysis)}
+    found = all_verdicts(analysis)
+    return [
+        {
+            "dataset": recipe.dataset,
+            **recipe_fields(recipe),
+            "sentences": [text for text in told[recipe.dataset][1:] if text],
+            "verdicts": [
+                _verdict(analysis, *key, verdict) for key, verdict in found.items() if key[0] == recipe.dataset
+            ],
+        }
+        for recipe in all_recipes(analysis)
+    ]
+
+
+def recipe_fields(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe says of all conditions, by the names of the schema."""
     return {
         "baseline": recipe.baseline,
         "take": recipe.take,
@@ -49,6 +67,12 @@ def _recipe(recipe: Recipe) -> dict[str, Any]:
         "n_trained": recipe.n_trained,
         "no_other_better_by_more_than_the_margin": recipe.equivalent,
         "detectable": recipe.detectable,
+    }
+
+
+def _recipe(recipe: Recipe) -> dict[str, Any]:
+    return {
+        **recipe_fields(recipe),
         "switches": [
             {
                 "perturbation": switch.perturbation,
@@ -67,6 +91,13 @@ def _verdict(analysis: Analysis, dataset: str, perturbation: str, level: float, 
         "perturbation": perturbation,
         "level": level,
         "unit": analysis.unit(dataset, perturbation),
+        **verdict_fields(verdict),
+    }
+
+
+def verdict_fields(verdict: Verdict) -> dict[str, Any]:
+    """What a verdict says, by the names of the schema."""
+    return {
         "best": verdict.best,
         "settled": verdict.settled,
         "matters": verdict.matters,

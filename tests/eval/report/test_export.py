@@ -74,7 +74,7 @@ def test_latex_keeps_the_numbers_and_the_odd_names() -> None:
 
 
 def test_an_unknown_format_is_refused(sweep: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--format svg is none of html, pdf, png, csv, tex, xlsx, gif, mp4"):
+    with pytest.raises(UserError, match="--format svg is none of html, json, pdf, png, csv, tex, xlsx, gif, mp4"):
         write_files(analyse([sweep]), tmp_path / "figures", ["csv", "svg"])
     assert not (tmp_path / "figures").exists()
 

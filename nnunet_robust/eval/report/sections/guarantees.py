@@ -6,7 +6,7 @@ guarantee is about.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -242,14 +242,16 @@ def breaks(analysis: Analysis) -> pd.DataFrame:
     return pd.DataFrame(found, columns=_BREAKS)
 
 
-def sentences(table: pd.DataFrame, several_datasets: bool, names: DisplayNames) -> Iterator[str]:
+def sentences(
+    table: pd.DataFrame, several_datasets: bool, names: DisplayNames, in_words: Callable[[str, str, float], str]
+) -> Iterator[str]:
     """Where guarantees are first broken, a sentence for each perturbation, architecture and structure.
 
     Args:
         table: what `first_breaks` returns, without the clean images by themselves.
         several_datasets: whether a sentence has to begin with the dataset.
         names: of perturbations.
-        names: of perturbations.
+        in_words: what is said of a dataset's perturbation's level.
     """
     several_labels = table["label"].nunique() > 1
     for (dataset, name, line, label), part in table.groupby(["dataset", "perturbation", "line", "label"], sort=False):
@@ -263,12 +265,13 @@ def sentences(table: pd.DataFrame, several_datasets: bool, names: DisplayNames) 
                 f"{GUARANTEES[row['guarantee']].words} ({with_interval(row['mean'], row['low'], row['high'])})"
                 for row in at.to_dict("records")
             ]
-            said.append(f"at level {level:g}: {', '.join(what)}")
-        highest = part["highest"].max()
+            where = f"at level {in_words(str(dataset), str(name), level)}" if level else "on the clean images"
+            said.append(f"{where}: {', '.join(what)}")
+        highest = in_words(str(dataset), str(name), part["highest"].max())
         if not said:
-            yield f"{who}: no guarantee is shown to be broken up to level {highest:g}."
+            yield f"{who}: no guarantee is shown to be broken up to level {highest}."
             continue
-        more = f"; not shown to be broken up to level {highest:g}: {', '.join(rest)}" if rest else ""
+        more = f"; not shown to be broken up to level {highest}: {', '.join(rest)}" if rest else ""
         yield f"{who}: first broken {'; '.join(said)}{more}."
 
 
@@ -278,7 +281,7 @@ def share(guaranteed: float, guarantee: str) -> str:
 
 
 def _sentences(analysis: Analysis) -> Iterator[str]:
-    return sentences(breaks(analysis), len(analysis.datasets) > 1, analysis.names)
+    return sentences(breaks(analysis), len(analysis.datasets) > 1, analysis.names, analysis.levels_in_words)
 
 
 def _guaranteed(analysis: Analysis) -> Iterator[str]:
@@ -287,6 +290,22 @@ def _guaranteed(analysis: Analysis) -> Iterator[str]:
         where = f" on {', '.join(sweep.datasets)}" if len(analysis.datasets) > 1 else ""
         for line, made in calibrations(sweep).items():
             yield from (f"{line}{where}: {sentence}" for sentence in made.sentences)
+
+
+def _uninformative(analysis: Analysis) -> Iterator[str]:
+    """Which masks and intervals say nothing, so that their guarantees are kept for nothing."""
+    for sweep in analysis.sweeps:
+        where = f" on {', '.join(sweep.datasets)}" if len(analysis.datasets) > 1 else ""
+        for line, made in calibrations(sweep).items():
+            yield from (f"{line}{where}: {sentence}" for sentence in made.uninformative)
+
+
+def _false_alarms(analysis: Analysis) -> Iterator[str]:
+    for sweep in analysis.sweeps:
+        where = f" on {', '.join(sweep.datasets)}" if len(analysis.datasets) > 1 else ""
+        for line, made in calibrations(sweep).items():
+            if made.false_alarms:
+                yield f"{line}{where}: {made.false_alarms}"
 
 
 def _figures(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[ReportFigure]:
@@ -387,12 +406,18 @@ SECTION = Section(
         "here whether it still holds, not guaranteed. It is called broken where the whole interval of the observed "
         "mean over patients is on the wrong side; that it is not shown to be broken does not show that it holds. A "
         "guarantee without a confidence is one on average over calibration sets, too: of a single one, the mean may "
-        "lie a little on the wrong side by chance. " + columns.BANDS + ".",
+        "lie a little on the wrong side by chance. What is called uninformative holds for nothing: an inner mask that "
+        "is empty is never wrong, an outer one that is next to the whole image misses nothing. " + columns.BANDS + ".",
     ),
     figures=_figures,
     groups={f"{_GROUP}-{name}": f"share of {guarantee.share}" for name, guarantee in GUARANTEES.items()},
     folded=(f"{_GROUP}-inner_threshold", f"{_GROUP}-outer_margin_mm", f"{_GROUP}-inner_margin_mm"),
     tables=_TABLES,
-    lists={"What was guaranteed": _guaranteed, "Where guarantees are first broken": _sentences},
+    lists={
+        "Guarantees that say nothing": _uninformative,
+        "What was guaranteed": _guaranteed,
+        "Alarms on the calibration's own cases": _false_alarms,
+        "Where guarantees are first broken": _sentences,
+    },
     left_out=left_out,
 )

@@ -11,7 +11,6 @@ from nnunet_robust.eval.report.sections.ranks import ranks
 from nnunet_robust.eval.report.shared.analysis import METRIC, Analysis, shared
 from nnunet_robust.eval.report.shared.columns import ARCHITECTURE, CONDITION, DATASET, PATIENTS, mean_column
 from nnunet_robust.eval.report.shared.section import Parts, Section, TableSpecification
-from nnunet_robust.eval.statistics import MEAN_OF_LABELS
 from nnunet_robust.pages.tables import Column
 
 
@@ -49,20 +48,15 @@ def _over_labels(analysis: Analysis) -> pd.DataFrame:
     return analysis.summary_over_labels.drop(columns="label")
 
 
-def _each_label(analysis: Analysis) -> pd.DataFrame:
-    table = analysis.summary[analysis.summary["label"] != MEAN_OF_LABELS]
-    return table[table.groupby("dataset")["label"].transform("nunique") > 1]
-
-
 _PAIR = (Column("first", "first"), Column("second", "second"))
-_SUMMARY = (
-    DATASET, Column("perturbation", "perturbation", "words"), Column("label", "label"), ARCHITECTURE,
+SUMMARY = (
+    DATASET, Column("perturbation", "perturbation", "words"), Column("label", "structure"), ARCHITECTURE,
     mean_column("clean", "clean"), Column("worst_level", "worst level", "level"), mean_column("worst", "score there"),
     mean_column("drop", "drop"), Column("relative_drop", "relative drop", "percent"), mean_column("auc", "AUC"),
     Column("missed", "missed", "count", of="n_objects"),
     Column("hallucinated", "hallucinated", "count", of="n_objects"), PATIENTS,
 )  # fmt: skip
-_SUMMARY_NOTE = (
+SUMMARY_NOTE = (
     "Mean Dice. The worst level is the perturbed level with the lowest mean, found in the same data that its score is "
     "read from; for a series, clean is the dataset's own test set. The drop is clean minus worst, paired by patient. "
     "AUC is the area under the curve with the levels scaled to 0 to 1: the average Dice over levels. Missed and "
@@ -70,18 +64,21 @@ _SUMMARY_NOTE = (
     "model."
 )
 _TABLES = (
-    TableSpecification("summary", "What was lost", _SUMMARY_NOTE, _SUMMARY, _over_labels),
-    TableSpecification("summary_labels", "What was lost, for each label", _SUMMARY_NOTE, _SUMMARY, _each_label),
+    TableSpecification("summary", "What was lost", SUMMARY_NOTE, SUMMARY, _over_labels, is_mean=True),
     TableSpecification(
         "crossings",
         "Where two mean curves cross",
-        "The level at which the mean Dice of two architectures is the same, linear between levels, with its 95 % "
-        "bootstrap interval among the resamples of patients that have a crossing, and their share.",
+        "The level at which the mean Dice of two architectures is the same, linear between levels; the first is better "
+        "below it, the second above. Its 95 % interval (Fieller's) is all levels around it at which the data do not "
+        "tell the two apart, over other patients, and over other trainings where there are several. An interval that "
+        "is open below or above reaches the lowest or highest measured level: the curves may then also cross outside "
+        "of the measured levels, or nowhere. Without a crossing of the means it says where one is possible.",
         (
-            *CONDITION[:2], *_PAIR, Column("level", "level", "wide", "low", "high"),
+            *CONDITION[:2], *_PAIR, Column("level", "level", "wide", "low", "high"), Column("open", "open"),
             Column("share", "resamples that cross", "share"), PATIENTS,
         ),
         crossings,
+        is_mean=True,
     ),
     TableSpecification(
         "friedman",
@@ -94,6 +91,7 @@ _TABLES = (
             PATIENTS,
         ),
         friedman,
+        is_mean=True,
     ),
     TableSpecification(
         "pairwise",
@@ -109,6 +107,7 @@ _TABLES = (
             Column("n_ties", "ties", "count"), PATIENTS,
         ),
         pairwise,
+        is_mean=True,
     ),
     TableSpecification(
         "mcnemar",
@@ -127,16 +126,18 @@ _TABLES = (
     TableSpecification(
         "mixed",
         "Mixed models of Dice",
-        "Dice = intercept and slope of the architecture over the level (scaled to 0 to 1) + patient + trained model + "
-        "rest; one model for each perturbation, by restricted maximum likelihood. Terms are in Dice, with 95 % "
-        "intervals. A straight line is an approximation: the curves show how good a one.",
+        "Dice = intercept and slope over the level (scaled to 0 to 1) + rest; intercept and slope are those of the "
+        "architecture + patient + patient x architecture + trained model; one model for each perturbation. Terms are "
+        "in Dice, with 95 % intervals. There is a p only where trainings were repeated: with one training of each "
+        "architecture, a term is about these trained models. A straight line is an approximation: the curves show how "
+        "good a one.",
         (
             *CONDITION[:2], Column("kind", "kind"), Column("term", "term"),
             Column("estimate", "estimate", "score", "low", "high"), Column("p", "p", "p"),
-            PATIENTS, Column("n_trained", "trained models", "count"),
-            Column("converged", "converged"), Column("note", "note"),
+            PATIENTS, Column("n_trained", "trained models", "count"), Column("note", "note"),
         ),
         mixed,
+        is_mean=True,
     ),
     TableSpecification(
         "ranks",
@@ -148,6 +149,7 @@ _TABLES = (
             Column("mean_rank", "mean rank", "wide", "low", "high"), Column("share_first", "first", "share"),
         ),
         ranks,
+        is_mean=True,
     ),
 )  # fmt: skip
 
