@@ -116,6 +116,7 @@ class Study(NamedTuple):
         manifest = {
             "dataset": DATASET,
             "perturbations": {name: {"levels": levels, "unit": "", "reference": ""} for name in PERTURBATIONS},
+            "patients_known": True,
             "assumptions": ["These scores were drawn at random."],
         }
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")

@@ -116,7 +116,9 @@ def decide(
     """Compare all architectures under all conditions of a dataset at once.
 
     The intervals of all differences, of every two architectures under every condition, cover at once with a probability
-    of 95 %. So whatever they are read for, one architecture is wrongly told from another in 5 % of the studies at most.
+    of 95 %. So whatever they are read for, one architecture is wrongly told from another in about 5 % of the studies
+    (6 % with 6 to 8 patients), which `docs/statistics.md` shows by simulation, with where it does not hold: where rare
+    failures decide a mean.
 
     Args:
         samples: the scores under each condition.

@@ -96,6 +96,7 @@ def test_evidence_is_weak_where_nothing_is_shown() -> None:
     assert one(same, low=little).evidence == "weak"
     much = made(n_patients=50, n_trained=5, A=0.9, B=0.95)
     assert one(same, low=little, mid=much).evidence == "strong"  # of one switch, at a level of it
+    assert one(same, low=little, mid=same, high=much).evidence == "moderate"  # of one of two switches
     assert one(much, low=much).evidence == "strong"  # B instead of A, everywhere
     fewer = made(n_patients=5, n_trained=5, A=0.9, B=0.9)
     assert one(much, low=much, mid=fewer).evidence == "none"  # the fewest patients of a condition count

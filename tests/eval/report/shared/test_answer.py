@@ -72,13 +72,14 @@ def test_take_another_one(take: Callable[..., str]) -> None:
     assert take(**another) == f"T{said[1:]}; under no perturbation is another one shown to be better."
     assert take(**another, n_trained=1).startswith(f"Of these trained models, {said}; ")
     assert take(**another, equivalent=True).startswith(f"T{said[1:]}: no other one is better by more than 0.01 Dice ")
-    assert take(**another, switches=(replace(SWITCH, take=("C",)),)).startswith(f"T{said[1:]}, but under speckle noise ")
+    switch = replace(SWITCH, take=("C",))
+    assert take(**another, switches=(switch,)).startswith(f"T{said[1:]}, but under speckle noise ")
 
 
 def test_switch(take: Callable[..., str]) -> None:
     assert take(switches=(SWITCH,)) == (
-        "Stay with A, but under speckle noise from level 0.3 (standard deviation, relative to the voxel's value) take B, "
-        "better there by 0.100 to 0.200 Dice, at a cost of 0.020 on clean images."
+        "Stay with A, but under speckle noise from level 0.3 (standard deviation, relative to the voxel's value) take "
+        "B, better there by 0.100 to 0.200 Dice, at a cost of 0.020 on clean images."
     )
     one = replace(SWITCH, levels=(0.3,), gains=(GAIN,))
     assert "better there by 0.100 Dice, at" in take(switches=(one,))
@@ -198,8 +199,8 @@ def test_several_datasets_are_named(tmp_path: Path) -> None:
 
 def test_the_papers_means_are_tendencies(tmp_path: Path) -> None:
     (found,) = answers(analyse([write_papers(tmp_path, ["Heart"])]))
-    assert found.take == "No architecture can be told from another: 1 patient is too few, and 6 are the least."
-    assert found.evidence.startswith("Evidence: none (1 patient; ")
+    assert found.take == "No architecture can be told from another: 1 image is too few, and 6 are the least."
+    assert found.evidence.startswith("Evidence: none (1 image; ")
     assert not np.any(["found in 9 of 10" in said for said in found])
 
 
