@@ -24,6 +24,7 @@ from nnunet_robust.common.errors import UserError
 
 if TYPE_CHECKING:
     from nnunet_robust.deployment.qa.assess import Assessor
+    from nnunet_robust.eval.conformal.calibration import Calibration
     from nnunet_robust.eval.images.image_files import ImageFiles
 
 deployment = Commands()
@@ -94,6 +95,8 @@ def calibrate(
     Example: nnunet-robust calibrate -i images -l labels -m MODEL -o calibration.json
     """
     from nnunet_robust.common.folders import dataset_name
+    from nnunet_robust.deployment.qa.false_alarms import false_alarms
+    from nnunet_robust.deployment.qa.training import read_training
     from nnunet_robust.eval.conformal.calibrating import Guarantee, run_calibration
     from nnunet_robust.eval.images.selection import CaseSelection, cases_of
     from nnunet_robust.eval.inference.devices import device_of, use_nnunets_threads
@@ -118,9 +121,16 @@ def calibrate(
     known, training = check_not_trained_on(cases, loaded)
     if not known:
         print(f"warning: {training}", file=sys.stderr)
-    calibration = run_calibration(predictor, cases, guarantee, training, output, bar("calibrating"))
+    trained_on = read_training(loaded.folder, loaded.configuration)
+    calibration = run_calibration(
+        predictor, cases, guarantee, training, output, bar("calibrating"),
+        judge=lambda made: false_alarms(made, trained_on),
+    )  # fmt: skip
     for label in calibration.bounds:
         print(*calibration.sentences(label), sep="\n", file=sys.stderr)
+    _warn_of_uninformative(calibration)
+    if calibration.false_alarms is not None:
+        print(calibration.false_alarms.sentence(), file=sys.stderr)
     print(output)
 
 
@@ -152,6 +162,7 @@ def apply(
     use_nnunets_threads(where)
     folder = model.one_folder()
     predictor = load_calibrated(folder, model.checkpoint, where, known)
+    _warn_of_uninformative(known)
     assessor = Assessor(predictor, known, rating.kind, rating.dice_limits, rating.share_limits)  # type: ignore[arg-type]
     found, _ = _images(images, assessor)
     failed = apply_calibration(
@@ -198,6 +209,8 @@ def qa(
         predictor = Predictor(loaded, ("folds", "mirroring"), "exact")
     else:
         predictor = load_calibrated(folder, model.checkpoint, where, known)
+    if known is not None:
+        _warn_of_uninformative(known)
     assessor = Assessor(predictor, known, rating.kind, rating.dice_limits, rating.share_limits)  # type: ignore[arg-type]
     found, ignored = _images(images, assessor)
     rows = assess_folder(assessor, found, bar("assessing"))
@@ -207,10 +220,23 @@ def qa(
     if known is None:
         print(UNCALIBRATED)
     counted = counts(rows)
+    if known is not None and known.false_alarms is not None:
+        low, high = known.false_alarms.interval
+        print(
+            f"{100 * known.false_alarms.rate:.3g} % ({100 * low:.2g} to {100 * high:.2g} %) of the calibration's own "
+            "cases would be flagged, too: so many alarms are usual"
+        )
     print(f"of {len(rows)} images: " + ", ".join(f"{number} {verdict}" for verdict, number in counted.items()))
     print(f"{output / 'qa.csv'}\n{output / 'qa.html'}")
     if counted["accept"] < len(rows):
         raise typer.Exit(3)
+
+
+def _warn_of_uninformative(calibration: Calibration) -> None:
+    from nnunet_robust.common.console import warn
+
+    for sentence in calibration.uninformative():
+        warn(sentence)
 
 
 def _images(folder: Path, assessor: Assessor) -> tuple[list[ImageFiles], list[str]]:

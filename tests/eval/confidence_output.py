@@ -102,5 +102,7 @@ def write_bounds(out: Path, rng: np.random.Generator, models: Collection[str]) -
                 "mask, on average over patients (calibrated on 40 cases of 40 patients, clean images; there it was 7.1 "
                 "%)."
             ],
+            "uninformative": ["foreground: the inner mask by threshold is uninformative: the inner mask is empty."],
+            "false_alarms": "False alarms: of these 40 cases, qa would flag 3.",
         }
     (out / "manifest.json").write_text(json.dumps(manifest, indent=2))

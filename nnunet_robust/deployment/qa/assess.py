@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,15 +15,14 @@ from nnunet_robust.common.errors import UserError, one_line
 from nnunet_robust.deployment.qa.input_checks import (
     Check,
     CheckedImage,
-    Training,
     Verdict,
     check_file,
     check_segmented,
-    read_training,
     worst,
 )
 from nnunet_robust.deployment.qa.limits import Pair, rules_of
 from nnunet_robust.deployment.qa.rating import COLOUR_OF, Evidence, Rating, Rule, rate
+from nnunet_robust.deployment.qa.training import Training, read_training
 from nnunet_robust.eval.conformal.calibration import Calibration
 from nnunet_robust.eval.conformal.loss_curves import Kind, bound_mask
 from nnunet_robust.eval.images.image_files import ImageFiles
@@ -32,7 +31,7 @@ from nnunet_robust.eval.inference.predictor import Predicted, Predictor
 from nnunet_robust.eval.uncertainty.label_layout import Mask
 
 By = Literal["threshold", "margin"]
-_KINDS: dict[By, tuple[Kind, Kind]] = {  # inner, outer
+KINDS: dict[By, tuple[Kind, Kind]] = {  # inner, outer
     "threshold": ("inner_threshold", "outer_threshold"),
     "margin": ("inner_margin_mm", "outer_margin_mm"),
 }
@@ -115,11 +114,11 @@ class Assessor:
         dice_limits: Pair | None = None,
         share_limits: Pair | None = None,
     ) -> None:
-        if by not in _KINDS:
-            raise UserError(f"--kind {by}: take {' or '.join(_KINDS)}")
+        if by not in KINDS:
+            raise UserError(f"--kind {by}: take {' or '.join(KINDS)}")
         if calibration is not None:
             calibration.check_model(predictor.identity)
-        self._predictor, self._calibration, self._kinds = predictor, calibration, _KINDS[by]
+        self._predictor, self._calibration, self._kinds = predictor, calibration, KINDS[by]
         self.rules: dict[str, tuple[Rule, ...]] = (
             rules_of(calibration, dice_limits, share_limits) if calibration else {}
         )
@@ -162,10 +161,9 @@ class Assessor:
         if predicted is None or checked.image is None:
             reasons = tuple(f"{check.name}: {check.reason}" for check in checks if check.verdict == "reject")
             return Assessment(case, checked, tuple(checks), None, {}, "reject", reasons)
-        segmented: Mask = np.zeros(predicted.segmentation.shape, bool)
-        for name in predicted.label_layout.structures:
-            segmented |= predicted.mask(name)
-        checks += check_segmented(checked.image, segmented, self.training)
+        if checked.statistics is not None and checked.statistics.network and checked.normalised:
+            view = checked.statistics.network.with_segmentation(checked.normalised, predicted.segmented)
+            checks += check_segmented(view, self.training)
         findings = {name: self._finding(name, predicted, tuple(checks)) for name in predicted.label_layout.structures}
         verdict = worst(finding.rating.verdict for finding in findings.values())
         reasons = _together({name: finding.rating for name, finding in findings.items()}, verdict)
@@ -185,7 +183,7 @@ class Assessor:
         unit, size = unit_of(predicted.spacing_mm, mask.shape)
         evidence = Evidence(
             dice=interval.around(predicted.predicted_dice(name), predicted.scores[name].entropy_bits)
-            if interval
+            if interval and mask.any()  # of nothing, nothing is known
             else None,
             dice_confidence=1 - interval.alpha if interval else None,
             segmentation=size * np.count_nonzero(mask),
@@ -196,7 +194,7 @@ class Assessor:
         )
         rating = rate(evidence, self.rules.get(name, ()))
         if self._calibration is None:
-            rating = Rating(rating.colour, (*rating.reasons, NO_CALIBRATION))
+            rating = replace(rating, reasons=(*rating.reasons, NO_CALIBRATION))
         return Finding(evidence, rating, inner, outer)
 
     def _bound(self, kind: Kind, name: str, predicted: Predicted, mask: Mask) -> Mask | None:

@@ -16,10 +16,10 @@ from nnunet_robust.common.errors import UserError
 from nnunet_robust.deployment.qa.rating import Rule, dice_rule, share_rule
 from nnunet_robust.eval.conformal.calibration import Calibration
 from nnunet_robust.eval.conformal.control import conformal_quantile
+from nnunet_robust.eval.conformal.informative import LEAST_DICE
 
 REVIEWED = 0.05
 """The share of cases like those of the calibration that are to be looked at for the Dice of one structure."""
-_LEAST = 0.01  # a Dice that may be as low as this may be anything
 Pair = tuple[float, float]
 
 
@@ -77,13 +77,13 @@ def usual_dice(calibration: Calibration, structure: str) -> Rule:
     lowest, median = float(lows.min()), float(np.median(lows))
     rate = max(REVIEWED, 1 / (len(set(patients)) + 1))
     why_amber = f", as in at most {100 * rate:.3g} % of cases like those of the calibration"
-    if review < _LEAST:
+    if review < LEAST_DICE:
         why_amber = ", which is to say that nothing is known of it"
     why_red = (
         f": further below the lowest of the calibration's {len(lows)} cases ({lowest:.3f}) than that is below their "
         f"median ({median:.3f})"
     )
-    return dice_rule(max(review, _LEAST), max(2 * lowest - median, 0.0), (why_amber, why_red))
+    return dice_rule(max(review, LEAST_DICE), max(2 * lowest - median, 0.0), (why_amber, why_red))
 
 
 def described(rules: Mapping[str, tuple[Rule, ...]]) -> dict[str, dict[str, dict[str, float]]]:

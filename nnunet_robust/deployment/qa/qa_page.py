@@ -14,6 +14,7 @@ from nnunet_robust.deployment.qa.input_checks import LIMITS
 from nnunet_robust.deployment.qa.qa import SYMBOLS, Row, counts
 from nnunet_robust.deployment.qa.rating import Rule, size
 from nnunet_robust.eval.conformal.calibration import Calibration
+from nnunet_robust.eval.conformal.informative import dice_in_words
 from nnunet_robust.pages.rendering import render
 
 UNCALIBRATED = (
@@ -50,6 +51,8 @@ def write_page(
         rows=[_shown(row) for row in rows],
         counts=[(verdict, SYMBOLS[verdict], n) for verdict, n in counts(rows).items()],
         sentences=[*sentences, *([calibration.training] if calibration and calibration.training else [])],
+        uninformative=calibration.uninformative() if calibration else [],
+        false_alarms=alarms.sentence() if calibration and (alarms := calibration.false_alarms) else "",
         uncalibrated="" if calibration else UNCALIBRATED,
         what_it_is=WHAT_IT_IS,
         ignored=list(ignored),
@@ -75,10 +78,12 @@ def _shown(row: Row) -> dict[str, Any]:
 
 
 def _in_words(measured: dict[str, Any]) -> tuple[str, str]:
-    """The interval of the Dice, and the three sizes with the share that two of them leave open."""
-    dice = "" if measured["dice_low"] == "" else f"{measured['dice_low']:.2f} to {measured['dice_high']:.2f}"
+    """What is expected of the Dice, and the three sizes with the share that two of them leave open."""
+    dice = "" if measured["dice_low"] == "" else dice_in_words((measured["dice_low"], measured["dice_high"]))
+    if not measured["segmentation"]:
+        dice = "nothing was segmented"
     sizes = [measured[which] for which in ("inner", "segmentation", "outer")]
-    listed = " / ".join("not calibrated" if value == "" else size(value) for value in sizes)
+    listed = " / ".join("not calibrated" if value == "" else size(value) if value else "empty" for value in sizes)
     share = measured["outer_not_inner"]
     return dice, f"{listed} {measured['unit']}" + (
         "" if share == "" else f", {100 * share:.0f} % of the outer not in the inner"
@@ -86,7 +91,7 @@ def _in_words(measured: dict[str, Any]) -> tuple[str, str]:
 
 
 def printed_table(rows: Sequence[Row]) -> pd.DataFrame:
-    """Make a table with a row per case, the worst first: verdict, interval of the worst structure's Dice, and why."""
+    """Make a table with a row per case, the worst first: verdict, what is expected of the worst Dice, and why."""
     listed = []
     for row in rows:
         lows = {name: measured["dice_low"] for name, measured in row.structures.items() if measured["dice_low"] != ""}
@@ -95,12 +100,16 @@ def printed_table(rows: Sequence[Row]) -> pd.DataFrame:
             {
                 "case": row.case,
                 "verdict": f"{SYMBOLS[row.verdict]} {row.verdict}",
-                "lowest Dice": "" if lowest is None else f"{_in_words(row.structures[lowest])[0]} ({lowest})",
+                "lowest Dice": "" if lowest is None else f"{_short(row.structures[lowest])} ({lowest})",
                 "why": "; ".join(row.reasons),
             }
         )
     frame = pd.DataFrame(listed)
     return frame if any(frame["lowest Dice"]) else frame.drop(columns="lowest Dice")
+
+
+def _short(measured: dict[str, Any]) -> str:
+    return _in_words(measured)[0].removeprefix("its Dice is expected ")
 
 
 def _limits(rules: Mapping[str, Sequence[Rule]]) -> list[tuple[str, str, str]]:

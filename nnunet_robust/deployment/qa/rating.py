@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from nnunet_robust.deployment.qa.input_checks import Check, Verdict
+from nnunet_robust.eval.conformal.informative import dice_in_words
 
 Colour = Literal["green", "amber", "red"]
 COLOURS: tuple[Colour, ...] = ("green", "amber", "red")
 """From the best to the worst."""
 
 VERDICT_OF: dict[Colour, Verdict] = {"green": "accept", "amber": "review", "red": "reject"}
+NOTHING_SEGMENTED = "nothing was segmented, so that nothing is known of it: look whether the object is there"
+EMPTY_INNER = "no part of the outline is certain (the inner mask is empty): look at the whole of it"
 COLOUR_OF: dict[Verdict, Colour] = {verdict: colour for colour, verdict in VERDICT_OF.items()}
 
 
@@ -24,8 +27,8 @@ class Evidence:
     """The evidence on one segmentation of one structure.
 
     Attributes:
-        dice: interval of its Dice, in [0, 1]; None: none was calibrated.
-        dice_confidence: the share of cases whose Dice such intervals hold; None with `dice`.
+        dice: interval of its Dice, in [0, 1]; None: none was calibrated, or nothing was segmented.
+        dice_confidence: the share of cases whose Dice such intervals hold; None: none was calibrated.
         segmentation: size of the segmentation.
         inner: of the inner mask; None: none was calibrated.
         outer: of the outer mask, likewise.
@@ -68,10 +71,12 @@ class Rating:
     Attributes:
         colour: green, amber or red.
         reasons: for the colour, the gravest first.
+        about: for each reason that speaks against it what it is about, in a word or two; of green none.
     """
 
     colour: Colour
     reasons: tuple[str, ...]
+    about: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -84,7 +89,8 @@ class Rule:
     """A limit on one number.
 
     Attributes:
-        name: what is measured, in words.
+        about: what is measured, in a word.
+        name: the same in words.
         measure: the number; None where it is not known, which is amber.
         amber: the segmentation is amber where the number is beyond this.
         red: and red beyond this.
@@ -94,6 +100,7 @@ class Rule:
         why: what the two limits are, in words that follow them.
     """
 
+    about: str
     name: str
     measure: Callable[[Evidence], float | None]
     amber: float
@@ -113,13 +120,14 @@ def dice_rule(amber: float, red: float, why: tuple[str, str] = ("", "")) -> Rule
         why: what these limits are, in words that follow them.
     """
     return Rule(
+        "Dice",
         "lower end of the interval of the Dice",
         lambda evidence: None if evidence.dice is None else evidence.dice[0],
         amber,
         red,
         beyond="below",
-        reason="its Dice may be as low as {value:.3f}, below {limit:.3g}{why} (interval {evidence.dice[0]:.2f} to "
-        "{evidence.dice[1]:.2f}, as holds for {confidence:.4g} % of cases like those of the calibration)",
+        reason="the overlap of the outline with the true one (Dice; 1 is perfect) may be as low as {value:.3f}, below "
+        "{limit:.3g}{why} ({expected}, as holds for {confidence:.4g} % of cases like those of the calibration)",
         unknown="no interval of its Dice was calibrated",
         why=why,
     )
@@ -133,6 +141,7 @@ def share_rule(amber: float, red: float) -> Rule:
         red: above which it is red, in [0, 1].
     """
     return Rule(
+        "uncertain share",
         "share of the outer mask that is not in the inner one",
         lambda evidence: evidence.uncertain_share,
         amber,
@@ -155,20 +164,22 @@ def rate(evidence: Evidence, rules: Sequence[Rule]) -> Rating:
         The worst colour that a rule or a check of the image gives, with every reason for a colour other than green;
         for green, what was found instead.
     """
-    found = [(COLOUR_OF[check.verdict], f"{check.name}: {check.reason}") for check in evidence.checks]
+    found = [(COLOUR_OF[check.verdict], check.name, f"{check.name}: {check.reason}") for check in evidence.checks]
     found += [_judge(rule, evidence) for rule in rules]
     if not evidence.checks:
-        found.append(("amber", "the image was not checked"))
+        found.append(("amber", "checks", "the image was not checked"))
     if not evidence.segmentation:
-        found.append(("amber", "nothing was segmented: look whether the object is there"))
+        found.append(("amber", "nothing segmented", NOTHING_SEGMENTED))
+    elif evidence.inner == 0:
+        found.append(("amber", "empty inner mask", EMPTY_INNER))
     raised = sorted((item for item in found if item[0] != "green"), key=lambda item: -COLOURS.index(item[0]))
     if raised:
-        return Rating(raised[0][0], tuple(reason for _, reason in raised))
+        return Rating(raised[0][0], tuple(reason for *_, reason in raised), tuple(about for _, about, _ in raised))
     told = [f"the image passed {len(evidence.checks)} checks"]
     if evidence.dice is not None:
         told.append(
-            f"its Dice is expected between {evidence.dice[0]:.2f} and {evidence.dice[1]:.2f} "
-            f"(as holds for {_percent(evidence):.4g} % of cases like those of the calibration)"
+            f"{dice_in_words(evidence.dice)} (as holds for {_percent(evidence):.4g} % of cases like those of the "
+            "calibration)"
         )
     if evidence.inner is not None and evidence.outer is not None:
         unit = evidence.unit
@@ -176,18 +187,20 @@ def rate(evidence: Evidence, rules: Sequence[Rule]) -> Rating:
     return Rating("green", tuple(told))
 
 
-def _judge(rule: Rule, evidence: Evidence) -> tuple[Colour, str]:
+def _judge(rule: Rule, evidence: Evidence) -> tuple[Colour, str, str]:
     value = rule.measure(evidence)
-    if value is None:
-        return "amber", rule.unknown
+    if value is None:  # of what was not segmented, that is said, and nothing else is known
+        return ("amber", rule.about, rule.unknown) if evidence.segmentation else ("green", rule.about, "")
     limits: tuple[tuple[Colour, float, str], ...] = (("red", rule.red, rule.why[1]), ("amber", rule.amber, rule.why[0]))
     for colour, limit, why in limits:
         if value < limit if rule.beyond == "below" else value > limit:
-            return colour, rule.reason.format(
+            expected = "" if evidence.dice is None else dice_in_words(evidence.dice)
+            return colour, rule.about, rule.reason.format(
                 value=value, limit=limit, why=why, percent=100 * value, limit_percent=100 * limit, evidence=evidence,
+                expected=expected,
                 confidence=_percent(evidence), inner=size(evidence.inner or 0.0), outer=size(evidence.outer or 0.0),
             )  # fmt: skip
-    return "green", ""
+    return "green", rule.about, ""
 
 
 def size(value: float) -> str:

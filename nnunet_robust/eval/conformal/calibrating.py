@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnunet_robust import __version__
 from nnunet_robust.common.console import quiet, warn
@@ -23,14 +24,18 @@ from nnunet_robust.eval.conformal.calibration_file import (
     write_calibration,
 )
 from nnunet_robust.eval.conformal.control import fewest_patients, too_few_patients
+from nnunet_robust.eval.conformal.false_alarms import FalseAlarms
 from nnunet_robust.eval.conformal.loss_curves import loss_curves
 from nnunet_robust.eval.images.cases import CaseFiles, sha256_of_case
 from nnunet_robust.eval.images.image_files import check_stored
 from nnunet_robust.eval.images.image_statistics import ImageStatistics
-from nnunet_robust.eval.inference.predictor import Predictor
+from nnunet_robust.eval.images.normalisation import NetworkView, Normalisation, NormalisedImage
+from nnunet_robust.eval.inference.models import Model
+from nnunet_robust.eval.inference.predictor import Predicted, Predictor
 from nnunet_robust.eval.uncertainty.label_layout import Mask
 
 Track = Callable[[Sequence[CaseFiles]], Iterable[CaseFiles]]
+Judge = Callable[[Calibration], FalseAlarms | None]
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,13 @@ class Guarantee:
 
 
 def run_calibration(
-    predictor: Predictor, cases: Sequence[CaseFiles], guarantee: Guarantee, training: str, output: Path, track: Track
+    predictor: Predictor,
+    cases: Sequence[CaseFiles],
+    guarantee: Guarantee,
+    training: str,
+    output: Path,
+    track: Track,
+    judge: Judge | None = None,
 ) -> Calibration:
     """Calibrate a model and write the file; a run that was killed goes on where it stood.
 
@@ -72,6 +83,7 @@ def run_calibration(
         training: what is known of whether the model was trained on these cases.
         output: of the calibration, a `.json`.
         track: wraps the cases that are gone through, for a progress bar.
+        judge: measures false alarms, which are stored with the calibration; None: they are not measured.
 
     Raises:
         UserError: too few patients, another process that works on the same file, or cases that cannot be read: all of
@@ -84,11 +96,17 @@ def run_calibration(
     _check_readable(predictor, cases)
     held = f"another process is calibrating into {output}: wait for it, or give another -o"
     with exclusive_lock(output.with_name(f".{output.name}.lock"), held):  # there is one list of finished cases
-        return _run(predictor, cases, guarantee, training, output, track)
+        return _run(predictor, cases, guarantee, training, output, track, judge)
 
 
 def _run(
-    predictor: Predictor, cases: Sequence[CaseFiles], guarantee: Guarantee, training: str, output: Path, track: Track
+    predictor: Predictor,
+    cases: Sequence[CaseFiles],
+    guarantee: Guarantee,
+    training: str,
+    output: Path,
+    track: Track,
+    judge: Judge | None,
 ) -> Calibration:
     unfinished = _Unfinished(output.with_name(f".{output.name}.unfinished"), predictor.identity)
     measured = []
@@ -108,6 +126,8 @@ def _run(
         guarantee.interval_alpha,
         training,
     )
+    if judge is not None:
+        calibration = replace(calibration, false_alarms=judge(calibration))
     write_calibration(output, calibration)
     unfinished.path.unlink()
     return calibration
@@ -133,13 +153,21 @@ def measure_case(predictor: Predictor, files: CaseFiles, digest: str) -> Calibra
     for name in model.label_layout.structures:
         reference, mask = model.label_layout.mask(loaded.label, name), predicted.mask(name)
         labels[name] = CaseScores(
-            loss_curves(reference, mask, predicted.spacing_mm, predicted.probability(name), valid),
+            loss_curves(reference, mask, predicted.spacing_mm, predicted.probability(name), valid, sizes=True),
             _dice(reference, mask, valid),
             predicted.predicted_dice(name),
             predicted.scores[name].entropy_bits,
         )
-    statistics = ImageStatistics.of(loaded.image, predicted.spacing_mm)
+    statistics = _statistics(model, loaded.image, predicted)
     return CalibrationCase(files.name, files.patient, digest, statistics, labels)
+
+
+def _statistics(model: Model, image: NDArray[np.float32], predicted: Predicted) -> ImageStatistics:
+    plans = model.predictor.plans_manager.plans
+    normalised = NormalisedImage.of(image, Normalisation.of(plans, model.configuration))
+    statistics = ImageStatistics.of(image, predicted.spacing_mm)
+    view = NetworkView.of(normalised, predicted.spacing_mm).with_segmentation(normalised, predicted.segmented)
+    return replace(statistics, network=view)
 
 
 def _dice(reference: Mask, mask: Mask, valid: Mask | None) -> float:

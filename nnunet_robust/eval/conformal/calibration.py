@@ -19,6 +19,8 @@ from nnunet_robust.eval.conformal.control import (
     patient_losses,
     too_few_patients,
 )
+from nnunet_robust.eval.conformal.false_alarms import FalseAlarms
+from nnunet_robust.eval.conformal.informative import MaskSize, UsualInterval, kind_in_words, mask_size
 from nnunet_robust.eval.conformal.loss_curves import SETTINGS, Kind, LossCurve
 from nnunet_robust.eval.images.image_statistics import ImageStatistics
 
@@ -90,6 +92,7 @@ class Calibration:
         bounds: structure -> kind -> guarantee.
         intervals: structure -> interval; none for structures whose cases have no predicted Dice.
         training: what is known of whether the model was trained on these cases, in words.
+        false_alarms: how often `qa` would speak of these cases; None: it was not measured.
     """
 
     model: dict[str, Any]
@@ -101,6 +104,7 @@ class Calibration:
     bounds: dict[str, dict[Kind, Bound]]
     intervals: dict[str, DiceInterval]
     training: str = ""
+    false_alarms: FalseAlarms | None = None
 
     def check_model(self, model: Mapping[str, Any]) -> None:
         """Make sure that a model is the one that was calibrated.
@@ -150,16 +154,51 @@ class Calibration:
             "n_patients": len({case.patient for case in self.cases}),
             "training": self.training,
             "sentences": [sentence for label in self.bounds for sentence in self.sentences(label)],
+            "uninformative": self.uninformative(),
+            "false_alarms": "" if self.false_alarms is None else self.false_alarms.sentence(),
         }
+
+    def sizes(self, label: str) -> dict[Kind, MaskSize]:
+        """How large the masks of a structure are in the calibration cases; without kinds that have no setting."""
+        scores = [case.labels[label] for case in self.cases]
+        return {
+            kind: mask_size(kind, bound.setting, [score.curves for score in scores])
+            for kind, bound in self.bounds[label].items()
+            if bound.setting is not None
+        }
+
+    def uninformative(self) -> list[str]:
+        """Write a sentence for each bound and interval that says nothing of where or how good a structure is."""
+        said = []
+        for label in self.bounds:
+            sizes = self.sizes(label).items()
+            said += [
+                f"{label}: the {kind_in_words(kind)} is uninformative: {size.in_words(kind)}."
+                for kind, size in sizes
+                if size.uninformative(kind)
+            ]
+            if (usual := self.usual_interval(label)) is not None and usual.uninformative:
+                said.append(f"{label}: the interval of the Dice is uninformative: {usual.in_words()}.")
+        return said
+
+    def usual_interval(self, label: str) -> UsualInterval | None:
+        """The interval of the Dice in the median of the calibration cases; None: none could be made."""
+        interval = self.intervals.get(label)
+        if interval is None:
+            return None
+        scores = [case.labels[label] for case in self.cases]
+        return UsualInterval.of([interval.around(s.predicted_dice or 0.0, s.uncertainty or 0.0) for s in scores])
 
     def sentences(self, label: str) -> list[str]:
         """Write a sentence for each guarantee of a structure; each holds on its own, not all at once."""
-        sentences = [_sentence(self, label, kind, bound) for kind, bound in self.bounds[label].items()]
-        if label in self.intervals:
+        sizes = self.sizes(label)
+        sentences = [_sentence(self, label, kind, bound, sizes.get(kind)) for kind, bound in self.bounds[label].items()]
+        if (usual := self.usual_interval(label)) is not None:
             interval = self.intervals[label]
             sentences.append(
                 f"{label}: a Dice lies in its interval in {_percent(1 - interval.alpha)} of cases "
-                f"({_on(interval.n_cases, interval.n_patients, self.condition)})."
+                f"({_on(interval.n_cases, interval.n_patients, self.condition)}). "
+                f"{'Uninformative: ' if usual.uninformative else 'There '}{usual.in_words()}."
             )
         return sentences
 
@@ -249,7 +288,7 @@ def _known(case: CalibrationCase) -> dict[str, tuple[list[Kind], bool, bool]]:
     }
 
 
-def _sentence(calibration: Calibration, label: str, kind: Kind, bound: Bound) -> str:
+def _sentence(calibration: Calibration, label: str, kind: Kind, bound: Bound, size: MaskSize | None) -> str:
     side, by = kind.split("_", 1)
     wrong = "of the object lies outside of the outer mask" if side == "outer" else "of the inner mask is not object"
     confidence = "" if calibration.delta is None else f", with confidence {_percent(1 - calibration.delta)}"
@@ -263,9 +302,11 @@ def _sentence(calibration: Calibration, label: str, kind: Kind, bound: Bound) ->
         why = f"; at least {needed} patients are needed" if bound.n_patients < needed else ""
         return f"{label}: no {how} can promise that at most {at_most} {wrong}, on average{confidence} ({where}{why})."
     setting = f"{bound.setting:.4g}" + (" mm" if by == "margin_mm" else "")
+    assert size is not None
     return (
         f"{label}: with the {how} {setting}, at most {at_most} {wrong}, {average}{confidence} "
-        f"({where}; there it was {_percent(bound.mean_loss)})."
+        f"({where}; there it was {_percent(bound.mean_loss)}). "
+        f"{size.sentence(kind)}"
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,14 @@ from nnunet_robust import __version__
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import write_atomically
 from nnunet_robust.eval.conformal.calibration import Calibration, CalibrationCase, CaseScores, calibrate
+from nnunet_robust.eval.conformal.false_alarms import FalseAlarms
 from nnunet_robust.eval.conformal.loss_curves import SETTINGS, Kind, LossCurve
 from nnunet_robust.eval.images.image_statistics import ImageStatistics
+from nnunet_robust.eval.images.normalisation import NetworkView
 
-FORMAT = 2
+FORMAT = 3
+_EARLIER = 2
+"""Of the version before: without sizes of outer masks, what the network sees of an image, and false alarms."""
 _GIVEN = ("model", "condition", "alpha", "delta", "interval_alpha", "training")
 
 
@@ -31,6 +35,7 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
         "version": __version__,
         **{name: getattr(calibration, name) for name in _GIVEN},
         **_guarantees(calibration),
+        "false_alarms": None if calibration.false_alarms is None else calibration.false_alarms.to_json(),
         "settings": settings(),
     }
     # A line for each: a file to look into.
@@ -50,16 +55,21 @@ def read_calibration(path: Path) -> Calibration:
         raise UserError(f"no calibration {path}: make one with nnunet-robust calibrate")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT or content["settings"] != settings():
+        if content["format"] not in (FORMAT, _EARLIER) or content["settings"] != settings():
             raise UserError(f"{path} is of another version of this package ({content['version']}): calibrate again")
         cases = [case_from_json(case) for case in content["cases"]]
         calibration = calibrate(cases, **{name: content[name] for name in _GIVEN})
-        stored = {name: content[name] for name in _guarantees(calibration)}
+        if (counted := content.get("false_alarms")) is not None:
+            calibration = replace(calibration, false_alarms=FalseAlarms.from_json(counted))
+        made = _guarantees(calibration)
+        if content["format"] == _EARLIER:  # which had other words
+            made = {name: made[name] for name in ("bounds", "intervals")}
+        stored = {name: content[name] for name in made}
     except UserError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a calibration ({type(error).__name__}: {error}): calibrate again") from error
-    if stored != _guarantees(calibration):
+    if stored != made:
         raise UserError(f"the promises in {path} are not those of its cases: the file was changed, calibrate again")
     return calibration
 
@@ -68,6 +78,11 @@ def _guarantees(calibration: Calibration) -> dict[str, Any]:
     """What follows from the cases, JSON-ready."""
     return {
         "in_words": [sentence for label in calibration.bounds for sentence in calibration.sentences(label)],
+        "uninformative": calibration.uninformative(),
+        "sizes": {
+            label: {kind: asdict(size) for kind, size in calibration.sizes(label).items()}
+            for label in calibration.bounds
+        },
         "bounds": {
             label: {kind: asdict(bound) for kind, bound in kinds.items()} for label, kinds in calibration.bounds.items()
         },
@@ -91,9 +106,7 @@ def case_to_json(case: CalibrationCase) -> dict[str, Any]:
             "dice": scores.dice,
             "predicted_dice": scores.predicted_dice,
             "uncertainty": scores.uncertainty,
-            "curves": {
-                kind: {"wrong": curve.wrong.tolist(), "of": curve.of.tolist()} for kind, curve in scores.curves.items()
-            },
+            "curves": {kind: _curve_to_json(kind, curve) for kind, curve in scores.curves.items()},
         }
         for label, scores in case.labels.items()
     }
@@ -118,12 +131,23 @@ def case_from_json(case: Mapping[str, Any]) -> CalibrationCase:
     }
     image = case["image"]
     percentiles = tuple((low, median, high) for low, median, high in image["percentiles"])
-    statistics = ImageStatistics(percentiles, image["noise_sigma"], image["blur"], tuple(image["polarity"]))
+    network = None if image.get("network") is None else NetworkView.from_json(image["network"])
+    statistics = ImageStatistics(percentiles, image["noise_sigma"], image["blur"], tuple(image["polarity"]), network)
     return CalibrationCase(case["case"], case["patient"], case["digest"], statistics, labels)
+
+
+def _curve_to_json(kind: Kind, curve: LossCurve) -> dict[str, list[int]]:
+    counts = {"wrong": curve.wrong.tolist(), "of": curve.of.tolist()}
+    if kind.startswith("outer") and curve.size is not None:  # an inner mask's size is what it is wrong of
+        counts["size"] = curve.size.tolist()
+    return counts
 
 
 def _curve(kind: Kind, curve: Mapping[str, list[int]]) -> LossCurve:
     wrong, of = np.array(curve["wrong"]), np.array(curve["of"])
+    size = np.array(curve["size"]) if "size" in curve else of if kind.startswith("inner") else None
     if wrong.shape != SETTINGS[kind].shape or of.shape != wrong.shape or not ((wrong >= 0) & (wrong <= of)).all():
         raise ValueError(f"a curve of {kind} that is none")
-    return LossCurve(wrong, of)
+    if size is not None and (size.shape != wrong.shape or not (size >= 0).all()):
+        raise ValueError(f"sizes of {kind} that are none")
+    return LossCurve(wrong, of, size)

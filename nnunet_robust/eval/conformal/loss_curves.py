@@ -16,7 +16,7 @@ A case's losses over all settings of a kind are counted once (`loss_curves`) and
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,10 +62,12 @@ class LossCurve:
     Attributes:
         wrong: int (settings): voxels of the object that are missed, or of the mask that are not of the object.
         of: int (settings): voxels of the object, or of the mask.
+        size: int (settings): voxels of the mask; None: they were not counted.
     """
 
     wrong: NDArray[np.int64]
     of: NDArray[np.int64]
+    size: NDArray[np.int64] | None = None
 
     @property
     def losses(self) -> NDArray[np.float64]:
@@ -79,6 +81,8 @@ def loss_curves(
     spacing_mm: Sequence[float],
     probability: NDArray[np.floating] | None = None,
     valid: Mask | None = None,
+    *,
+    sizes: bool = False,
 ) -> dict[Kind, LossCurve]:
     """Count what every setting would have cost on a case.
 
@@ -88,9 +92,10 @@ def loss_curves(
         spacing_mm: the voxel's size along each axis, in mm, > 0.
         probability: (*spatial), of the object, in [0, 1]; without it there are no thresholds.
         valid: bool (*spatial), False where the reference says nothing (nnU-Net's ignore label); there nothing counts.
+        sizes: count the voxels of outer masks, too, for which distances are computed in the whole image.
 
     Returns:
-        A curve per kind.
+        A curve per kind. Those of inner masks always have sizes.
 
     Raises:
         UserError: arrays of different shapes, masks that are not bool, a bad spacing, probabilities outside of [0, 1].
@@ -107,17 +112,23 @@ def loss_curves(
     outside = ~segmentation[box]
     deep = _beyond(_distances(outside, counted[box], spacing_mm), _MARGINS)
     deep_wrong = _beyond(_distances(outside, wrong[box], spacing_mm), _MARGINS)
+    around = ~segmentation if valid is None else valid & ~segmentation
+    n_counted = int(np.count_nonzero(counted))
+    wide = n_counted + _within(segmentation, around, spacing_mm, _MARGINS) if sizes else None
     curves: dict[Kind, LossCurve] = {
-        "outer_margin_mm": LossCurve(away[::-1], np.full(len(_MARGINS), n_object)),
-        "inner_margin_mm": LossCurve(deep_wrong[::-1], deep[::-1]),
+        "outer_margin_mm": LossCurve(
+            away[::-1], np.full(len(_MARGINS), n_object), None if wide is None else wide[::-1]
+        ),
+        "inner_margin_mm": LossCurve(deep_wrong[::-1], deep[::-1], deep[::-1]),
     }
     if probability is None:
         return curves
     below = _below(probability[missed], _THRESHOLDS)
     above, above_wrong = (_beyond(probability[mask], _THRESHOLDS) for mask in (counted, wrong))
+    likely = int(np.count_nonzero(around)) - _below(probability[around], _THRESHOLDS) + n_counted if sizes else None
     return {
-        "outer_threshold": LossCurve(below, np.full(len(_THRESHOLDS), n_object)),
-        "inner_threshold": LossCurve(above_wrong[::-1], above[::-1]),
+        "outer_threshold": LossCurve(below, np.full(len(_THRESHOLDS), n_object), likely),
+        "inner_threshold": LossCurve(above_wrong[::-1], above[::-1], above[::-1]),
         **curves,
     }
 
@@ -185,19 +196,35 @@ def _distances(target: Mask, points: Mask, spacing_mm: Sequence[float]) -> NDArr
     found = np.full(np.count_nonzero(points), np.inf)
     if not len(found) or not target.any():
         return found
+    first = 0
+    for of_plane in _distances_by_plane(target, points, spacing_mm):
+        found[first : first + len(of_plane)] = of_plane
+        first += len(of_plane)
+    return found
+
+
+def _within(target: Mask, points: Mask, spacing_mm: Sequence[float], grid: NDArray[np.float64]) -> NDArray[np.int64]:
+    """For each distance of an ascending grid, how many voxels of `points` are no farther from `target`."""
+    near: NDArray[np.int64] = np.zeros(len(grid), np.int64)
+    if not target.any():
+        return near
+    for of_plane in _distances_by_plane(target, points, spacing_mm):
+        near += len(of_plane) - _beyond(of_plane, grid)
+    return near
+
+
+def _distances_by_plane(target: Mask, points: Mask, spacing_mm: Sequence[float]) -> Iterator[NDArray[np.float64]]:
+    """`_distances`, of one plane after the other; `target` is not empty."""
     # Indices, not distances: SciPy's distances take several times the memory, and few of them are wanted.
     nearest = ndimage.distance_transform_edt(
         ~target, sampling=list(spacing_mm), return_distances=False, return_indices=True
     )
-    first = 0
     for index, plane in enumerate(points):
         where = np.nonzero(plane)
         squares = np.zeros(len(where[0]))
         for axis, (size, here) in enumerate(zip(spacing_mm, (index, *where), strict=True)):
             squares += ((nearest[axis, index][where] - here) * float(size)) ** 2
-        found[first : first + len(squares)] = np.sqrt(squares)
-        first += len(squares)
-    return found
+        yield np.sqrt(squares)
 
 
 def _box(mask: Mask, grow: Sequence[int]) -> tuple[slice, ...]:

@@ -12,8 +12,8 @@ from scipy import ndimage
 
 from nnunet_robust.eval.images.complexity import SWEEP_SLICES, slice_axis
 from nnunet_robust.eval.images.image_quality import image_quality
+from nnunet_robust.eval.images.normalisation import PERCENTILES, NetworkView
 
-PERCENTILES = (0.5, 50.0, 99.5)
 DETAIL_PIXELS = (2.0, 4.0)
 """Standard deviations of the two Gaussian blurs whose difference is an image's details."""
 
@@ -27,16 +27,18 @@ class ImageStatistics:
         noise_sigma: see `image_quality`; None where there is nothing to measure it by.
         blur: likewise.
         polarity: for each channel whether bright details prevail; see `polarity`.
+        network: what the network sees of it; None: it was not measured, as by earlier versions.
     """
 
     percentiles: tuple[tuple[float, float, float], ...]
     noise_sigma: float | None
     blur: float | None
     polarity: tuple[float | None, ...]
+    network: NetworkView | None = None
 
     @classmethod
     def of(cls, image: NDArray[np.floating], spacing_mm: Sequence[float]) -> ImageStatistics:
-        """Measure the statistics of an image.
+        """Measure the statistics of an image, without `network`.
 
         Args:
             image: (C, *spatial), finite.

@@ -45,6 +45,14 @@ class Predicted:
         """Make the bool mask (*spatial) of a structure in the segmentation."""
         return self.label_layout.mask(self.segmentation, structure)
 
+    @property
+    def segmented(self) -> Mask:
+        """The bool mask (*spatial) of all structures together."""
+        found: Mask = np.zeros(self.segmentation.shape, bool)
+        for name in self.label_layout.structures:
+            found |= self.mask(name)
+        return found
+
     def probability(self, structure: str) -> NDArray[np.float32]:
         """Return the probability of a structure, the mean over members: (*spatial), in [0, 1]."""
         found: NDArray[np.float32] = np.clip(

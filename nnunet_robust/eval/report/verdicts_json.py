@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from nnunet_robust import __version__
+from nnunet_robust.eval.report.sections.degradation import RECORD_KEY, record
 from nnunet_robust.eval.report.shared.analysis import METRIC, Analysis
 from nnunet_robust.eval.report.shared.answer import all_recipes, all_verdicts, answers
 from nnunet_robust.eval.statistics import CONFIDENCE
@@ -35,6 +36,7 @@ def verdicts_json(analysis: Analysis) -> str:
             }
             for recipe in all_recipes(analysis)
         ],
+        RECORD_KEY: record(analysis),
     }
     return as_json(content)
 

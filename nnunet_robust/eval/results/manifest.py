@@ -143,6 +143,8 @@ class CalibrationEntry(Entry):
         n_patients: patients of these.
         training: whether these cases are known not to be those of the model's training, in words.
         sentences: the guarantees, in words.
+        uninformative: those that say nothing, in words.
+        false_alarms: how often `qa` speaks of its cases, in words; empty: it was not measured.
     """
 
     NULLABLE = frozenset({"delta"})
@@ -155,6 +157,8 @@ class CalibrationEntry(Entry):
     n_patients: int = 0
     training: str = ""
     sentences: Sequence[str] = ()
+    uninformative: Sequence[str] = ()
+    false_alarms: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,6 +277,8 @@ class PerturbationEntry(Entry):
         unit: what a level is counted in.
         reference: where the perturbation comes from; None for a series.
         display_name: of the perturbation; None for a series, and in older manifests.
+        presets: preset of the table that the perturbation belongs to -> number of perturbations in it; None where it
+            belongs to none, for a series, and in older manifests.
         control: the random noise that an attack is compared with.
         source: name of the model that an attack was made against, for all models.
         attack: how it was made, where it is an attack.
@@ -283,6 +289,7 @@ class PerturbationEntry(Entry):
     unit: str = ""
     reference: str | None = None
     display_name: str | None = None
+    presets: Mapping[str, int] | None = None
     control: str | None = None
     source: str | None = None
     attack: AttackEntry | None = field(default=None, metadata={_IS: AttackEntry})

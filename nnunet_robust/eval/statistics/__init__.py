@@ -22,10 +22,11 @@ from nnunet_robust.eval.statistics.bootstrap import (
     resampled_means,
 )
 from nnunet_robust.eval.statistics.comparisons import failures, friedman, pairwise
+from nnunet_robust.eval.statistics.crossings import crossings
 from nnunet_robust.eval.statistics.mixed import mixed_model
 from nnunet_robust.eval.statistics.ranks import rank_stability
 from nnunet_robust.eval.statistics.recipe import recipe_table, recipes
-from nnunet_robust.eval.statistics.summaries import MEAN_OF_LABELS, crossings, curves, summary
+from nnunet_robust.eval.statistics.summaries import MEAN_OF_LABELS, curves, summary
 from nnunet_robust.eval.statistics.tables import CLEAN, COMPARABLE, case_scores, comparable, load_results
 from nnunet_robust.eval.statistics.verdict import MARGIN, decide, pair_table, verdict_table, verdicts
 

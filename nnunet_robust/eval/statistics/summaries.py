@@ -1,9 +1,8 @@
-"""Curves over the level, what is lost along them, and where two of them cross."""
+"""Curves over the level, and what is lost along them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -11,17 +10,15 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.integrate import trapezoid
 
-from nnunet_robust.eval.statistics.bootstrap import CONFIDENCE, N_RESAMPLES, bca_intervals, resampled_means
+from nnunet_robust.eval.statistics.bootstrap import CONFIDENCE, N_RESAMPLES, bca_intervals
 from nnunet_robust.eval.statistics.tables import CLEAN, By, Scores, direction, patient_scores
 
 MEAN_OF_LABELS = "(mean)"  # the label's name in the rows that average over several labels
 
-_EQUAL = 1e-12  # means that differ by less are the same
 _CURVES = [
     "dataset", "perturbation", "line", "level", "mean", "low", "high", "n_cases", "n_patients", "n_trained",
     "trained_low", "trained_high",
 ]  # fmt: skip
-_CROSSINGS = ["dataset", "perturbation", "first", "second", "level", "low", "high", "share", "n_patients"]
 
 
 def curves(
@@ -193,113 +190,3 @@ def _interval(values: NDArray[np.float64], n_resamples: int, seed: int) -> tuple
         return _NONE
     low, high = bca_intervals(values[:, None], n_resamples, CONFIDENCE, seed)
     return float(low[0]), float(high[0])
-
-
-def crossings(
-    rows: pd.DataFrame, metric: str = "dice", n_resamples: int = N_RESAMPLES, seed: int = 0, by: By = "architecture"
-) -> pd.DataFrame:
-    """Find the levels at which the mean curves of two architectures cross, linear between measured levels.
-
-    Args:
-        rows: what `comparable` returns.
-        metric: a key of `COMPARABLE`.
-        n_resamples: number of bootstrap samples of the patients.
-        seed: of the bootstrap.
-        by: "line" takes each trained model for itself.
-
-    Returns:
-        A row for each pair and each crossing of their means, and one for a pair that has none. Columns dataset,
-        perturbation, and
-
-        - first, second: `first` is the better one below the level, `second` above it; without a crossing, in the order
-          of the rows;
-        - level: where the means cross, missing where they do not. Curves that meet and part again on the same side do
-          not cross; where they run together between two levels, the middle counts;
-        - low, high: the 2.5th and 97.5th percentile of the level over those bootstrap samples that have a crossing in
-          the same direction (of several the nearest). They are conditioned on there being one: see `share`;
-        - share: of bootstrap samples that have a crossing in this direction; without a crossing of the means, of those
-          that have any. Missing, as low and high, for a single patient;
-        - n_patients: who took part at any level.
-
-    Example:
-        >>> import pandas as pd
-        >>> same = {"dataset": "D", "perturbation": "blur", "label": "organ", "outcome": "ok"}
-        >>> def row(name: str, patient: str, level: float, dice: float) -> dict:
-        ...     return {**same, "architecture": name, "line": name, "patient": patient, "case": patient, "level": level,
-        ...             "dice": dice}
-        >>> dice = {"plain": {0.0: 0.9, 0.3: 0.5}, "no skip": {0.0: 0.8, 0.3: 0.7}}  # the same for both patients
-        >>> rows = pd.DataFrame([row(a, p, x, y) for a, curve in dice.items() for p in "ab" for x, y in curve.items()])
-        >>> crossings(rows)[["first", "second", "level", "share"]].round(4).values.tolist()  # 0.1 apart, then -0.2
-        [['plain', 'no skip', 0.1, 1.0]]
-    """
-    found = []
-    for scores in patient_scores(rows, metric, by):
-        n_names, n_levels, n_patients = scores.values.shape
-        if n_levels < 2:
-            continue
-        flat = scores.values.reshape(-1, n_patients).T
-        resampled = resampled_means(flat, n_resamples, seed).reshape(n_names, n_levels, n_resamples)
-        means = np.stack([_means(values) for values in scores.values])
-        for a, b in combinations(range(n_names), 2):
-            at, toward = _sign_changes(scores.levels, direction(metric) * (means[a] - means[b])[:, None])
-            drawn_at, drawn_toward = _sign_changes(scores.levels, direction(metric) * (resampled[a] - resampled[b]))
-            common = {"dataset": scores.dataset, "perturbation": scores.perturbation}
-            observed: list[int | None] = [j for j in range(n_levels) if np.isfinite(at[j, 0])]
-            for j in observed or [None]:
-                first, second = (a, b) if j is None or toward[j, 0] < 0 else (b, a)
-                level = float("nan") if j is None else float(at[j, 0])
-                drawn = drawn_at if j is None else np.where(drawn_toward == toward[j, 0], drawn_at, np.nan)
-                pair = {"first": scores.names[first], "second": scores.names[second]}
-                spread = _spread(level, drawn, n_patients)
-                found.append({**common, **pair, "level": level, **spread, "n_patients": n_patients})
-    return pd.DataFrame(found, columns=_CROSSINGS)
-
-
-def _spread(level: float, drawn: NDArray[np.float64], n_patients: int) -> dict[str, float]:
-    if n_patients < 2:
-        return dict.fromkeys(("low", "high", "share"), float("nan"))
-    crossed = np.isfinite(drawn).any(axis=0)
-    share = float(crossed.mean())
-    if np.isnan(level) or not crossed.any():
-        return {"low": float("nan"), "high": float("nan"), "share": share}
-    distance = np.where(np.isfinite(drawn), np.abs(drawn - level), np.inf)
-    nearest = np.take_along_axis(drawn, distance.argmin(axis=0)[None], axis=0)[0, crossed]
-    low, high = np.quantile(nearest, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return {"low": float(low), "high": float(high), "share": share}
-
-
-def _sign_changes(
-    levels: NDArray[np.float64], difference: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Where each column changes its sign between one non-zero value and the next.
-
-    Args:
-        levels: (levels,), ascending.
-        difference: (levels, columns); NaN is passed over.
-
-    Returns:
-        at, toward: (levels, columns) each. at[j] is the place of the change whose second value is at level j, else
-        NaN; toward[j] the sign after it.
-    """
-    at = np.full(difference.shape, np.nan)
-    sign = np.where(np.abs(difference) > _EQUAL, np.sign(difference), 0.0)
-    sign[np.isnan(difference)] = np.nan
-    columns = np.arange(difference.shape[1])
-    last = np.zeros(difference.shape[1], dtype=int)  # the last level with a difference
-    first_equal = np.full(difference.shape[1], np.nan)  # where they began to run together since
-    last_equal = np.full(difference.shape[1], np.nan)
-    for j, level in enumerate(levels):
-        before = np.where(np.isnan(sign[last, columns]), 0.0, sign[last, columns])
-        changed = before * np.nan_to_num(sign[j]) < 0
-        with np.errstate(invalid="ignore", divide="ignore"):
-            old, new = difference[last, columns], difference[j]
-            straight = levels[last] + (level - levels[last]) * old / (old - new)
-        together = (first_equal + last_equal) / 2
-        at[j] = np.where(changed, np.where(np.isnan(together), straight, together), np.nan)
-        equal = sign[j] == 0
-        first_equal = np.where(equal & np.isnan(first_equal), level, first_equal)
-        last_equal = np.where(equal, level, last_equal)
-        apart = np.abs(np.nan_to_num(sign[j])) > 0
-        first_equal[apart] = last_equal[apart] = np.nan
-        last[apart] = j
-    return at, sign

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from nnunet_robust.eval.attacks.rows import perturbation
+from nnunet_robust.eval.attacks.rows import PRESETS, perturbation
 from nnunet_robust.eval.images.regions import channel_names
 from nnunet_robust.eval.inference.ensembles import Ensemble
 from nnunet_robust.eval.inference.models import Model
@@ -91,6 +91,7 @@ def describe(before: Manifest, plan: SweepPlan) -> Manifest:
             unit=row.unit,
             reference=row.reference,
             display_name=row.display_name,
+            presets={preset: len(of_preset) for preset, of_preset in PRESETS.items() if name in of_preset} or None,
             control=row.control or None,
             source=row.source or None,
             attack=plan.attacks.get(name),

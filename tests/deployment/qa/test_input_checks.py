@@ -18,16 +18,16 @@ from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.seeding import torch_generator
 from nnunet_robust.deployment.qa.input_checks import (
     Check,
-    Training,
     check_content,
     check_file,
     check_form,
     check_segmented,
-    read_training,
     worst,
 )
+from nnunet_robust.deployment.qa.training import Training, read_training
 from nnunet_robust.eval.images.image_files import ImageFiles
 from nnunet_robust.eval.images.image_statistics import ImageStatistics
+from nnunet_robust.eval.images.normalisation import CT, NetworkView, Normalisation, NormalisedImage
 from nnunet_robust.perturbations import perturb
 
 SPACING = (3.0, 1.0, 1.0)
@@ -42,16 +42,33 @@ def volume(seed: int, shape: tuple[int, ...] = (12, 30, 32), scale: float = 1.0)
     return (image * scale)[None].astype(np.float32)
 
 
-def training(fixed_units: bool = True, calibrated: bool = True) -> Training:
+def normalisation(scheme: str = CT) -> Normalisation:
+    objects = {"mean": 100.0, "std": 10.0, "percentile_00_5": 70.0, "percentile_99_5": 130.0}
+    return Normalisation((scheme,), (False,), (objects,))
+
+
+def measured(image: np.ndarray, spacing: tuple[float, ...], scheme: str = CT) -> ImageStatistics:
+    """As `calibrate` does, with the object in the middle for a segmentation."""
+    normalised = NormalisedImage.of(image, normalisation(scheme))
+    view = NetworkView.of(normalised, spacing).with_segmentation(normalised, middle(image))
+    return dataclasses.replace(ImageStatistics.of(image, spacing), network=view)
+
+
+def middle(image: np.ndarray) -> np.ndarray:
+    inside = np.zeros(image.shape[1:], bool)
+    inside[4:8, 10:18, 10:20] = True
+    return inside
+
+
+def training(scheme: str = CT, calibrated: bool = True) -> Training:
     """What 20 such images would leave behind."""
     seen = [volume(seed) for seed in range(20)]
     return Training(
         ("CT",),
-        (fixed_units,),
+        normalisation(scheme),
         np.array([SPACING] * 19 + [(4.0, 1.0, 1.0)]),
         np.array([(36.0, 30.0, 32.0)] * 20),
-        ((70.0, 130.0),),
-        tuple(ImageStatistics.of(image, SPACING) for image in seen) if calibrated else (),
+        tuple(measured(image, SPACING, scheme) for image in seen) if calibrated else (),
     )
 
 
@@ -60,7 +77,12 @@ def check_image(image: np.ndarray, spacing: tuple[float, ...], known: Training) 
     form = check_form(image, known)
     if any(check.verdict == "reject" for check in form):
         return form
-    return (*form, *check_content(image, spacing, known, ImageStatistics.of(image, spacing)))
+    return (*form, *check_content(measured(image, spacing, known.normalisation.schemes[0]), known))
+
+
+def segmented(image: np.ndarray, mask: np.ndarray, known: Training) -> tuple[Check, ...]:
+    normalised = NormalisedImage.of(image, known.normalisation)
+    return check_segmented(NetworkView.of(normalised, SPACING).with_segmentation(normalised, mask), known)
 
 
 def verdicts(checks: tuple[Check, ...]) -> dict[str, str]:
@@ -69,9 +91,7 @@ def verdicts(checks: tuple[Check, ...]) -> dict[str, str]:
 
 def test_an_image_as_in_training_is_accepted() -> None:
     image = volume(99)
-    inside = np.zeros(image.shape[1:], bool)
-    inside[4:8, 10:18, 10:20] = True
-    checks = (*check_image(image, SPACING, training()), *check_segmented(image, inside, training()))
+    checks = (*check_image(image, SPACING, training()), *segmented(image, middle(image), training()))
     assert [check.name for check in checks] == [
         "channels",
         "finite",
@@ -106,7 +126,10 @@ def test_spacing(spacing: tuple[float, ...], verdict: str | None) -> None:
     found = {check.name: check for check in check_image(volume(1), spacing, training())}["spacing"]
     assert found.verdict == (verdict or "accept")
     if verdict and spacing[0] > 4:
-        assert f"along axis 0 a voxel is {spacing[0]:.3g} mm, 3 to 4 mm in 20 training images" == found.reason
+        assert found.reason == (
+            f"a voxel measures {spacing[0]:.3g} mm from slice to slice, usually 3 to 4 mm (in 20 images of the "
+            "training): check slice thickness and protocol, and whether it is the original series"
+        )
 
 
 def test_extent_is_of_what_is_not_zero() -> None:
@@ -122,20 +145,29 @@ def test_extent_is_of_what_is_not_zero() -> None:
 def test_what_leaves_nothing_to_measure() -> None:
     image = volume(1)
     assert check_image(np.concatenate([image, image]), SPACING, training()) == (
-        Check("channels", "reject", "the image has 2 channels, the model takes 1 (CT)"),
+        Check(
+            "channels",
+            "reject",
+            "the image has 2 channels, the model needs 1 (CT): give all images of the examination that it needs, and "
+            "no colour picture of one",
+        ),
     )
     broken = image.copy()
     broken[0, 0, 0, :2] = np.nan, np.inf
     assert check_image(broken, SPACING, training())[-1] == Check(
-        "finite", "reject", f"2 of {image.size} voxels are NaN or infinite"
+        "finite",
+        "reject",
+        f"2 of {image.size} voxels hold no number: the file is damaged or was badly exported; export it again",
     )
     assert check_image(np.zeros_like(image), SPACING, training())[-1] == Check(
-        "not empty", "reject", "CT has the same value in every voxel"
+        "not empty",
+        "reject",
+        "CT has the same value in every voxel: the file is damaged or was badly exported; export it again",
     )
     assert check_image(image[:, :1], (3.0, 1.0, 1.0), training())[-1].name == "dimensions"
-    flat = Training(("CT",), (True,), np.array([[999.0, 1, 1]]), np.array([[999.0, 30, 32]]), ((70.0, 130.0),))
+    flat = Training(("CT",), normalisation(), np.array([[999.0, 1, 1]]), np.array([[999.0, 30, 32]]))
     assert check_image(image, SPACING, flat)[-1] == Check(
-        "dimensions", "reject", "(12, 30, 32) voxels, the model takes 2d images"
+        "dimensions", "reject", "the image has 12 x 30 x 32 voxels, the model needs 2d images: give the whole series"
     )
     assert verdicts(check_image(image[:, 5:6], (999.0, 1.0, 1.0), flat)) == {}
 
@@ -146,24 +178,63 @@ def test_another_modality() -> None:
     mr = np.abs(rng.normal(0, 8, (1, 12, 30, 32))).astype(np.float32)
     mr[:, 2:10, 4:26, 4:28] = rng.normal(400, 150, (8, 22, 24))
     assert verdicts(check_image(mr, SPACING, training()))["intensity range"] == "reject"
-    assert verdicts(check_image(mr, SPACING, training(fixed_units=False)))["intensity range"] == "review"
+    assert verdicts(check_image(mr, SPACING, training("NoNormalization")))["intensity range"] == "review"
     assert verdicts(check_image(mr, SPACING, training(calibrated=False))) == {}  # the object's own say nothing of air
-    assert verdicts(check_image(volume(1) + 100, SPACING, training())) == {"intensity range": "review"}
-    assert verdicts(check_image(volume(1) - 100, SPACING, training()))["intensity range"] == "review"
+    assert verdicts(check_image(volume(1) + 100, SPACING, training())) == {"intensity range": "reject"}
     assert verdicts(check_image(volume(1) - 5000, SPACING, training(calibrated=False))) == {
         "object's intensities": "reject"
     }
-    assert verdicts(check_image(volume(1) - 5000, SPACING, training(False, False))) == {
+    assert verdicts(check_image(volume(1) - 5000, SPACING, training("NoNormalization", False))) == {
         "object's intensities": "review"
     }
+
+
+def test_padding_that_ct_normalisation_clips_is_no_reason() -> None:
+    """Air at -3000 is the same as air at -1000 for the network."""
+    image = volume(1)
+    image[:, :, :2] = -3024
+    assert "intensity range" not in verdicts(check_image(image, SPACING, training()))
+
+
+@pytest.mark.parametrize(("gain", "offset"), [(1.0, 0.0), (0.1, 0.0), (1700.0, 0.0), (3.0, 4000.0)])
+@pytest.mark.parametrize("scheme", ["ZScoreNormalization", "RescaleTo01Normalization"])
+def test_a_grey_scale_that_the_normalisation_removes_is_no_reason(scheme: str, gain: float, offset: float) -> None:
+    image = (volume(50) + 1100) * gain + offset
+    known = training(scheme)
+    checks = (*check_image(image, SPACING, known), *segmented(image, middle(image), known))
+    assert verdicts(checks) == {}
+    assert {"intensity range", "segmented intensities"} <= {check.name for check in checks}
+
+
+def test_what_a_z_score_leaves_is_a_reason() -> None:
+    """A bright half, as of a coil or a contrast agent: the distribution is another, whatever its scale."""
+    image, known = volume(50), training("ZScoreNormalization")
+    image[:, :, :, 16:] *= 0.1
+    found = {check.name: check for check in check_image(image, SPACING, known)}["intensity range"]
+    assert found.verdict == "review"
+    assert found.reason.startswith("with brightness and contrast evened out, the ") and found.reason.endswith(
+        " in 20 calibration images): check sequence or kernel, contrast agent, and look for artefacts and blank borders"
+    )
+    air = np.zeros(image.shape[1:], bool)
+    air[:, :2, :2] = True
+    (outlined,) = segmented(volume(50), air, known)
+    assert outlined.verdict == "review" and "what is outlined in CT is darker than usual" in outlined.reason
+
+
+def test_a_calibration_of_an_earlier_version_has_no_normalised_images() -> None:
+    known = training("ZScoreNormalization")
+    earlier = tuple(dataclasses.replace(image, network=None) for image in known.calibration)
+    known = dataclasses.replace(known, calibration=earlier)
+    checks = (*check_image(volume(50), SPACING, known), *segmented(volume(50), middle(volume(50)), known))
+    assert verdicts(checks) == {} and "intensity range" not in {check.name for check in checks}
 
 
 def test_the_segmentation_is_of_what_looks_like_the_object() -> None:
     image = volume(1)
     air = np.zeros(image.shape[1:], bool)
     air[:, :2, :2] = True
-    assert verdicts(check_segmented(image, air, training())) == {"segmented intensities": "review"}
-    assert check_segmented(image, ~air & False, training()) == ()
+    assert verdicts(segmented(image, air, training())) == {"segmented intensities": "review"}
+    assert segmented(image, ~air & False, training()) == ()
 
 
 def quality(noise: float | None, blur: float | None, polarity: float | None = None) -> ImageStatistics:
@@ -189,11 +260,14 @@ def test_noise_and_blur_beyond_those_of_the_calibration(
     noise: float | None, blur: float | None, found: dict[str, str]
 ) -> None:
     known = dataclasses.replace(training(), calibration=(quality(0.02, 0.6), quality(0.04, 0.8), quality(None, None)))
-    checks = check_content(volume(1), SPACING, known, quality(noise, blur))
+    checks = check_content(quality(noise, blur), known)
     assert {name: verdict for name, verdict in verdicts(checks).items() if name in ("noise", "blur")} == found
-    assert not noise or f"the noise is {noise:.3g} of the image's range, 0.02 to 0.04 in 2 calibration images" in [
-        check.reason for check in checks
-    ]
+    if noise:
+        (said,) = [check.reason for check in checks if check.name == "noise"]
+        usual = f"(noise {noise:.3g} of its range of grey values, usually 0.02 to 0.04 in 2 calibration images)"
+        what = "noisier than" if noise > 0.048 else "smoother than" if noise < 0.0154 else "as noisy as"
+        what = f"{what} usual"
+        assert said.startswith(f"the image is {what} {usual}") and said.endswith(usual) == ("noise" not in found)
 
 
 @pytest.mark.parametrize(
@@ -219,26 +293,29 @@ def test_contrast_beyond_that_of_the_calibration(
     seen: tuple[float | None, ...], now: float | None, found: dict[str, str]
 ) -> None:
     known = dataclasses.replace(training(), calibration=tuple(quality(None, None, value) for value in seen))
-    checks = check_content(volume(1), SPACING, known, quality(None, None, now))
+    checks = check_content(quality(None, None, now), known)
     assert {name: verdict for name, verdict in verdicts(checks).items() if name == "contrast"} == found
     (*_, last) = (check.reason for check in checks if check.name == "contrast") if now and seen[0] else ("",)
-    assert last.endswith(": as if the contrast were inverted") == (now in (-9.0, -0.01, 0.01))
+    assert (", as if black and white were exchanged" in last) == (now in (-9.0, -0.01, 0.01))
     if now == 0.71:
         assert last == (
-            "the skewness of the details of CT is 0.71 (above 0 bright ones prevail, below 0 dark ones), 0.2 to 0.6 in "
-            "2 calibration images"
+            "bright details prevail over dark ones in CT more than usual (skewness 0.71, usually 0.2 to 0.6 in 2 "
+            "calibration images): check the sequence, and whether the grey scale is inverted"
         )
 
 
 def test_inverted_contrast_is_seen() -> None:
     image = volume(50)
-    assert verdicts(check_image(image.max() + image.min() - image, SPACING, training(False)))["contrast"] == "review"
+    assert (
+        verdicts(check_image(image.max() + image.min() - image, SPACING, training("NoNormalization")))["contrast"]
+        == "review"
+    )
 
 
 def test_real_noise_and_blur_are_seen() -> None:
     """The calibration's images have no noise to speak of in their borders: perturbed ones are told by the measures."""
     clean = torch.from_numpy(volume(50))
-    known = training(fixed_units=False)
+    known = training("NoNormalization")
     assert verdicts(check_image(volume(50), SPACING, known)) == {}
     for name, level, which in (("gaussian_noise", 0.1, "noise"), ("gaussian_blur", 1.5, "blur")):
         image = perturb(clean, name, level, torch_generator(0, name), None, SPACING).numpy()
@@ -268,23 +345,27 @@ def model_folder(nnunet: Path, volumes: str, tmp_path_factory: pytest.TempPathFa
 
 def test_what_nnunet_wrote_down(model_folder: Path) -> None:
     found = read_training(model_folder, "3d_fullres")
-    assert found.channels == ("T1", "CT") and found.fixed_units == (False, True)
+    assert found.channels == ("T1", "CT")
+    assert found.normalisation.schemes == ("ZScoreNormalization", CT)
     np.testing.assert_array_equal(found.spacings_mm, [SPACING] * 6)
     np.testing.assert_array_equal(found.extents_mm, [(42.0, 40.0, 44.0)] * 6)
-    assert 130 < found.object_intensities[0][0] < 160 < found.object_intensities[0][1] < 190
-    assert -930 < found.object_intensities[1][0] < -880 and -500 < found.object_intensities[1][1] < -450
+    low, high = found.normalisation.object_range(1)
+    assert -930 < low < -880 and -500 < high < -450
 
 
 def test_a_mixed_folder(model_folder: Path, nnunet: Path, volumes: str, tmp_path: Path) -> None:
     source = nnunet / "nnUNet_raw" / volumes
     reader = SimpleITKIO()
-    seen = [
-        ImageStatistics.of(
-            reader.read_images([str(source / "imagesTr" / f"train_{i}_000{c}.nii.gz") for c in (0, 1)])[0], SPACING
-        )
-        for i in range(6)
+    known = read_training(model_folder, "3d_fullres")
+    images = [
+        reader.read_images([str(source / "imagesTr" / f"train_{i}_000{c}.nii.gz") for c in (0, 1)])[0] for i in range(6)
     ]
-    known = read_training(model_folder, "3d_fullres", seen)
+    views = [NetworkView.of(NormalisedImage.of(image, known.normalisation), SPACING) for image in images]
+    seen = [
+        dataclasses.replace(ImageStatistics.of(image, SPACING), network=view)
+        for image, view in zip(images, views, strict=True)
+    ]
+    known = dataclasses.replace(known, calibration=tuple(seen))
 
     def checked(name: str) -> dict[str, str]:
         images = tuple(tmp_path / f"{name}_000{channel}.nii.gz" for channel in (0, 1))
@@ -324,7 +405,7 @@ def test_a_mixed_folder(model_folder: Path, nnunet: Path, volumes: str, tmp_path
     changed("nan", lambda data: np.where(data > 150, np.nan, data).astype(np.float32))
     assert checked("nan") == {"readable": "reject"}
     changed("noisy", lambda data: data + np.random.default_rng(0).normal(0, 300, data.shape).astype(np.float32))
-    assert checked("noisy") == {"intensity range": "reject", "contrast": "review", "noise": "review"}
+    assert checked("noisy") == {"intensity range": "review", "contrast": "review", "noise": "review"}
 
 
 def test_files_that_do_not_fit(model_folder: Path, tmp_path: Path) -> None:
@@ -335,7 +416,7 @@ def test_files_that_do_not_fit(model_folder: Path, tmp_path: Path) -> None:
     plans = json.loads((folder / "plans.json").read_text())
     plans["configurations"]["inherits"] = {"inherits_from": "3d_fullres"}
     (folder / "plans.json").write_text(json.dumps(plans))
-    assert read_training(folder, "inherits").fixed_units == (False, True)
+    assert read_training(folder, "inherits").normalisation.schemes == ("ZScoreNormalization", CT)
     dataset = json.loads((folder / "dataset.json").read_text())
     dataset["channel_names"] = {"0": "T1"}
     (folder / "dataset.json").write_text(json.dumps(dataset))

@@ -12,6 +12,7 @@ from nnunet_robust.eval.conformal.calibration import Calibration, CalibrationCas
 from nnunet_robust.eval.conformal.control import DiceInterval, calibrate_interval
 from nnunet_robust.eval.images.image_statistics import ImageStatistics
 
+OVERLAP = "the overlap of the outline with the true one (Dice; 1 is perfect)"
 IMAGE = ImageStatistics(((0.0, 0.5, 1.0),), None, None, (None,))
 
 
@@ -79,14 +80,15 @@ def test_what_a_new_case_is_told() -> None:
 
     assert told(0.55) == (
         "amber",
-        "its Dice may be as low as 0.550, below 0.605, as in at most 5 % of cases like those of the calibration "
-        "(interval 0.55 to 0.90, as holds for 90 % of cases like those of the calibration)",
+        f"{OVERLAP} may be as low as 0.550, below 0.605, as in "
+        "at most 5 % of cases like those of the calibration (its Dice is expected between 0.55 and 0.90, as holds for "
+        "90 % of cases like those of the calibration)",
     )
     assert told(0.49) == (
         "red",
-        "its Dice may be as low as 0.490, below 0.5: further below the lowest of the calibration's 40 cases (0.600) "
-        "than that is below their median (0.700) (interval 0.49 to 0.90, as holds for 90 % of cases like those of the "
-        "calibration)",
+        f"{OVERLAP} may be as low as 0.490, below 0.5: further below the lowest of the calibration's 40 cases (0.600) "
+        "than that is below their median (0.700) (its Dice is expected between 0.49 and 0.90, as holds for 90 % of "
+        "cases like those of the calibration)",
     )
     assert told(0.61)[1] == "the image was not checked"
 

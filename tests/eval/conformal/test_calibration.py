@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.conformal.calibration import Calibration, CalibrationCase, CaseScores, calibrate
 from nnunet_robust.eval.conformal.calibration_file import read_calibration, write_calibration
 from nnunet_robust.eval.conformal.control import calibrate_interval
+from nnunet_robust.eval.conformal.false_alarms import FalseAlarms
+from nnunet_robust.eval.conformal.informative import MaskSize
 from nnunet_robust.eval.conformal.loss_curves import SETTINGS, bound_mask, loss_curves
 from nnunet_robust.eval.images.image_statistics import ImageStatistics
 
@@ -40,7 +44,7 @@ def case(index: int, patient: str | None = None, *, empty: bool = False, predict
         ImageStatistics(((0.0, 1.5, 100.25 + index),), None, 0.5, (0.25 - index, None)),
         {
             "disc": CaseScores(
-                loss_curves(reference, segmentation, SPACING, probability),
+                loss_curves(reference, segmentation, SPACING, probability, sizes=True),
                 dice,
                 0.9 if predicted else None,
                 0.05 if predicted else None,
@@ -90,7 +94,7 @@ def test_there_and_back(made: Calibration, tmp_path: Path) -> None:
     shuffled = calibrate([case(index) for index in reversed(range(40))], MODEL, "clean images", 0.1, 0.1, 0.2)
     write_calibration(path, shuffled)
     assert path.read_bytes() == before
-    assert len(before) < 40 * 15_000  # curves, not volumes
+    assert len(before) < 40 * 20_000  # curves, not volumes
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -114,6 +118,9 @@ def test_files_that_are_not_what_they_were(made: Calibration, tmp_path: Path) ->
         ("[]", "is not a calibration"),
         ("{}", "is not a calibration"),
         (changed(format=1), "another version"),
+        (changed(sizes={}), "are not those of its cases"),
+        (changed(uninformative=["disc: all is well"]), "are not those of its cases"),
+        (changed(false_alarms={"n_cases": 3}), "is not a calibration"),
         (changed(settings={}), "another version"),
         (changed(alpha=0.2), "are not those of its cases"),
         (changed(bounds=bounds), "are not those of its cases"),
@@ -183,13 +190,121 @@ def test_cases_must_be_measured_alike() -> None:
 
 def test_sentences(made: Calibration) -> None:
     said = made.sentences("disc")
-    margin = made.bounds["disc"]["outer_margin_mm"]
+    margin, size = made.bounds["disc"]["outer_margin_mm"], made.sizes("disc")["outer_margin_mm"]
     assert margin.setting is not None and margin.mean_loss is not None
     assert said[2] == (
         f"disc: with the margin {margin.setting:.4g} mm, at most 10 % of the object lies outside of the outer mask, on "
         f"average over patients who have it, with confidence 90 % (calibrated on 40 cases of 40 patients, clean "
-        f"images; there it was {100 * margin.mean_loss:.3g} %)."
+        f"images; there it was {100 * margin.mean_loss:.3g} %). There {size.in_words('outer_margin_mm')}."
     )
+    low, high = made.intervals["disc"].around(0.9, 0.05)
     assert said[-1] == (
-        "disc: a Dice lies in its interval in 80 % of cases (calibrated on 40 cases of 40 patients, clean images)."
+        "disc: a Dice lies in its interval in 80 % of cases (calibrated on 40 cases of 40 patients, clean images). "
+        f"There for the median case, its Dice is expected between {low:.2f} and {high:.2f}."
     )
+
+
+def test_sizes_are_those_of_the_masks(made: Calibration) -> None:
+    """Made again from the images, voxel by voxel."""
+    for kind, size in made.sizes("disc").items():
+        setting = made.bounds["disc"][kind].setting
+        assert setting is not None
+        relative, of_image = [], []
+        for index in range(40):
+            _, segmentation, probability = images(index)
+            mask = bound_mask(kind, setting, segmentation, SPACING, probability)
+            relative.append(mask.sum() / segmentation.sum())
+            of_image.append(mask.mean())
+        assert size.of_segmentation == pytest.approx(np.median(relative))
+        assert size.of_image == pytest.approx(np.median(of_image))
+        assert (size.n_empty, size.n_cases) == (0, 40) and not size.uninformative(kind)
+    assert made.uninformative() == [] and made.described()["uninformative"] == []
+
+
+def poor(index: int) -> CalibrationCase:
+    """A model that is as certain where there is nothing, and whose segmentation lies beside the disc."""
+    reference, _, _ = images(index)
+    segmentation = np.zeros(reference.shape, bool)
+    segmentation[:6, :6] = True
+    probability = np.where(segmentation, 0.9, 0.2).astype(np.float32)
+    scores = CaseScores(loss_curves(reference, segmentation, SPACING, probability, sizes=True), 0.0, 0.5, 0.5)
+    image = ImageStatistics(((0.0, 0.0, 1.0),), None, None, (None,))
+    return CalibrationCase(f"c{index:03d}", f"p{index}", f"{index:064d}", image, {"x": scores})
+
+
+def test_bounds_that_say_nothing_say_so(tmp_path: Path) -> None:
+    nothing = calibrate([poor(index) for index in range(20)], MODEL, "clean images", 0.1)
+    assert nothing.bounds["x"]["inner_threshold"].mean_loss == 0  # kept, and for nothing
+    said = nothing.uninformative()
+    assert (
+        "x: the inner mask by threshold is uninformative: the inner mask is empty in 20 of 20 cases, so that it claims "
+        "nothing."
+    ) in said
+    assert (
+        "x: the outer mask by threshold is uninformative: the outer mask is 35.6 times the segmentation and covers 100 "
+        "% of the image (median)."
+    ) in said
+    assert "x: the interval of the Dice is uninformative: for the median case, nothing is known of its Dice." in said
+    assert all("Uninformative: " in sentence for sentence in nothing.sentences("x")) and len(said) == 5
+    path = tmp_path / "c.json"
+    write_calibration(path, nothing)
+    assert json.loads(path.read_text())["uninformative"] == said
+    assert read_calibration(path).uninformative() == said
+
+
+@pytest.mark.parametrize(
+    ("of_segmentation", "of_image", "expected"),
+    [
+        (4.0, 0.32, False),
+        (4.0, 0.34, True),  # a third of the image
+        (1.2, 0.54, False),  # of an object of 45 % of the image, which is as large
+        (2.0, 0.9, True),
+        (1.25, 1.0, True),  # the whole image
+    ],
+)
+def test_an_outer_mask_of_a_third_of_the_image(of_segmentation: float, of_image: float, expected: bool) -> None:
+    share = of_image / of_segmentation
+    size = MaskSize(of_segmentation, of_image, min(share, 1 - share), 0, 9)
+    assert size.uninformative("outer_threshold") == expected == size.uninformative("outer_margin_mm")
+
+
+def test_a_calibration_of_the_version_before_is_read(made: Calibration, tmp_path: Path) -> None:
+    """It had no sizes of outer masks, other words, and nothing of the network's view."""
+    path = tmp_path / "calibration.json"
+    write_calibration(path, made)
+    content = json.loads(path.read_text())
+    for name in ("sizes", "uninformative", "false_alarms"):
+        del content[name]
+    content |= {"format": 2, "in_words": ["disc: other words"]}
+    for one in content["cases"]:
+        del one["image"]["network"]
+        for curve in one["labels"]["disc"]["curves"].values():
+            curve.pop("size", None)
+    path.write_text(json.dumps(content))
+    found = read_calibration(path)
+    assert (found.bounds, found.intervals, found.false_alarms) == (made.bounds, made.intervals, None)
+    assert (
+        found.sizes("disc")["inner_threshold"].of_segmentation == made.sizes("disc")["inner_threshold"].of_segmentation
+    )
+    assert "An earlier version calibrated, which did not count how large the mask is." in " ".join(
+        found.sentences("disc")
+    )
+    path.write_text(json.dumps({**content, "alpha": 0.2}))
+    with pytest.raises(UserError, match="are not those of its cases"):
+        read_calibration(path)
+
+
+def test_false_alarms_are_stored(made: Calibration, tmp_path: Path) -> None:
+    alarms = FalseAlarms(40, 40, 3, 1, {"noise": 1, "Dice": 2}, 0.61, 0.84)
+    path = tmp_path / "calibration.json"
+    write_calibration(path, dataclasses.replace(made, false_alarms=alarms))
+    assert read_calibration(path).false_alarms == alarms
+    low, high = stats.binomtest(3, 40).proportion_ci(0.95, "exact")
+    assert alarms.interval == (pytest.approx(low), pytest.approx(high))
+    assert alarms.sentence() == (
+        "False alarms: of these 40 cases, qa would flag 3 (7.5 %, 95 % interval 1.6 to 20 %), 1 of them to reject "
+        "(Dice 2, noise 1). Each was judged without its own patient (leave-one-patient-out), by the default limits. "
+        "About so often qa will speak of new images of this source. The lowest Dice of a structure is 0.61 in flagged "
+        "cases and 0.84 in the others (medians), so that not each alarm is for nothing."
+    )
+    assert json.loads(path.read_text())["false_alarms"]["rate"] == 0.075

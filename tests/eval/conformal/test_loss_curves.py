@@ -61,11 +61,12 @@ def test_a_curve_has_what_each_mask_would_cost(shape: tuple[int, ...], kind: str
         if dtype is np.float32:
             probability.ravel()[:6] = SETTINGS["outer_threshold"][[0, 1, 40, 160, 200, -1]]  # right on thresholds
         valid = np.random.default_rng(seed).random(shape) < 0.8
-        curve = loss_curves(reference, segmentation, SHAPES[shape], probability, valid)[kind]
+        curve = loss_curves(reference, segmentation, SHAPES[shape], probability, valid, sizes=True)[kind]
         for index, setting in enumerate(SETTINGS[kind]):
             mask = bound_mask(kind, float(setting), segmentation, SHAPES[shape], probability) & valid
             truth = reference & valid
             wrong, of = (truth & ~mask, truth) if kind.startswith("outer") else (mask & ~truth, mask)
+            assert curve.size is not None and curve.size[index] == mask.sum()
             assert (curve.wrong[index], curve.of[index]) == (wrong.sum(), of.sum()), setting
             if of.any():
                 assert curve.losses[index] == wrong.sum() / of.sum()

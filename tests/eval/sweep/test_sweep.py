@@ -30,6 +30,7 @@ from nnunet_robust.eval.inference import models as models_module
 from nnunet_robust.eval.inference import precision
 from nnunet_robust.eval.inference.sliding_window import SlidingWindow
 from nnunet_robust.eval.sweep.sweep import SweepParameters, run_sweep
+from nnunet_robust.perturbations import PRESETS
 from tests.conftest import here, run, run_ok, train
 
 
@@ -168,6 +169,8 @@ def test_results_are_tidy_and_complete(parameters: SweepParameters, texture_mode
 
     manifest = json.loads((parameters.output / "manifest.json").read_text())
     assert manifest["identity"]["precision"] == "exact"
+    presets = {"ct": len(PRESETS["ct"]), "noise": len(PRESETS["noise"]), "all": len(PRESETS["all"])}
+    assert manifest["perturbations"]["gaussian_noise"]["presets"] == presets
     images = {"file_ending": ".png", "channels": 1, "reader": "NaturalImage2DIO", "channel_names": ["grey"]}
     assert [m["images"] for m in manifest["models"].values()] == [images] * 2
     assert {m["choices"]["backend"] for m in manifest["models"].values()} == {"torch"}

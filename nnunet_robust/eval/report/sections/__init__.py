@@ -11,6 +11,7 @@ from nnunet_robust.eval.report.sections import (
     calibration,
     context,
     curves,
+    degradation,
     denoising,
     experts,
     failures,
@@ -35,8 +36,8 @@ from nnunet_robust.pages.plots import line_styles
 from nnunet_robust.pages.tables import ReportTable
 
 _MODULES = (
-    warnings, verdict, curves, texture, context, ranks, summary, failures, attacks, denoising, uncertainty, calibration,
-    guarantees, experts, pictures, statistics, limits, left_out, measured, architectures, manifest,
+    warnings, verdict, curves, texture, context, ranks, degradation, summary, failures, attacks, denoising, uncertainty,
+    calibration, guarantees, experts, pictures, statistics, limits, left_out, measured, architectures, manifest,
 )  # fmt: skip
 
 SECTIONS: tuple[Section, ...] = tuple(module.SECTION for module in _MODULES)

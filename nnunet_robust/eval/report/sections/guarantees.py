@@ -289,6 +289,22 @@ def _guaranteed(analysis: Analysis) -> Iterator[str]:
             yield from (f"{line}{where}: {sentence}" for sentence in made.sentences)
 
 
+def _uninformative(analysis: Analysis) -> Iterator[str]:
+    """Which masks and intervals say nothing, so that their guarantees are kept for nothing."""
+    for sweep in analysis.sweeps:
+        where = f" on {', '.join(sweep.datasets)}" if len(analysis.datasets) > 1 else ""
+        for line, made in calibrations(sweep).items():
+            yield from (f"{line}{where}: {sentence}" for sentence in made.uninformative)
+
+
+def _false_alarms(analysis: Analysis) -> Iterator[str]:
+    for sweep in analysis.sweeps:
+        where = f" on {', '.join(sweep.datasets)}" if len(analysis.datasets) > 1 else ""
+        for line, made in calibrations(sweep).items():
+            if made.false_alarms:
+                yield f"{line}{where}: {made.false_alarms}"
+
+
 def _figures(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[ReportFigure]:
     table = guarantees(analysis)
     for name, guarantee in GUARANTEES.items():
@@ -387,12 +403,18 @@ SECTION = Section(
         "here whether it still holds, not guaranteed. It is called broken where the whole interval of the observed "
         "mean over patients is on the wrong side; that it is not shown to be broken does not show that it holds. A "
         "guarantee without a confidence is one on average over calibration sets, too: of a single one, the mean may "
-        "lie a little on the wrong side by chance. " + columns.BANDS + ".",
+        "lie a little on the wrong side by chance. What is called uninformative holds for nothing: an inner mask that "
+        "is empty is never wrong, an outer one that is next to the whole image misses nothing. " + columns.BANDS + ".",
     ),
     figures=_figures,
     groups={f"{_GROUP}-{name}": f"share of {guarantee.share}" for name, guarantee in GUARANTEES.items()},
     folded=(f"{_GROUP}-inner_threshold", f"{_GROUP}-outer_margin_mm", f"{_GROUP}-inner_margin_mm"),
     tables=_TABLES,
-    lists={"What was guaranteed": _guaranteed, "Where guarantees are first broken": _sentences},
+    lists={
+        "Guarantees that say nothing": _uninformative,
+        "What was guaranteed": _guaranteed,
+        "Alarms on the calibration's own cases": _false_alarms,
+        "Where guarantees are first broken": _sentences,
+    },
     left_out=left_out,
 )

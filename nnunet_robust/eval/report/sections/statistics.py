@@ -75,10 +75,13 @@ _TABLES = (
     TableSpecification(
         "crossings",
         "Where two mean curves cross",
-        "The level at which the mean Dice of two architectures is the same, linear between levels, with its 95 % "
-        "bootstrap interval among the resamples of patients that have a crossing, and their share.",
+        "The level at which the mean Dice of two architectures is the same, linear between levels; the first is better "
+        "below it, the second above. Its 95 % interval (Fieller's) is all levels around it at which the data do not "
+        "tell the two apart, over other patients, and over other trainings where there are several. An interval that "
+        "is open below or above reaches the lowest or highest measured level: the curves may then also cross outside "
+        "of the measured levels, or nowhere. Without a crossing of the means it says where one is possible.",
         (
-            *CONDITION[:2], *_PAIR, Column("level", "level", "wide", "low", "high"),
+            *CONDITION[:2], *_PAIR, Column("level", "level", "wide", "low", "high"), Column("open", "open"),
             Column("share", "resamples that cross", "share"), PATIENTS,
         ),
         crossings,
@@ -127,14 +130,15 @@ _TABLES = (
     TableSpecification(
         "mixed",
         "Mixed models of Dice",
-        "Dice = intercept and slope of the architecture over the level (scaled to 0 to 1) + patient + trained model + "
-        "rest; one model for each perturbation, by restricted maximum likelihood. Terms are in Dice, with 95 % "
-        "intervals. A straight line is an approximation: the curves show how good a one.",
+        "Dice = intercept and slope over the level (scaled to 0 to 1) + rest; intercept and slope are those of the "
+        "architecture + patient + patient x architecture + trained model; one model for each perturbation. Terms are "
+        "in Dice, with 95 % intervals. There is a p only where trainings were repeated: with one training of each "
+        "architecture, a term is about these trained models. A straight line is an approximation: the curves show how "
+        "good a one.",
         (
             *CONDITION[:2], Column("kind", "kind"), Column("term", "term"),
             Column("estimate", "estimate", "score", "low", "high"), Column("p", "p", "p"),
-            PATIENTS, Column("n_trained", "trained models", "count"),
-            Column("converged", "converged"), Column("note", "note"),
+            PATIENTS, Column("n_trained", "trained models", "count"), Column("note", "note"),
         ),
         mixed,
     ),

@@ -17,6 +17,7 @@ from nnunet_robust.eval.report.sections.guarantees import (
     HOLDS,
     INTERVAL,
     OPEN,
+    SECTION,
     UNKNOWN,
     _exact_intervals,
     breaks,
@@ -122,6 +123,19 @@ def test_the_sentences_name_the_first_level_and_claim_no_more() -> None:
         "of the Dice.",
         "D, blur, A: no guarantee is shown to be broken up to level 2.",
     ]
+
+
+def test_guarantees_that_say_nothing_stand_first(confidence: Analysis) -> None:
+    lists = {title: list(made(confidence)) for title, made in SECTION.lists.items()}
+    assert next(iter(lists)) == "Guarantees that say nothing"
+    said = lists["Guarantees that say nothing"]
+    assert len(said) == len(set(said)) > 1
+    for sentence in said:
+        assert sentence.startswith("nnUNetTrainer")
+        assert sentence.endswith(": foreground: the inner mask by threshold is uninformative: the inner mask is empty.")
+    alarms = lists["Alarms on the calibration's own cases"]
+    assert len(alarms) == len(said)
+    assert all(one.endswith(": False alarms: of these 40 cases, qa would flag 3.") for one in alarms)
 
 
 def test_trained_models_of_different_guarantees_are_not_averaged(tmp_path: Path) -> None:
