@@ -63,6 +63,10 @@ def report(
         ),
     ] = None,
     margin: Annotated[float, typer.Option("--margin", help="Difference in Dice that matters, for the recipe.")] = 0.01,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option("--label", help="Structures that the report is about, by nnU-Net's names; default: all of them."),
+    ] = None,
     compare: Annotated[
         bool,
         typer.Option("--compare", help="Compare two OUT, before and after: compare.html; default of -o: the second."),
@@ -73,6 +77,8 @@ def report(
     Example: nnunet-robust report OUT --format html pdf csv
     """
     if compare:
+        if labels:
+            raise UserError("--compare is of all structures: leave out --label")
         _compare(outputs, folder, formats)
         return
     from nnunet_robust.common.files import write_atomically
@@ -85,7 +91,7 @@ def report(
     if folder is None and len(outputs) > 1:
         raise UserError(f"{len(outputs)} sweeps make one report: say with -o in which folder it goes")
     target = outputs[0] if folder is None else folder
-    analysis = analyse(outputs, margin)
+    analysis = analyse(outputs, margin, labels or ())
     print(*printed_answer(analysis), sep="\n")
     for warning in analysis.warnings:
         print(f"warning: {warning}", file=sys.stderr)

@@ -277,6 +277,7 @@ class _Reader(NamedTuple):
             pair.name,
             volume.channels,
             volume.label,
+            patient=pair.name,
             spacing_mm=volume.spacing_mm,
             origin_mm=volume.origin_mm,
             direction=volume.direction,

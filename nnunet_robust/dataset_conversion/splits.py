@@ -16,11 +16,19 @@ SPLITS_FILE = "splits_final.json"
 
 
 class WrittenCase(NamedTuple):
-    """A case once it is written, as the folds and the record of patients need it."""
+    """A case once it is written, as the folds and the record of patients need it.
+
+    Attributes:
+        name: of the case.
+        patient: whose it is.
+        stratum: what folds are balanced by.
+        patient_known: whether the source says whose it is; else the case counts as a patient of its own.
+    """
 
     name: str
     patient: str
     stratum: str | None
+    patient_known: bool = False
 
 
 def five_folds(cases: Sequence[WrittenCase]) -> list[dict[str, list[str]]]:

@@ -136,8 +136,8 @@ def write_dataset(
             where there is one, is the highest.
         file_ending: a key of `FORMATS`.
         provenance: source and parameters, everything that the cases depend on. Stored in `dataset.json` under
-            "nnunet_robust" with the package's version and, where some patient is not just a case, `patients`: case to
-            patient; where something was left out, `left_out`: case or file to reason.
+            "nnunet_robust" with the package's version and, where the source says whose the cases are, `patients`: case
+            to patient; where something was left out, `left_out`: case or file to reason.
         regions_class_order: with regions only: the value that each of them, in the order of `labels`, paints where
             nnU-Net predicts it; a later one paints over an earlier one.
         beside: writes further files into the folder that it is given, the hidden one; see `series.series_writer`.
@@ -178,7 +178,7 @@ def write_dataset(
             why = f"all are left out, as {next(iter(reasons.values()))}" if reasons else "give at least one"
             raise UserError(f"no training cases for {target.name}: {why}")
         tested = write_cases(partial, "Ts", testing, names, len(channel_names), values, file_ending, left_out)
-        if any(case.name != case.patient for case in trained + tested):
+        if any(case.patient_known for case in trained + tested):
             record["patients"] = {case.name: case.patient for case in trained + tested}
         if reasons:
             record["left_out"] = dict(sorted(reasons.items()))
@@ -322,7 +322,7 @@ def write_cases(
             _check_case(case, label, num_channels, label_values, file_ending)
             names.add(case.name)
             _write_case(folder, part, case, np.ascontiguousarray(label, dtype=label_dtype), file_ending)
-            written.append(WrittenCase(case.name, case.patient or case.name, case.stratum))
+            written.append(WrittenCase(case.name, case.patient or case.name, case.stratum, bool(case.patient)))
     return written
 
 

@@ -16,9 +16,22 @@ def listed_perturbations(perturbations: Iterable[str], names: DisplayNames) -> s
     return ("; " if any("," in name for name in shown) else ", ").join(shown)
 
 
-def counted_cases(n_cases: int, n_patients: int) -> str:
-    """The sample's size in both units: "12 cases (10 patients)"."""
-    return f"{n_cases} case{'s' * (n_cases != 1)} ({n_patients} patient{'s' * (n_patients != 1)})"
+def counted_cases(n_cases: int, n_patients: int, patients_known: bool = False) -> str:
+    """The sample's size in both units: "12 cases (10 patients)"; "12 images" where nobody says whose they are.
+
+    Args:
+        n_cases: number of cases.
+        n_patients: number of patients; the same where each case counts as a patient of its own.
+        patients_known: whether it is known whose the cases are.
+    """
+    if n_cases == n_patients and not patients_known:
+        return counted(n_cases, "image")
+    return f"{counted(n_cases, 'case')} ({counted(n_patients, 'patient')})"
+
+
+def counted(n: int, what: str) -> str:
+    """A number of things: "1 image", "12 images"."""
+    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def number(value: float, metric: str = "dice") -> str:
@@ -47,10 +60,10 @@ def with_interval(mean: float, low: float, high: float, metric: str = "dice") ->
     return f"{number(mean, metric)} {interval(low, high, metric)}".rstrip()
 
 
-def few_patients(n_patients: int, few: int = 20) -> list[str]:
-    """The warning that a small sample deserves, if it is one."""
+def few_patients(n_patients: int, few: int = 20, what: str = "patient") -> list[str]:
+    """The warning that a small sample deserves, if it is one; `what` is "image" where patients are not known."""
     if n_patients == 1:
-        return ["There is a single patient: no interval can be given, and nothing is said about other patients."]
+        return [f"There is a single {what}: no interval can be given, and nothing is said about other {what}s."]
     if n_patients < few:
-        return [f"{n_patients} patients are few: intervals of so few tend to be too narrow, and means may yet shift."]
+        return [f"{n_patients} {what}s are few: intervals of so few tend to be too narrow, and means may yet shift."]
     return []

@@ -66,11 +66,14 @@ def test_no_test_folders_without_test_cases(tmp_path: Path) -> None:
     assert sorted(path.name for path in write(tmp_path).iterdir()) == ["dataset.json", "imagesTr", "labelsTr"]
 
 
-def test_patients_are_recorded_once_one_has_two_cases(tmp_path: Path) -> None:
+def test_patients_are_recorded_where_the_source_names_any(tmp_path: Path) -> None:
     folder = write(tmp_path, case("a", patient="p"), case("b", patient="p"), testing=(case("c"),))
     record = json.loads((folder / "dataset.json").read_text())["nnunet_robust"]
     assert record["patients"] == {"a": "p", "b": "p", "c": "c"}
     assert write(tmp_path) == folder, "the mapping is a result, not a parameter"
+    one_case_each = write(tmp_path / "one", case("a", patient="a"), case("b", patient="b"))
+    assert json.loads((one_case_each / "dataset.json").read_text())["nnunet_robust"]["patients"] == {"a": "a", "b": "b"}
+    assert not (one_case_each / "splits_final.json").exists()
 
 
 def test_png_channels_read_back_by_nnunet(tmp_path: Path) -> None:

@@ -170,6 +170,7 @@ def _manifest(dataset: str, models: tuple[str, ...], levels: dict[str, list[floa
             name: {"levels": of_name, "unit": units.get(name, ""), "reference": "Kamath et al. 2023", **_facts(name)}
             for name, of_name in levels.items()
         },
+        "patients_known": True,
         "parameters": {"replicates": 1, "nsd_tolerance_mm": 2.0, "mirroring": True},
         "assumptions": ["Each case is a patient of its own, for the dataset names no patients."],
         "pictures": {"cases": chosen},

@@ -47,11 +47,13 @@ class CaseFiles(ImageFiles):
         label: the reference segmentation.
         experts: where several have drawn the case, the name and the file of each, in order; the first is `label`.
         reference: what is made of them, a key of `REFERENCES`.
+        patient_known: whether the dataset says whose it is; else it counts as of a patient of its own.
     """
 
     label: Path
     experts: tuple[tuple[str, Path], ...] = ()
     reference: str = "first"
+    patient_known: bool = False
 
     @property
     def title(self) -> str:
@@ -126,7 +128,9 @@ def cases_of_folders(
         raise UserError(f"no images named <case>_0000{file_ending} in {images}")
     patients = recorded_patients(images.parent)
     cases = [
-        CaseFiles(name, patients.get(name, name), files, labels / f"{name}{file_ending}")
+        CaseFiles(
+            name, patients.get(name, name), files, labels / f"{name}{file_ending}", patient_known=name in patients
+        )
         for name, files in found.items()
     ]
     warn_of_others(images, cases, file_ending, channels)
@@ -191,7 +195,13 @@ def cases_of_dataset(dataset: str, fold: str, file_ending: str, channels: int) -
     if unknown:
         raise UserError(f"validation case {unknown[0]!r} of fold {fold} is not in {raw}: restore it, or give -i and -l")
     return [
-        CaseFiles(name, patients.get(name, name), tuple(map(Path, files[name]["images"])), Path(files[name]["label"]))
+        CaseFiles(
+            name,
+            patients.get(name, name),
+            tuple(map(Path, files[name]["images"])),
+            Path(files[name]["label"]),
+            patient_known=name in patients,
+        )
         for name in sorted(splits[int(fold)]["val"])
     ]
 

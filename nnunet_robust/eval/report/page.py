@@ -41,9 +41,12 @@ def _page(analysis: Analysis) -> dict[str, Any]:
     return {
         "version": __version__,
         "datasets": analysis.datasets,
+        "patients": "patients" if analysis.patients_known() else "images",
         "confidence": f"{100 * CONFIDENCE:.0f} %",
         "n_resamples": f"{N_RESAMPLES:,}",
         "facts": _facts(analysis),
+        "only": ", ".join(analysis.only),
+        "shared_by_all": analysis.shared_by_all,
         "sections": _sections(analysis),
     }
 
@@ -66,7 +69,9 @@ def _facts(analysis: Analysis) -> list[tuple[str, str]]:
     clean = analysis.points["dice"]
     clean = clean[clean["perturbation"] == CLEAN]
     sizes = {
-        str(name): counted_cases(int(part["n_cases"].max()), int(part["n_patients"].max()))
+        str(name): counted_cases(
+            int(part["n_cases"].max()), int(part["n_patients"].max()), analysis.patients_known(str(name))
+        )
         for name, part in clean.groupby("dataset", sort=False)
     }
     several = len(analysis.datasets) > 1
@@ -79,8 +84,6 @@ def _facts(analysis: Analysis) -> list[tuple[str, str]]:
         ("Cases", "; ".join(cases)),
         ("Perturbations", listed_perturbations(perturbations, analysis.names) or "none"),
     ]
-    if analysis.shared_by_all:
-        facts.append(("All of them", analysis.shared_by_all))
     for key, title in (("device", "Device"), ("seed", "Seed")):
         told = [getattr(sweep.manifest, key) for sweep in analysis.sweeps]
         found = dict.fromkeys(str(value) for value in told if value is not None)
@@ -151,7 +154,7 @@ def _numbers(figure: ReportFigure) -> dict[str, Any]:
         for level in sorted(set(data["level"]))
     ]
     what = "counts" if "count" in data else f"mean [{100 * CONFIDENCE:.0f} % interval]"
-    return {"what": what, "headings": ["level", *lines], "rows": rows}
+    return {"what": what, "headings": [f"level: {figure.unit}" if figure.unit else "level", *lines], "rows": rows}
 
 
 def _cells(figure: ReportFigure) -> Mapping[tuple[float, str], str]:

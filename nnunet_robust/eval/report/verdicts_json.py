@@ -9,7 +9,12 @@ from typing import Any
 from nnunet_robust import __version__
 from nnunet_robust.eval.report.sections.degradation import RECORD_KEY, record
 from nnunet_robust.eval.report.shared.analysis import METRIC, Analysis
-from nnunet_robust.eval.report.shared.answer import all_recipes, all_verdicts, answers
+from nnunet_robust.eval.report.shared.answer import (
+    all_recipes,
+    all_verdicts,
+    answers,
+    answers_of_structures,
+)
 from nnunet_robust.eval.statistics import CONFIDENCE
 from nnunet_robust.eval.statistics.recipe import Recipe
 from nnunet_robust.eval.statistics.verdict import Interval, Verdict
@@ -17,25 +22,14 @@ from nnunet_robust.eval.statistics.verdict import Interval, Verdict
 
 def verdicts_json(analysis: Analysis) -> str:
     """Write verdicts and recipes as JSON; the same files give the same bytes."""
-    told = {answer.dataset: answer for answer in answers(analysis)}
+    labels = answers_of_structures(analysis)
     content = {
         "version": __version__,
         "metric": METRIC,
         "margin": analysis.margin,
         "confidence": CONFIDENCE,
-        "datasets": [
-            {
-                "dataset": recipe.dataset,
-                **_recipe(recipe),
-                "sentences": [text for text in told[recipe.dataset][1:] if text],
-                "verdicts": [
-                    _verdict(analysis, *key, verdict)
-                    for key, verdict in all_verdicts(analysis).items()
-                    if key[0] == recipe.dataset
-                ],
-            }
-            for recipe in all_recipes(analysis)
-        ],
+        "datasets": _datasets(analysis),
+        "structures": [{"label": label, "datasets": _datasets(analysis.of_label(label))} for label in labels],
         RECORD_KEY: record(analysis),
     }
     return as_json(content)
@@ -44,6 +38,22 @@ def verdicts_json(analysis: Analysis) -> str:
 def as_json(content: Any) -> str:
     """Write what programs read: NaN and infinity, which JSON lacks, become null."""
     return json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _datasets(analysis: Analysis) -> list[dict[str, Any]]:
+    told = {answer.dataset: answer for answer in answers(analysis)}
+    found = all_verdicts(analysis)
+    return [
+        {
+            "dataset": recipe.dataset,
+            **_recipe(recipe),
+            "sentences": [text for text in told[recipe.dataset][1:] if text],
+            "verdicts": [
+                _verdict(analysis, *key, verdict) for key, verdict in found.items() if key[0] == recipe.dataset
+            ],
+        }
+        for recipe in all_recipes(analysis)
+    ]
 
 
 def recipe_fields(recipe: Recipe) -> dict[str, Any]:

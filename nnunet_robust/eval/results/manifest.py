@@ -316,6 +316,8 @@ class Manifest(Entry):
         identity: what results must share to stand beside one another.
         models: key -> arm, those of all runs into the folder.
         perturbations: name -> its levels and more, those of all runs.
+        patients_known: whether the dataset says whose its cases are; else each counts as a patient of its own. None in
+            older manifests.
         parameters: further settings of the latest run.
         seed: of the perturbations.
         device: that the latest run predicted on.
@@ -331,6 +333,7 @@ class Manifest(Entry):
     identity: Identity = field(default_factory=Identity, metadata={_IS: Identity})
     models: Mapping[str, ModelEntry] = field(default_factory=dict, metadata={_ARE: ModelEntry})
     perturbations: Mapping[str, PerturbationEntry] = field(default_factory=dict, metadata={_ARE: PerturbationEntry})
+    patients_known: bool | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
     device: str | None = None

@@ -49,6 +49,11 @@ class SweepCases:
         """Case -> its patient."""
         return {case.name: case.patient for case in self.every}
 
+    @property
+    def patients_known(self) -> bool:
+        """Whether the dataset says whose its cases are; else each counts as a patient of its own."""
+        return all(case.patient_known for case in self.own or self.every)
+
 
 def find_cases(parameters: SweepParameters, dataset: str | None, models: Sequence[Model]) -> SweepCases:
     """Find the cases that a sweep goes over.

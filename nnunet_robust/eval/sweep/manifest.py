@@ -106,6 +106,7 @@ def describe(before: Manifest, plan: SweepPlan) -> Manifest:
         identity=plan.identity,
         models=models,
         perturbations=perturbations,
+        patients_known=plan.cases.patients_known,
         parameters=_settings(plan),
         seed=plan.identity.seed,
         device=_device_name(plan.device),

@@ -249,7 +249,7 @@ def test_the_page_says_what_changed_and_stands_alone(before: Path, after: Path, 
     plain = re.sub(r"<[^>]*>", "", text)
     clean = _compare(before, after).table.set_index(["perturbation", "architecture"]).loc[("clean", PLAIN)]
     assert f"(a change of +0.020 [{clean['low'].item():.3f}, {clean['high'].item():.3f}]) for {PLAIN}" in plain
-    assert "12 cases (12 patients) that both sweeps have" in plain
+    assert "12 images that both sweeps have" in plain
     assert "Of 16 changes" in plain
     assert "8 have an interval above zero" in plain
     assert "Nothing: both sweeps have the same architectures, cases and levels." in plain
@@ -286,7 +286,7 @@ def test_sentences_tell_the_direction() -> None:
         paired=False, n_first=9, n_second=8, n_cases_first=10, n_cases_second=8
     )
     clean, many, largest = comparison_sentences(table, {}, DisplayNames())
-    assert "10 cases (9 patients) in the first sweep and 8 cases (8 patients), others, in the second" in clean
+    assert "10 cases (9 patients) in the first sweep and 8 images, others, in the second" in clean
     assert "0.900 in the first and 0.800 in the second (a change of −0.100 [−0.150, −0.050]) for A" in clean
     assert many.startswith("Of 1 change (")
     assert "1 has an interval above zero" in many

@@ -36,7 +36,7 @@ def _as_stored(out: Path) -> Path:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     root = tmp_path_factory.mktemp("order")
     first = write_sweep_output(
-        root / "first", MODELS, 7, levels=LEVELS, uncertainty=True, calibrated=(PLAIN, OTHER), experts=True
+        root / "first", MODELS, 7, ("disc", "ring"), LEVELS, uncertainty=True, calibrated=(PLAIN, OTHER), experts=True
     )
     manifest = json.loads((first / "manifest.json").read_text())
     manifest["perturbations"]["radius"]["series"] = {f"{level:g}": {} for level in LEVELS["radius"]}

@@ -97,7 +97,7 @@ def test_headings_go_down_one_step_at_a_time(page: Page) -> None:
 def test_everything_seen_has_words_for_it(page: Page) -> None:
     drawn = [a["aria-label"] for a in page.named("div") if a.get("role") == "img"]
     curves = [text for text in drawn if text.startswith("Mean ") and "over the level" in text]
-    assert len(curves) == 4 * 2  # four metrics under each of two perturbations
+    assert len(curves) == (4 + 2) * 2  # four metrics, and Dice of two structures, under each of two perturbations
     assert all("at 0" in text for text in curves)
     assert len(page.named("table")) == len(page.named("caption"))
     assert all("scope" in attributes for attributes in page.named("th"))
@@ -198,7 +198,7 @@ def test_failures_are_counted_of_how_many(tmp_path: Path) -> None:
     html = write_report(out).read_text()
     failures = section(html, "failures")
     assert (
-        "Missed over all conditions, clean included: 2 of 36 by nnUNetTrainer and 0 of 18 by nnUNetTrainerNoSkip."
+        "Missed over all conditions, clean included: 2 of 36 by nnUNetTrainer and none of 18 by nnUNetTrainerNoSkip."
         in (failures.words)
     )
     assert "There is not an image without an object: none could be hallucinated." in failures.words

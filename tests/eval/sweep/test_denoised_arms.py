@@ -128,7 +128,9 @@ def test_denoised_arms_join_a_sweep_that_is_there_and_another_threshold_is_refus
 def test_an_ensemble_has_the_models_as_they_are(parameters: SweepParameters) -> None:
     sweep = replace(parameters, conditions={}, denoise=["always"], denoise_from=None, ensemble=["all"])
     run_sweep(sweep, Silent())
-    models = json.loads((sweep.output / "manifest.json").read_text())["models"]
+    manifest = json.loads((sweep.output / "manifest.json").read_text())
+    models = manifest["models"]
+    assert manifest["patients_known"] is False  # synthetic images are nobody's
     (entry,) = (e for e in models.values() if "members" in e)
     assert entry["kind"] == "ensemble"
     assert len(entry["members"]) == 2 and not any("denoise" in key for key in entry["members"])

@@ -23,6 +23,7 @@ from nnunet_robust.eval.report.sections import (
     pictures,
     ranks,
     statistics,
+    structures,
     summary,
     texture,
     uncertainty,
@@ -36,8 +37,9 @@ from nnunet_robust.pages.plots import line_styles
 from nnunet_robust.pages.tables import ReportTable
 
 _MODULES = (
-    warnings, verdict, curves, texture, context, ranks, degradation, summary, failures, attacks, denoising, uncertainty,
-    calibration, guarantees, experts, pictures, statistics, limits, left_out, measured, architectures, manifest,
+    warnings, verdict, curves, structures, texture, context, ranks, degradation, summary, failures, attacks, denoising,
+    uncertainty, calibration, guarantees, experts, pictures, statistics, limits, left_out, measured, architectures,
+    manifest,
 )  # fmt: skip
 
 SECTIONS: tuple[Section, ...] = tuple(module.SECTION for module in _MODULES)
@@ -52,7 +54,9 @@ def report_figures(analysis: Analysis) -> list[ReportFigure]:
     for figure in (figure for section in SECTIONS for figure in section.figures(analysis, styles)):
         slug = "-".join(re.sub(r"[^A-Za-z0-9_]+", "-", part).strip("-") for part in (figure.group, figure.name))
         names[slug] = names.get(slug, 0) + 1
-        unique.append(replace(figure, name=slug + f"-{names[slug]}" * (names[slug] > 1)))
+        over = analysis.over_structures(figure.dataset) if figure.is_mean else ""
+        sample = ", ".join(filter(None, (figure.sample, over)))
+        unique.append(replace(figure, name=slug + f"-{names[slug]}" * (names[slug] > 1), sample=sample))
     return unique
 
 

@@ -198,7 +198,7 @@ def _curves(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Rep
             name=f"{dataset}_{name}",
             dataset=dataset,
             title=f"{analysis.names[name]}, each model attacked itself",
-            sample=sample_of(part),
+            sample=sample_of(part, analysis),
             data=both,
             alt=f"Mean Dice over the budget of {analysis.names[name]}. {panels.told(both.assign(x=both['level']))}.",
             draw=partial(
@@ -232,12 +232,13 @@ def _maps(analysis: Analysis) -> Iterator[ReportFigure]:
                 name=f"{dataset}_{name}_{number_of}",
                 dataset=dataset,
                 title=analysis.names[name],
-                sample=sample_of(part),
+                sample=sample_of(part, analysis),
                 data=part,
                 alt=f"Mean Dice by attacked and predicting model under {analysis.names[name]}. {'; '.join(told)}.",
                 draw=partial(transfer_map, part, models),
                 styles={},
                 is_map=True,
+                is_mean=True,
             )
 
 
@@ -249,8 +250,8 @@ def harms(analysis: Analysis) -> Iterator[str]:
             start = f"; on clean images it was {number(clean.iloc[0])}" if len(clean) else ""
             at = [_harm(row) for row in rows[rows["level"] > 0].to_dict("records")]
             yield (
-                f"{_head(analysis, dataset, name)} on {line} ({sample_of(rows)}, {_steps(rows)}) left it a mean "
-                f"Dice of at most {'; '.join(at)}{start}."
+                f"{_head(analysis, dataset, name)} on {line} ({sample_of(rows, analysis)}, {_steps(rows)}) left it a "
+                f"mean Dice of at most {'; '.join(at)}{start}."
             )
 
 
@@ -275,7 +276,8 @@ def keepers(analysis: Analysis) -> Iterator[str]:
                 f"{first['line']} at budget {level:g} ({number(first['attacked'])}, "
                 f"{number(first['attacked'] - second['attacked'])} more than {second['line']}{words})"
             )
-        yield f"{_head(analysis, dataset, name)}, each model attacked itself ({sample_of(part)}): {'; '.join(at)}."
+        start = f"{_head(analysis, dataset, name)}, each model attacked itself ({sample_of(part, analysis)})"
+        yield f"{start}: {'; '.join(at)}."
 
 
 def warnings(analysis: Analysis) -> Iterator[str]:
@@ -308,8 +310,8 @@ def _warning(analysis: Analysis, doubt: Doubt) -> str:
     who = NOISE if doubt.than == NOISE else f"images made against {doubt.than}"
     return (
         f"Warning: {_head(analysis, doubt.dataset, doubt.perturbation)} on {doubt.line} did less to it than {who} "
-        f"(mean Dice {at}; {sample_of(doubt.rows)}): the gradients of {doubt.line} may be masked, or the attack needs "
-        "more steps. Do not take what it kept for robustness."
+        f"(mean Dice {at}; {sample_of(doubt.rows, analysis)}): the gradients of {doubt.line} may be masked, or "
+        "the attack needs more steps. Do not take what it kept for robustness."
     )
 
 

@@ -176,7 +176,7 @@ def _errors(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Rep
 def _diagrams(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[ReportFigure]:
     bins = diagrams(analysis)
     for (dataset, name, at), part in bins.groupby(["dataset", "perturbation", "level"], sort=False):
-        where = condition_in_words(analysis, name, at)
+        where = condition_in_words(analysis, dataset, name, at)
         parts = []
         for line, of_line in part.groupby("line", sort=False):
             last = of_line.iloc[-1]
@@ -186,7 +186,7 @@ def _diagrams(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[R
             name=f"{dataset}_{name}_{at:g}",
             dataset=str(dataset),
             title=where,
-            sample=sample_of(part),
+            sample=sample_of(part, analysis),
             data=part,
             alt=f"Share of voxels that are right over the probability of {_CALLED}, {where}. {'; '.join(parts)}.",
             draw=partial(_panel, part, styles),

@@ -79,7 +79,8 @@ def _figures(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Re
     of_sizes = {**line_styles(list(sizes)), **styles}
     for relation in ratio(analysis):
         least, most = relation.means["n_patients"].min(), relation.means["n_patients"].max()
-        sample = f"{least if least == most else f'{least} to {most}'} patients a point"
+        what = "patients" if analysis.patients_known() else "images"
+        sample = f"{least if least == most else f'{least} to {most}'} {what} a point"
         label = "foreground ratio: share of the image's voxels"
         yield relations.relation_figure(_GROUP, relation, sample, label, of_sizes, dots=False)
 

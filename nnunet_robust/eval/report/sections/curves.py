@@ -32,14 +32,21 @@ def _curves(analysis: Analysis, styles: Mapping[str, LineStyle], metric: str) ->
             name=f"{dataset}_{name}",
             dataset=dataset,
             title=analysis.names[name],
-            sample=sample_of(part),
+            sample=sample_of(part, analysis),
             data=part,
             alt=f"Mean {label} over the level of {analysis.names[name]}. {told}.",
             draw=partial(
-                panels.curve_panel, part, metric, analysis.unit(dataset, name), styles, panels.y_limits(beside, metric)
+                panels.level_panel,
+                part,
+                panels.score_label(metric, len(analysis.structures(dataset))),
+                analysis.unit(dataset, name),
+                styles,
+                panels.y_limits(beside, metric),
             ),
             styles={line: styles[line] for line in lines},
             series=analysis.in_series(dataset, name),
+            unit=analysis.unit(dataset, name),
+            is_mean=True,
         )
 
 

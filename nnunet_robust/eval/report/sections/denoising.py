@@ -10,11 +10,10 @@ import pandas as pd
 
 from nnunet_robust.eval.report.shared.analysis import METRIC, Analysis, shared
 from nnunet_robust.eval.report.shared.columns import ARCHITECTURE, CONDITION, INTERVALS, SAMPLE, mean_column
-from nnunet_robust.eval.report.shared.figures import ReportFigure, over_level, sample_of
+from nnunet_robust.eval.report.shared.figures import ReportFigure, by_panel, over_level, sample_of
 from nnunet_robust.eval.report.shared.pairs import CASE, columns, mean_points, paired_means
 from nnunet_robust.eval.report.shared.read import Sweep
 from nnunet_robust.eval.report.shared.section import Section, TableSpecification
-from nnunet_robust.eval.results.display_names import DisplayNames
 from nnunet_robust.eval.results.tables import ARM, arm_key
 from nnunet_robust.eval.statistics import CLEAN, case_scores
 from nnunet_robust.pages.plots import LineStyle
@@ -85,6 +84,7 @@ def _figures(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Re
     yield from over_level(
         analysis, points[points["perturbation"] != CLEAN], _GROUP, "Difference in mean Dice, denoised less plain",
         "Dice, denoised less plain", styles, limits, {"no difference": 0.0},
+        is_mean=True,
     )  # fmt: skip
 
 
@@ -99,21 +99,22 @@ def gains(analysis: Analysis) -> Iterator[str]:
             parts.append(f"on the clean images {_difference(row)} ({words})")
         for verdict, said in ((HELPS, "It helped under"), (HARMS, "It harmed under")):
             of_verdict = others[others["verdict"] == verdict]
-            places = _places(of_verdict, analysis.names) if len(of_verdict) else f"none of {len(others)} conditions"
-            parts.append(f"{said} {places}")
+            if len(others):
+                places = _places(of_verdict, analysis) if len(of_verdict) else f"none of {len(others)} conditions"
+                parts.append(f"{said} {places}")
         yield (
-            analysis.lead(dataset) + f"{line} less {rows['plain_line'].iloc[0]} ({sample_of(rows)}): "
+            analysis.lead(dataset) + f"{line} less {rows['plain_line'].iloc[0]} ({sample_of(rows, analysis)}): "
             f"{'. '.join(parts)}. Elsewhere nothing is settled. Intervals are not adjusted for how many there are."
         )
 
 
-def _places(rows: pd.DataFrame, names: DisplayNames) -> str:
-    """Conditions, with the differences there: "speckle noise at 0.2, 0.3 (+0.050 to +0.120); ..."."""
+def _places(rows: pd.DataFrame, analysis: Analysis) -> str:
+    """Conditions, with the differences there: "speckle noise at 0.2, 0.3: +0.050 to +0.120; ..."."""
     said = []
-    for name, part in rows.groupby("perturbation", sort=False):
-        levels = ", ".join(f"{level:g}" for level in part["level"])
+    for (dataset, name), part in by_panel(rows):
+        levels = analysis.levels_in_words(dataset, name, *part["level"])
         ends = dict.fromkeys(_signed(value) for value in (part["difference"].min(), part["difference"].max()))
-        said.append(f"{names[str(name)]} at {levels} ({' to '.join(ends)})")
+        said.append(f"{analysis.names[name]} at {levels}: {' to '.join(ends)}")
     return "; ".join(said)
 
 

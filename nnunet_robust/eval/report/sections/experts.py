@@ -126,7 +126,9 @@ def _figures(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Re
     limits = panels.y_limits(points, "dice")
     with_experts = {**styles, **rule_styles([_EXPERTS_LINE])}
     what = "Mean Dice with the experts"
-    yield from over_level(analysis, points, _GROUP, what, "mean Dice with the experts", with_experts, limits)
+    yield from over_level(
+        analysis, points, _GROUP, what, "mean Dice with the experts", with_experts, limits, is_mean=True
+    )
 
 
 def _difficulty(analysis: Analysis) -> pd.DataFrame:

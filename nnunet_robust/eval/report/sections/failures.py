@@ -67,6 +67,7 @@ def _figures(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Re
                 draw=partial(_panel, part, analysis.unit(dataset, name), styles),
                 styles={line: styles[line] for line in dict.fromkeys(part["line"])},
                 series=analysis.in_series(dataset, name),
+                unit=analysis.unit(dataset, name),
             )
 
 
@@ -111,7 +112,9 @@ def failure_sentences(counts: pd.DataFrame, dataset: str = "") -> list[str]:
         elif not sums["count"].any():
             said.append(f"{start}None was {what} by any architecture, of {_range(sums['of'])} each.")
         else:
-            parts = [f"{n} of {of} by {line}" for line, n, of in sums[sums["of"] > 0].itertuples()]
+            parts = [f"{n} of {of} by {line}" for line, n, of in sums[sums["count"] > 0].itertuples()]
+            without = sums[(sums["of"] > 0) & (sums["count"] == 0)]
+            parts += [f"none of {_range(without['of'])} by {joined([*without.index])}"] if len(without) else []
             said.append(f"{start}{str(what).capitalize()} over all conditions, clean included: {joined(parts)}.")
     return said
 

@@ -6,7 +6,7 @@ guarantee is about.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -242,14 +242,16 @@ def breaks(analysis: Analysis) -> pd.DataFrame:
     return pd.DataFrame(found, columns=_BREAKS)
 
 
-def sentences(table: pd.DataFrame, several_datasets: bool, names: DisplayNames) -> Iterator[str]:
+def sentences(
+    table: pd.DataFrame, several_datasets: bool, names: DisplayNames, in_words: Callable[[str, str, float], str]
+) -> Iterator[str]:
     """Where guarantees are first broken, a sentence for each perturbation, architecture and structure.
 
     Args:
         table: what `first_breaks` returns, without the clean images by themselves.
         several_datasets: whether a sentence has to begin with the dataset.
         names: of perturbations.
-        names: of perturbations.
+        in_words: what is said of a dataset's perturbation's level.
     """
     several_labels = table["label"].nunique() > 1
     for (dataset, name, line, label), part in table.groupby(["dataset", "perturbation", "line", "label"], sort=False):
@@ -263,12 +265,13 @@ def sentences(table: pd.DataFrame, several_datasets: bool, names: DisplayNames) 
                 f"{GUARANTEES[row['guarantee']].words} ({with_interval(row['mean'], row['low'], row['high'])})"
                 for row in at.to_dict("records")
             ]
-            said.append(f"at level {level:g}: {', '.join(what)}")
-        highest = part["highest"].max()
+            where = f"at level {in_words(str(dataset), str(name), level)}" if level else "on the clean images"
+            said.append(f"{where}: {', '.join(what)}")
+        highest = in_words(str(dataset), str(name), part["highest"].max())
         if not said:
-            yield f"{who}: no guarantee is shown to be broken up to level {highest:g}."
+            yield f"{who}: no guarantee is shown to be broken up to level {highest}."
             continue
-        more = f"; not shown to be broken up to level {highest:g}: {', '.join(rest)}" if rest else ""
+        more = f"; not shown to be broken up to level {highest}: {', '.join(rest)}" if rest else ""
         yield f"{who}: first broken {'; '.join(said)}{more}."
 
 
@@ -278,7 +281,7 @@ def share(guaranteed: float, guarantee: str) -> str:
 
 
 def _sentences(analysis: Analysis) -> Iterator[str]:
-    return sentences(breaks(analysis), len(analysis.datasets) > 1, analysis.names)
+    return sentences(breaks(analysis), len(analysis.datasets) > 1, analysis.names, analysis.levels_in_words)
 
 
 def _guaranteed(analysis: Analysis) -> Iterator[str]:

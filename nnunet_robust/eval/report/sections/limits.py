@@ -26,7 +26,8 @@ def limit_sentences(analysis: Analysis) -> list[str]:
     """What the numbers do not tell, and what was assumed when they were measured, in sentences."""
     assumptions = dict.fromkeys(a for sweep in analysis.sweeps for a in sweep.manifest.assumptions)
     n_patients = int(analysis.points["dice"]["n_patients"].min())
-    return [*few_patients(n_patients), *_LIMITS, *assumptions]
+    few = few_patients(n_patients, what="patient" if analysis.patients_known() else "image")
+    return [*few, *_LIMITS, *assumptions]
 
 
 def _content(analysis: Analysis, _: Parts) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from nnunet_robust.eval.report.shared.figures import ReportFigure
 from nnunet_robust.eval.report.shared.heat_maps import MOST_COLUMNS, rank_map
 from nnunet_robust.eval.report.shared.section import Parts, Section
 from nnunet_robust.pages.plots import LineStyle
-from nnunet_robust.pages.wording import listed_perturbations, percent
+from nnunet_robust.pages.wording import counted, listed_perturbations, percent
 
 _GROUP = "ranks"
 
@@ -51,6 +51,7 @@ def _figures(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Re
                 draw=partial(rank_map, part.assign(condition=conditions), lines, len(lines)),
                 styles={},
                 is_map=True,
+                is_mean=True,
             )
 
 
@@ -70,7 +71,7 @@ def _chunks(ranks: pd.DataFrame) -> list[list[str]]:
 
 def _patients(analysis: Analysis, dataset: str) -> str:
     n = analysis.rows.loc[analysis.rows["dataset"] == dataset, "patient"].nunique()
-    return f"{n} patient{'s' * (n != 1)}"
+    return counted(n, "patient" if analysis.patients_known(dataset) else "image")
 
 
 def _content(analysis: Analysis, parts: Parts) -> dict[str, Any] | None:

@@ -11,7 +11,6 @@ from nnunet_robust.eval.report.sections.ranks import ranks
 from nnunet_robust.eval.report.shared.analysis import METRIC, Analysis, shared
 from nnunet_robust.eval.report.shared.columns import ARCHITECTURE, CONDITION, DATASET, PATIENTS, mean_column
 from nnunet_robust.eval.report.shared.section import Parts, Section, TableSpecification
-from nnunet_robust.eval.statistics import MEAN_OF_LABELS
 from nnunet_robust.pages.tables import Column
 
 
@@ -49,20 +48,15 @@ def _over_labels(analysis: Analysis) -> pd.DataFrame:
     return analysis.summary_over_labels.drop(columns="label")
 
 
-def _each_label(analysis: Analysis) -> pd.DataFrame:
-    table = analysis.summary[analysis.summary["label"] != MEAN_OF_LABELS]
-    return table[table.groupby("dataset")["label"].transform("nunique") > 1]
-
-
 _PAIR = (Column("first", "first"), Column("second", "second"))
-_SUMMARY = (
-    DATASET, Column("perturbation", "perturbation", "words"), Column("label", "label"), ARCHITECTURE,
+SUMMARY = (
+    DATASET, Column("perturbation", "perturbation", "words"), Column("label", "structure"), ARCHITECTURE,
     mean_column("clean", "clean"), Column("worst_level", "worst level", "level"), mean_column("worst", "score there"),
     mean_column("drop", "drop"), Column("relative_drop", "relative drop", "percent"), mean_column("auc", "AUC"),
     Column("missed", "missed", "count", of="n_objects"),
     Column("hallucinated", "hallucinated", "count", of="n_objects"), PATIENTS,
 )  # fmt: skip
-_SUMMARY_NOTE = (
+SUMMARY_NOTE = (
     "Mean Dice. The worst level is the perturbed level with the lowest mean, found in the same data that its score is "
     "read from; for a series, clean is the dataset's own test set. The drop is clean minus worst, paired by patient. "
     "AUC is the area under the curve with the levels scaled to 0 to 1: the average Dice over levels. Missed and "
@@ -70,8 +64,7 @@ _SUMMARY_NOTE = (
     "model."
 )
 _TABLES = (
-    TableSpecification("summary", "What was lost", _SUMMARY_NOTE, _SUMMARY, _over_labels),
-    TableSpecification("summary_labels", "What was lost, for each label", _SUMMARY_NOTE, _SUMMARY, _each_label),
+    TableSpecification("summary", "What was lost", SUMMARY_NOTE, SUMMARY, _over_labels, is_mean=True),
     TableSpecification(
         "crossings",
         "Where two mean curves cross",
@@ -85,6 +78,7 @@ _TABLES = (
             Column("share", "resamples that cross", "share"), PATIENTS,
         ),
         crossings,
+        is_mean=True,
     ),
     TableSpecification(
         "friedman",
@@ -97,6 +91,7 @@ _TABLES = (
             PATIENTS,
         ),
         friedman,
+        is_mean=True,
     ),
     TableSpecification(
         "pairwise",
@@ -112,6 +107,7 @@ _TABLES = (
             Column("n_ties", "ties", "count"), PATIENTS,
         ),
         pairwise,
+        is_mean=True,
     ),
     TableSpecification(
         "mcnemar",
@@ -141,6 +137,7 @@ _TABLES = (
             PATIENTS, Column("n_trained", "trained models", "count"), Column("note", "note"),
         ),
         mixed,
+        is_mean=True,
     ),
     TableSpecification(
         "ranks",
@@ -152,6 +149,7 @@ _TABLES = (
             Column("mean_rank", "mean rank", "wide", "low", "high"), Column("share_first", "first", "share"),
         ),
         ranks,
+        is_mean=True,
     ),
 )  # fmt: skip
 

@@ -13,6 +13,7 @@ from nnunet_robust.eval.report.shared.figures import ReportFigure
 from nnunet_robust.eval.report.shared.relations import Relation
 from nnunet_robust.eval.report.shared.section import Section
 from nnunet_robust.pages.plots import LineStyle
+from nnunet_robust.pages.wording import counted
 
 _GROUP = "divergence"
 
@@ -69,9 +70,8 @@ def _figures(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Re
     where = f" in {n_datasets} datasets" if n_datasets > 1 else ""
     if n_datasets == 1 < len(analysis.datasets):
         where = f" of {patients['dataset'].iloc[0]}"
-    sample = (
-        f"{n_points} points (patient under a condition) of {len(patients)} patient{'s' * (len(patients) != 1)}{where}"
-    )
+    what = "patient" if analysis.patients_known(*patients["dataset"].unique()) else "image"
+    sample = f"{n_points} points ({what} under a condition) of {counted(len(patients), what)}{where}"
     means = pd.concat([relation.means for relation in of_each], ignore_index=True)
     together = Relation("all architectures", means, cloud)
     label = "texture divergence (bits); smaller is harder"

@@ -231,7 +231,7 @@ def _risks(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Repo
     for dataset, of_dataset in curves.groupby("dataset", sort=False):
         score = SCORES[of_dataset["score"].iloc[0]]
         for (name, at), part in of_dataset.groupby(["perturbation", "level"], sort=False):
-            where = condition_in_words(analysis, name, at)
+            where = condition_in_words(analysis, dataset, name, at)
             highest = 1.08 * float(part[["mean", "high"]].max().max()) or 1.0
             ends = part[part["x"] > 1 - 1e-9].set_index("line")
             half = part[np.isclose(part["x"], 0.5)].set_index("line")
@@ -245,7 +245,7 @@ def _risks(analysis: Analysis, styles: Mapping[str, LineStyle]) -> Iterator[Repo
                 name=f"{dataset}_{name}_{at:g}",
                 dataset=str(dataset),
                 title=f"{where}, by {score}",
-                sample=sample_of(part),
+                sample=sample_of(part, analysis),
                 data=part,
                 alt=f"Risk over coverage, ranked by {score}, {where}. Mean 1 − Dice: {told}.",
                 draw=partial(_risk_panel, part, styles, highest),

@@ -43,7 +43,7 @@ def _figures(analysis: Analysis, _: Mapping[str, LineStyle]) -> Iterator[ReportF
             name=str(dataset),
             dataset=str(dataset),
             title="Dice lost against clean images, at a level in the middle",
-            sample=sample_of(_of(analysis, str(dataset))),
+            sample=sample_of(_of(analysis, str(dataset)), analysis),
             data=named[["dataset", "perturbation", "level", "unit", "line", "clean", "mean", "lost", "told"]],
             alt=_in_words(named, analysis),
             draw=partial(heat_maps.loss_map, named, rows, lines),

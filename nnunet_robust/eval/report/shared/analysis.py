@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ import pandas as pd
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval import statistics
-from nnunet_robust.eval.report.shared.read import Sweep, read_sweeps
+from nnunet_robust.eval.report.shared.read import Sweep, of_structures, read_sweeps
 from nnunet_robust.eval.results.display_names import DisplayNames, display_names
 from nnunet_robust.eval.statistics import CLEAN, MARGIN, MEAN_OF_LABELS
 from nnunet_robust.eval.statistics.cautions import cautions
@@ -31,11 +31,13 @@ class Analysis:
     Attributes:
         sweeps: in the order given.
         margin: differences of Dice up to this do not matter.
+        only: the structures that it is restricted to; empty for all of them.
         computed: what functions that are `shared` returned for this analysis.
     """
 
     sweeps: list[Sweep]
     margin: float = MARGIN
+    only: tuple[str, ...] = ()
     computed: dict[Callable[..., Any], Any] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -107,9 +109,72 @@ class Analysis:
         several = self.summary.groupby("dataset")["label"].transform("nunique") > 1
         return self.summary[over | ~several]
 
+    def patients_known(self, *datasets: str) -> bool:
+        """Whether it is known whose cases they are, of any of some datasets; none for all of them.
+
+        Older manifests do not say so: there it is known where some patient has several cases.
+        """
+        return any(self._patients_known[dataset] for dataset in datasets or self.datasets)
+
+    @cached_property
+    def _patients_known(self) -> dict[str, bool]:
+        known = {}
+        for dataset, sweep in self.sweep_of.items():
+            cases = sweep.results.loc[sweep.results["dataset"] == dataset, ["patient", "case"]].drop_duplicates()
+            said = sweep.manifest.patients_known
+            known[dataset] = bool(cases["patient"].nunique() < cases["case"].nunique()) if said is None else said
+        return known
+
+    def structures(self, dataset: str) -> list[str]:
+        """The structures of a dataset, by nnU-Net's names for its labels or regions, in the order of the rows."""
+        of = self.sweep_of[dataset].rows
+        return list(map(str, of.loc[of["dataset"] == dataset, "label"].unique()))
+
+    def over_structures(self, dataset: str = "") -> str:
+        """Say what a score is a mean of: "mean of 3 structures"; empty where there is one.
+
+        Args:
+            dataset: whose score; empty for all datasets together.
+        """
+        several = [n for of in ([dataset] if dataset else self.datasets) if (n := len(self.structures(of))) > 1]
+        if not several:
+            return ""
+        return f"mean of {several[0]} structures" if len(set(several)) == 1 else "mean of a dataset's structures"
+
+    def of_label(self, label: str) -> Analysis:
+        """The same of one structure alone, without the datasets that lack it; see `of_labels`."""
+        return replace(self, sweeps=self._having([label]), only=(label,), computed={})
+
+    def of_labels(self, labels: Sequence[str]) -> Analysis:
+        """The same of some structures alone: means are over these.
+
+        Args:
+            labels: nnU-Net's names of labels or regions.
+
+        Raises:
+            UserError: one that no dataset has, or a dataset without any; says which there are.
+        """
+        known = {dataset: self.structures(dataset) for dataset in self.datasets}
+        there = "; ".join(self.lead(dataset) + ", ".join(of) for dataset, of in known.items())
+        for label in labels:
+            if not any(label in of for of in known.values()):
+                raise UserError(f"--label {label}: no such structure; there is {there}")
+        for dataset, of in known.items():
+            if not set(of) & set(labels):
+                raise UserError(f"--label {' '.join(labels)}: {dataset} has none of these, but {', '.join(of)}")
+        return replace(self, sweeps=self._having(labels), only=tuple(dict.fromkeys(labels)), computed={})
+
+    def _having(self, labels: Sequence[str]) -> list[Sweep]:
+        return [sweep for sweep in (of_structures(sweep, labels) for sweep in self.sweeps) if len(sweep.rows)]
+
     def unit(self, dataset: str, perturbation: str) -> str:
         """What a perturbation's level is counted in; empty where the sweep does not say."""
         return self.sweep_of[dataset].unit(perturbation)
+
+    def levels_in_words(self, dataset: str, perturbation: str, *levels: float) -> str:
+        """Levels with what they are counted in: "0.1, 0.3 (relative standard deviation)"."""
+        unit = self.unit(dataset, perturbation)
+        return ", ".join(f"{level:g}" for level in levels) + (f" ({unit})" if unit else "")
 
     def lead(self, dataset: Hashable, end: str = ": ") -> str:
         """How a sentence on a dataset begins: with its name where the report has several, else with nothing."""
@@ -175,16 +240,18 @@ def shared(compute: Callable[[Analysis], Value]) -> Callable[[Analysis], Value]:
     return once
 
 
-def analyse(folders: Sequence[Path], margin: float = MARGIN) -> Analysis:
+def analyse(folders: Sequence[Path], margin: float = MARGIN, labels: Sequence[str] = ()) -> Analysis:
     """Read sweeps of different datasets for a report.
 
     Args:
         folders: of sweeps.
         margin: differences of Dice up to this do not matter, in [0, 1).
+        labels: the structures that it is restricted to; none for all of them.
 
     Raises:
-        UserError: as for `read_sweeps`; a margin out of its range.
+        UserError: as for `read_sweeps` and `Analysis.of_labels`; a margin out of its range.
     """
     if not 0 <= margin < 1:
         raise UserError(f"--margin {margin:g} is no difference of Dice that could matter: give one in [0, 1), as 0.01.")
-    return Analysis(read_sweeps(folders), margin)
+    analysis = Analysis(read_sweeps(folders), margin)
+    return analysis.of_labels(labels) if labels else analysis

@@ -13,7 +13,7 @@ from nnunet_robust.eval.report.shared.analysis import METRIC, Analysis, shared
 from nnunet_robust.eval.statistics.contrasts import FEWEST_PATIENTS
 from nnunet_robust.eval.statistics.recipe import Recipe, Switch, recipes
 from nnunet_robust.eval.statistics.verdict import Interval, Verdict, verdicts
-from nnunet_robust.pages.wording import number, with_interval
+from nnunet_robust.pages.wording import counted, number, with_interval
 
 Key = tuple[str, str, float]
 
@@ -60,14 +60,32 @@ def all_recipes(analysis: Analysis) -> list[Recipe]:
 def answers(analysis: Analysis) -> list[Answer]:
     """The answer for each dataset."""
     return [
-        Answer(one.dataset, _take(one, analysis), evidence(one), _tendencies(one, analysis))
+        Answer(
+            one.dataset,
+            _take(one, analysis),
+            evidence(one, _unit(one, analysis)),
+            _tendencies(one, analysis),
+        )
         for one in all_recipes(analysis)
     ]
 
 
+@shared
+def answers_of_structures(analysis: Analysis) -> dict[str, list[Answer]]:
+    """The answers for each structure by itself, where a dataset has several; each is a family of its own."""
+    labels = [
+        label for of in analysis.datasets if len(analysis.structures(of)) > 1 for label in analysis.structures(of)
+    ]
+    return {label: answers(analysis.of_label(label)) for label in dict.fromkeys(labels)}
+
+
+def _unit(recipe: Recipe, analysis: Analysis) -> str:
+    return "patient" if analysis.patients_known(recipe.dataset) else "image"
+
+
 def _take(recipe: Recipe, analysis: Analysis) -> str:
     if recipe.n_patients < FEWEST_PATIENTS:
-        few = f"{recipe.n_patients} patient{'s' * (recipe.n_patients != 1)}"
+        few = counted(recipe.n_patients, _unit(recipe, analysis))
         return (
             f"No architecture can be told from another: {few} {'is' if recipe.n_patients == 1 else 'are'} too few, and "
             f"{FEWEST_PATIENTS} are the least."
@@ -136,9 +154,14 @@ def place(perturbation: str, levels: Sequence[float], dataset: str, analysis: An
     return f"{said} {words}{f' ({unit})' * bool(unit)}"
 
 
-def evidence(recipe: Recipe) -> str:
-    """Say how good a recipe's evidence is, and what it rests on."""
-    patients = f"{recipe.n_patients} patient{'s' * (recipe.n_patients != 1)}"
+def evidence(recipe: Recipe, what: str = "patient") -> str:
+    """Say how good a recipe's evidence is, and what it rests on.
+
+    Args:
+        recipe: of a dataset.
+        what: its sample counts: "patient", or "image" where nobody knows whose they are.
+    """
+    patients = counted(recipe.n_patients, what)
     if recipe.n_trained == 1:
         trained = (
             "one training of each architecture, so that all of this is about these trained models: another training "

@@ -33,7 +33,10 @@ class ReportFigure:
         styles: what its legend explains; empty where it needs none.
         series: whether its levels are test sets of their own, without clean images.
         value: what its means are, for the table of its numbers.
+        unit: what its levels are counted in, for that table; empty where it has none, or nobody says.
         is_map: whether it is wider than a panel, and a table has its numbers.
+        is_mean: whether its scores are means over the structures of a dataset: where there are several, the caption
+            says so.
     """
 
     group: str
@@ -47,7 +50,9 @@ class ReportFigure:
     styles: Mapping[str, LineStyle]
     series: bool = False
     value: str = "Dice"
+    unit: str = ""
     is_map: bool = False
+    is_mean: bool = False
 
 
 def by_panel(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
@@ -56,9 +61,10 @@ def by_panel(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFram
         yield (str(dataset), str(name)), part
 
 
-def sample_of(points: pd.DataFrame) -> str:
-    """The size of the sample behind a panel; the levels of a series may differ in it."""
-    most = counted_cases(int(points["n_cases"].max()), int(points["n_patients"].max()))
+def sample_of(points: pd.DataFrame, analysis: Analysis) -> str:
+    """The size of the sample behind a panel of one dataset; the levels of a series may differ in it."""
+    known = analysis.patients_known(str(points["dataset"].iloc[0]))
+    most = counted_cases(int(points["n_cases"].max()), int(points["n_patients"].max()), known)
     fewest = int(points["n_cases"].min())
     return most if fewest == points["n_cases"].max() else f"{fewest} to {most} at a level"
 
@@ -73,6 +79,7 @@ def over_level(
     limits: tuple[float, float],
     rules: Mapping[str, float] | None = None,
     structure: str = "",
+    is_mean: bool = False,
 ) -> Iterator[ReportFigure]:
     """A panel for each dataset and perturbation, of the lines that are defined anywhere in it.
 
@@ -87,6 +94,7 @@ def over_level(
         limits: of the y axis.
         rules: what a horizontal line means -> where it is.
         structure: of the images, for the titles; empty for all of them.
+        is_mean: whether they are means over the structures of a dataset.
     """
     of_rules = rule_styles(list(rules or {}))
     at = {value: of_rules[meaning] for meaning, value in (rules or {}).items()}
@@ -101,19 +109,23 @@ def over_level(
             name="_".join(filter(None, (dataset, name, structure))),
             dataset=dataset,
             title=", ".join(filter(None, (analysis.names[name], structure))),
-            sample=sample_of(part),
+            sample=sample_of(part, analysis),
             data=part,
             alt=f"{what} over the level of {analysis.names[name]}. {told}.{read_by}",
             draw=partial(panels.level_panel, part, label, analysis.unit(dataset, name), styles, limits, at),
             styles={**{line: styles[line] for line in dict.fromkeys(part["line"])}, **of_rules},
             series=analysis.in_series(dataset, name),
             value=what,
+            unit=analysis.unit(dataset, name),
+            is_mean=is_mean,
         )
 
 
-def condition_in_words(analysis: Analysis, perturbation: Any, level: Any) -> str:
-    """A condition in words: "speckle noise at 0.3"."""
-    return "clean images" if perturbation == CLEAN else f"{analysis.names[perturbation]} at {level:g}"
+def condition_in_words(analysis: Analysis, dataset: Any, perturbation: Any, level: Any) -> str:
+    """A condition in words: "speckle noise at 0.3 (relative standard deviation)"."""
+    if perturbation == CLEAN:
+        return "clean images"
+    return f"{analysis.names[perturbation]} at {analysis.levels_in_words(str(dataset), str(perturbation), level)}"
 
 
 def hardest(table: pd.DataFrame) -> list[tuple[str, str, float]]:

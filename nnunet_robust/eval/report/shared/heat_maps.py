@@ -18,9 +18,11 @@ from nnunet_robust.pages.wording import percent
 MOST_COLUMNS = 16
 """As many columns are as wide as the page."""
 
+_CORNER = "made against ↓  predicted by →"
 _CELL = (0.52, 0.42)  # inches
-_WIDE = (1.05, 1.9)  # inches, of cells below architectures' names, and of the rows' names beside them
-_LABELS = 2.7  # inches, for the names of the rows
+_WIDE = 1.05  # inches, of a cell below an architecture's name
+_MOST_LABELS = 2.7  # inches, for the names of the rows
+_LETTER_OF_ROWS = 0.074  # inches
 _LETTER = 0.066  # inches, of the names of who predicts
 _WRAPPED = 28  # letters of these in a line
 _COLOURS_OF_RANKS = "Blues"  # one hue: told apart by lightness alone
@@ -36,7 +38,7 @@ def rank_map(ranks: pd.DataFrame, lines: Sequence[str], n_lines: int) -> Figure:
         n_lines: the lowest possible rank.
     """
     conditions = list(dict.fromkeys(zip(ranks["condition"], ranks["level"], strict=True)))
-    figure, axes = _grid(len(conditions), len(lines), _CELL[1] * len(lines) + 0.75)
+    figure, axes = _grid(len(conditions), lines, _CELL[1] * len(lines) + 0.75)
     colours = matplotlib.colormaps[_COLOURS_OF_RANKS]
     cells = {(row["condition"], row["level"], row["line"]): row for row in ranks.to_dict("records")}
     for j, condition in enumerate(conditions):
@@ -62,7 +64,7 @@ def loss_map(table: pd.DataFrame, rows: Sequence[str], lines: Sequence[str]) -> 
         lines: architectures, from left to right.
     """
     names = [_name_lines(name, 14) for name in lines]
-    figure, axes = _grid(len(lines), len(rows), _CELL[1] * len(rows) + 0.25 + 0.16 * _most_lines(names), *_WIDE)
+    figure, axes = _grid(len(lines), rows, _CELL[1] * len(rows) + 0.25 + 0.16 * _most_lines(names), cell=_WIDE)
     colours = matplotlib.colormaps[_COLOURS_OF_RANKS]
     most = max(float(table["lost"].max()), 0.1)
     for row in table.to_dict("records"):
@@ -70,7 +72,7 @@ def loss_map(table: pd.DataFrame, rows: Sequence[str], lines: Sequence[str]) -> 
         text, weight = (text, "normal") if row["told"] else (f"● {text}", "bold")
         colour = colours(0.75 * min(max(float(row["lost"]), 0.0) / most, 1.0))
         _cell(axes, rows.index(row["row"]), lines.index(row["line"]), text, colour, fontweight=weight)
-    _name_cells(axes, rows, names, 26, fontsize=8.5)
+    _name_cells(axes, rows, names, fontsize=8.5)
     return figure
 
 
@@ -88,7 +90,7 @@ def transfer_map(table: pd.DataFrame, models: Sequence[str]) -> Figure:
     levels, rows = sorted(set(table["level"])), list(dict.fromkeys(table["attacked"]))
     names = [_name_lines(name, _WRAPPED) for name in models]
     room = 0.15 + _LETTER * max(len(line) for name in names for line in name.split("\n"))
-    figure, axes = _grid(len(levels) * len(models), len(rows), _CELL[1] * len(rows) + room + 0.4)
+    figure, axes = _grid(len(levels) * len(models), rows, _CELL[1] * len(rows) + room + 0.4, _CORNER)
     colours = matplotlib.colormaps[_COLOURS_OF_SCORES]
     for row in table.to_dict("records"):
         i = rows.index(row["attacked"])
@@ -102,7 +104,7 @@ def transfer_map(table: pd.DataFrame, models: Sequence[str]) -> Figure:
     _name_cells(axes, rows, names * len(levels), fontsize=7.5, rotation=90, linespacing=1)
     above = 1 + room / (_CELL[1] * len(rows))
     top, corner = axes.get_xaxis_transform(), axes.get_yaxis_transform()
-    axes.text(-0.02, -0.15, "made against ↓  predicted by →", transform=corner, ha="right", color=INK, fontsize=8)
+    axes.text(-0.02, -0.15, _CORNER, transform=corner, ha="right", color=INK, fontsize=8)
     for number, level in enumerate(levels):
         middle = (number + 0.5) * len(models)
         text = "\n".join(textwrap.wrap(f"budget {level:g}", max(7, 7 * len(models))))
@@ -114,15 +116,17 @@ def transfer_map(table: pd.DataFrame, models: Sequence[str]) -> Figure:
 
 
 def _grid(
-    n_columns: int, n_rows: int, height: float, cell: float = _CELL[0], labels: float = _LABELS
+    n_columns: int, rows: Sequence[str], height: float, *beside: str, cell: float = _CELL[0]
 ) -> tuple[Figure, Any]:
-    """An empty map, `height` inches high: above its cells is room for the names of its columns.
+    """An empty map, `height` inches high: above its cells, `cell` inches wide, is room for the names of its columns.
 
-    `cell` and `labels` are the inches that a column, and the names of the rows, are wide.
+    `beside` are texts that stand in the column of the rows' names, too.
     """
+    letters = max(len(line) for name in [*rows, *beside] for line in _name_lines(name).split("\n"))
+    labels = min(_MOST_LABELS, 0.2 + _LETTER_OF_ROWS * letters)
     width = labels + cell * n_columns + 0.1
     figure = Figure(figsize=(width, height))
-    box = (labels / width, 0.1 / height, cell * n_columns / width, _CELL[1] * n_rows / height)
+    box = (labels / width, 0.1 / height, cell * n_columns / width, _CELL[1] * len(rows) / height)
     return figure, figure.add_axes(box)
 
 
@@ -135,18 +139,18 @@ def _cell(axes: Any, row: int, column: int, text: str, colour: Sequence[float], 
     return ink
 
 
-def _name_cells(axes: Any, rows: Sequence[str], columns: Sequence[str], wrapped: int = 34, **style: Any) -> None:
-    """Fit the axes to the cells, and name rows, `wrapped` at so many letters, and columns, with a `style` of theirs."""
+def _name_cells(axes: Any, rows: Sequence[str], columns: Sequence[str], **style: Any) -> None:
+    """Fit the axes to the cells, and name rows and columns; `style` is that of the columns' names."""
     axes.set_xlim(0, len(columns))
     axes.set_ylim(len(rows), 0)
-    axes.set_yticks(np.arange(len(rows)) + 0.5, [_name_lines(name, wrapped) for name in rows], color=INK, fontsize=8.5)
+    axes.set_yticks(np.arange(len(rows)) + 0.5, [_name_lines(name) for name in rows], color=INK, fontsize=8.5)
     axes.xaxis.tick_top()
     axes.set_xticks(np.arange(len(columns)) + 0.5, columns, color=INK, **style)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
 
 
-def _name_lines(name: str, width: int) -> str:
+def _name_lines(name: str, width: int = 34) -> str:
     """A long name on several lines, broken after underscores."""
     return "\n".join(textwrap.wrap(name.replace("_", "_ "), width)).replace("_ ", "_")
 

@@ -19,7 +19,7 @@ from nnunet_robust.pages.plots import INK, LineStyle
 from nnunet_robust.pages.wording import number
 
 _SIZE = (4.4, 3.1)  # inches
-_LETTER = 0.0115  # of an axis: half of what a tick label takes for each of its letters
+_LETTER = 0.013  # of an axis: half of what a tick label takes for each of its letters
 _MARGINS = (0.7, 0.1, 0.66, 0.1)  # inches: left, right, bottom, top
 
 
@@ -118,10 +118,11 @@ def draw_line(axes: Any, x: Any, y: Any, style: LineStyle) -> None:
     axes.plot(x, y, color=style.colour, ls=style.line, marker=style.marker, ms=5, lw=1.8)
 
 
-def score_label(metric: str) -> str:
-    """The label of an axis of mean scores."""
+def score_label(metric: str, n_structures: int = 1) -> str:
+    """The label of an axis of mean scores, which are means over some structures, too: "mean Dice of 3 structures"."""
     info = COMPARABLE[metric]
-    return f"mean {info.label} ({info.unit})" if info.unit else f"mean {info.label}"
+    of = f" of {n_structures} structures" if n_structures > 1 else ""
+    return f"mean {info.label}{of} ({info.unit})" if info.unit else f"mean {info.label}{of}"
 
 
 def wrapped(text: str) -> str:

@@ -192,6 +192,21 @@ def beside(rows: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     return images.merge(table.rename(columns={"perturbation": "stored"}).astype(numbers), on=stored)
 
 
+def of_structures(sweep: Sweep, labels: Sequence[str]) -> Sweep:
+    """A sweep with the rows of some structures alone; tables that are not of structures stay as they are.
+
+    Args:
+        sweep: of the same models and images.
+        labels: the structures' names.
+    """
+    results, rows = (table[table["label"].isin(labels)].reset_index(drop=True) for table in (sweep.results, sweep.rows))
+    tables = {
+        name: table[table["label"].isin(labels)].reset_index(drop=True) if "label" in table else table
+        for name, table in sweep.tables.items()
+    }
+    return sweep._replace(results=results, rows=rows, tables=tables)
+
+
 def _holes(folder: Path, datasets: Sequence[str]) -> list[str]:
     """What a sweep does not have, and why, in sentences."""
     where = ", ".join(datasets)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from nnunet_robust.eval.report.shared import panels
 from nnunet_robust.eval.report.shared.analysis import METRIC
@@ -108,6 +108,7 @@ def relation_figure(
             _relation_panel, means, METRIC, x_label, shown, (-0.02, 1.02), ends, relation.cloud if dots else None
         ),
         styles=shown,
+        is_mean=True,
     )
 
 
@@ -151,6 +152,8 @@ def _relation_panel(
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
         ends = (low * 0.85, high * 1.15)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set_xlim(*ends)
     axes.set_ylim(*limits)
     axes.set_xlabel(panels.wrapped(x_label), color=INK)

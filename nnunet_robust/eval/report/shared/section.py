@@ -24,6 +24,7 @@ class TableSpecification(NamedTuple):
         note: as in `ReportTable`, or a function that makes it.
         columns: all that the table may have; those that the data lack are left out.
         data: makes the rows of the table, none where there is nothing to show.
+        is_mean: whether its scores are means over the structures of a dataset, as the note then says.
     """
 
     name: str
@@ -31,12 +32,25 @@ class TableSpecification(NamedTuple):
     note: str | Callable[[Analysis], str]
     columns: tuple[Column, ...]
     data: Callable[[Analysis], pd.DataFrame]
+    is_mean: bool = False
 
     def tables(self, analysis: Analysis) -> list[ReportTable]:
         """The table, where it has any rows."""
         data = self.data(analysis)
         note = self.note if isinstance(self.note, str) else self.note(analysis)
-        return [report_table(self.name, self.title, note, self.columns, data, analysis.names)] if len(data) else []
+        if self.is_mean and (over := analysis.over_structures()):
+            note = f"{note} Scores are each the {over}."
+        columns = self.columns if analysis.patients_known() else _of_images(self.columns)
+        return [report_table(self.name, self.title, note, columns, data, analysis.names)] if len(data) else []
+
+
+def _of_images(columns: tuple[Column, ...]) -> tuple[Column, ...]:
+    """The columns where each image counts as a patient of its own: their number is given once, as that of images."""
+    counted = any(column.key == "n_cases" for column in columns)
+    kept = (column for column in columns if not (counted and column.key == "n_patients"))
+    return tuple(
+        column._replace(heading="images") if column.key in ("n_patients", "n_cases") else column for column in kept
+    )
 
 
 class Parts(NamedTuple):

@@ -91,7 +91,7 @@ def test_what_it_rests_on_is_said(html: str) -> None:
     assert "speckle noise, nnUNetTrainer, disc: first broken at level" in words["guarantees"]
     assert "that it is as good as an expert does not follow" in words["experts"]
     assert ["Ensemble of 2", ENSEMBLE.replace("_seed1", "")] in [
-        row[:2] for row in Page(html).tables["architectures-table"]
+        row[:2] for row in tables(html)["What the names stand for"]
     ]
 
 

@@ -81,10 +81,12 @@ def test_where_it_helps_and_harms_is_said(analysis: Analysis) -> None:
         "nnUNetTrainer+denoise less nnUNetTrainer (8 cases (8 patients)): on the clean images 0.000"
     )
     assert "no difference is shown" in adaptive
-    assert "It helped under speckle noise at 0.1, 0.3 (+" in adaptive
+    assert (
+        "It helped under speckle noise at 0.1, 0.3 (standard deviation, relative to the voxel's value): +" in adaptive
+    )
     assert "It harmed under none of 3 conditions" in adaptive
     assert "(worse)" in always
-    assert re.search(r"It harmed under Gaussian blur at 1 \(−0\.\d{3}\)\.", always)
+    assert re.search(r"It harmed under Gaussian blur at 1 \(standard deviation in voxels\): −0\.\d{3}\.", always)
 
 
 def test_the_panels_show_the_differences_around_0(analysis: Analysis) -> None:

@@ -35,7 +35,7 @@ def test_failures_in_words() -> None:
         columns=["line", "what", "count", "of"],
     )  # fmt: skip
     assert failure_sentences(counts, "D") == [
-        "D: Missed over all conditions, clean included: 4 of 80 by A and 0 of 80 by B.",
+        "D: Missed over all conditions, clean included: 4 of 80 by A and none of 80 by B.",
         "D: None was hallucinated by any architecture, of 5 each.",
     ]
     nothing = counts.assign(count=0, of=0)

@@ -117,11 +117,11 @@ def test_the_sentences_name_the_first_level_and_claim_no_more() -> None:
          ("D", "blur", "A", "liver", "interval", np.nan, np.nan, np.nan, np.nan, 2.0)],
         columns=columns,
     )  # fmt: skip
-    assert list(sentences(breaks, True, PLAIN)) == [
-        "D, some noise, A: first broken at level 0: the inner threshold (0.500 [0.400, 0.600]); at "
-        "level 0.3: the outer threshold (0.200 [0.150, 0.250]); not shown to be broken up to level 0.4: the interval "
-        "of the Dice.",
-        "D, blur, A: no guarantee is shown to be broken up to level 2.",
+    assert list(sentences(breaks, True, PLAIN, lambda dataset, name, level: f"{level:g} of {dataset}")) == [
+        "D, some noise, A: first broken on the clean images: the inner threshold (0.500 [0.400, 0.600]); at "
+        "level 0.3 of D: the outer threshold (0.200 [0.150, 0.250]); not shown to be broken up to level 0.4 of D: the "
+        "interval of the Dice.",
+        "D, blur, A: no guarantee is shown to be broken up to level 2 of D.",
     ]
 
 

@@ -35,7 +35,7 @@ def test_sentences_tell_overlap_and_the_largest_drop() -> None:
     )
     clean, drop, average = sentences(points, table)
     assert "0.920 [0.900, 0.940] for A and 0.890 [0.860, 0.910] for B; these intervals overlap." in clean
-    assert "30 cases (30 patients)" in clean
+    assert "30 images" in clean
     assert (
         "that of A, the best on clean images, under noise (n = 30): from 0.920 on clean images to 0.500 "
         "[0.450, 0.550] at level 0.4" in drop
