@@ -199,8 +199,10 @@ def critical_value(
 
     It is the quantile of the largest |t| over all pairs of architectures and all conditions, were there no difference:
     each patient's deviations keep or change their sign together (the wild bootstrap with Rademacher's weights), and so
-    keep their correlation between architectures and conditions; trainings are drawn as normal with their own
-    covariance, and their variance as chi-squared. Conditions with fewer than `FEWEST_PATIENTS` do not count.
+    keep their correlation between architectures and conditions. Trainings are drawn as normal. There are few of them,
+    too few to know their correlation between conditions: they are drawn as independent, which is safe (Sidak 1967). Too
+    few to know their variance: it is drawn, too, from its fiducial distribution (a scaled inverse chi-squared), and its
+    estimate as chi-squared. Conditions with fewer than `FEWEST_PATIENTS` do not count.
 
     Args:
         samples: one per condition.
@@ -213,7 +215,8 @@ def critical_value(
 
     References: Liu 1988, "Bootstrap procedures under some non-i.i.d. models" (the weights); Westfall & Young 1993 and
     Romano & Wolf 2005, "Exact and approximate stepdown methods for multiple hypothesis testing" (the studentised
-    maximum). `docs/statistics.md` has its error rates by simulation.
+    maximum); Weerahandi 1995, "Exact statistical methods for data analysis" (the variance's distribution).
+    `docs/statistics.md` has its error rates by simulation.
     """
     samples = [sample for sample in samples if sample.enough and sample.pairs]
     if not samples:
@@ -228,21 +231,14 @@ def critical_value(
 
 
 class _Draws:
-    """The same draws of patients' signs and trainings for every condition."""
+    """The same draws of patients' signs for every condition, and draws of trainings for each."""
 
     def __init__(self, samples: Sequence[Sample], n_resamples: int, seed: int) -> None:
         generator = numpy_generator(seed, "signs")
         patients = sorted({name for sample in samples for name in sample.patients})
-        lines = list(dict.fromkeys(name for sample in samples for name in sample.lines))
-        names = list(dict.fromkeys(name for sample in samples for name in sample.names))
-        self._patients, self._lines, self._names = (
-            {name: i for i, name in enumerate(of_kind)} for of_kind in (patients, lines, names)
-        )
+        self._patients = {name: i for i, name in enumerate(patients)}
         self._signs = generator.integers(0, 2, (n_resamples, len(patients))) * 2.0 - 1
         self._generator, self._n_resamples = generator, n_resamples
-        repeated = any(len(sample.lines) > len(sample.names) for sample in samples)
-        self._trainings = generator.standard_normal((n_resamples, len(names), len(lines)) if repeated else (0, 0, 0))
-        self._chi_squared: dict[int, Array] = {}
 
     def largest(self, sample: Sample, of_pairs: slice) -> Array:
         """(n_resamples,): the largest |t| of these pairs under this condition."""
@@ -263,14 +259,11 @@ class _Draws:
 
     def _of_trainings(self, sample: Sample, weights: Array, n_repeats: int) -> tuple[Array, Array]:
         """(n_resamples, pairs) each: what other trainings change, and the variance that would be estimated then."""
-        apart = (sample.scores - np.stack([sample.scores[sample.owner == i].mean(axis=0) for i in sample.owner])).mean(
-            axis=1
-        )
+        of_lines = sample.scores.mean(axis=1)
         repeats = np.bincount(sample.owner, minlength=len(sample.names))
-        names = [self._names[name] for name in sample.names]
-        drawn = self._trainings[:, names][:, :, [self._lines[name] for name in sample.lines]] @ apart
-        drawn = drawn / np.sqrt(repeats * n_repeats)
-        if n_repeats not in self._chi_squared:
-            self._chi_squared[n_repeats] = self._generator.chisquare(n_repeats, self._n_resamples) / n_repeats
-        variance = (weights**2 @ (1 / repeats)) * (apart**2).sum() / n_repeats
-        return drawn @ weights.T, self._chi_squared[n_repeats][:, None] * variance
+        apart = of_lines - (np.bincount(sample.owner, of_lines) / repeats)[sample.owner]
+        draw = self._generator
+        variance = (apart**2).sum() / draw.chisquare(n_repeats, self._n_resamples)  # what it may be, given its estimate
+        drawn = draw.standard_normal((self._n_resamples, len(repeats))) * np.sqrt(variance[:, None] / repeats)
+        estimated = variance * draw.chisquare(n_repeats, self._n_resamples) / n_repeats
+        return drawn @ weights.T, estimated[:, None] * (weights**2 @ (1 / repeats))

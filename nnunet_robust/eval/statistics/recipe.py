@@ -11,7 +11,7 @@ import pandas as pd
 
 from nnunet_robust.eval.statistics.contrasts import FEWEST_PATIENTS
 from nnunet_robust.eval.statistics.tables import CLEAN
-from nnunet_robust.eval.statistics.verdict import Interval, Verdict
+from nnunet_robust.eval.statistics.verdict import ROUNDING, Interval, Verdict
 
 ENOUGH_PATIENTS = 20
 ENOUGH_TRAININGS = 3
@@ -104,7 +104,7 @@ def recipes(
 def _recipe(dataset: str, found: Mapping[tuple[str, float], Verdict], baseline: str | None) -> Recipe:
     clean = found.get((CLEAN, 0.0))
     perturbed = {key: verdict for key, verdict in found.items() if key[0] != CLEAN}
-    names = list(dict.fromkeys(name for verdict in found.values() for name in verdict.means))
+    names = list(dict.fromkeys(name for verdict in found.values() for name in verdict.names))
     if baseline is None or baseline not in names:
         baseline = names[0]
     take = baseline
@@ -185,17 +185,23 @@ def _tendencies(found: Mapping[tuple[str, float], Verdict], take: str) -> list[t
     """Levels at which another architecture has the higher mean, by more than the margin, without being told apart."""
     seen: list[tuple[str, tuple[float, ...], str]] = []
     for name, of_levels in _by_perturbation(found).items():
+        before = ""
         for level, verdict in of_levels.items():
-            if take not in verdict.means or verdict.better_than(take):
-                continue
-            highest = verdict.highest
-            if verdict.difference(highest, take).value <= verdict.margin:
-                continue
-            if seen and seen[-1][0] == name and seen[-1][2] == highest:
+            highest = _higher_than(take, verdict)
+            if highest and highest == before:
                 seen[-1] = (name, (*seen[-1][1], level), highest)
-            else:
+            elif highest:
                 seen.append((name, (level,), highest))
+            before = highest
     return seen
+
+
+def _higher_than(take: str, verdict: Verdict) -> str:
+    """The architecture with the highest mean, if it is higher by more than the margin and nothing is told; or ""."""
+    if take not in verdict.means or verdict.better_than(take):
+        return ""
+    ahead = verdict.difference(verdict.highest, take).value
+    return verdict.highest if ahead > verdict.margin + ROUNDING else ""
 
 
 def recipe_table(found: Sequence[Recipe]) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The recipe on planted data, on identical models, on the papers' means."""
+"""The recipe on planted data, on verdicts by hand, on the papers' means."""
 
 from __future__ import annotations
 
@@ -8,180 +8,209 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nnunet_robust.common.errors import UserError
-from nnunet_robust.eval.statistics import (
-    NO_DIFFERENCE,
-    bootstrap_interval,
-    comparable,
-    load_results,
-    recipe,
-    recipe_ranges,
-    recipe_sentence,
-    resample_counts,
-    summary,
-)
+from nnunet_robust.eval.statistics import comparable, load_results, summary
+from nnunet_robust.eval.statistics.recipe import ELSE, Recipe, recipe_table, recipes
+from nnunet_robust.eval.statistics.verdict import Verdict, verdicts
 from tests.eval.statistics.papers import ATTENTION, NO_SKIP, PAPERS, U_NET, write_papers
 from tests.eval.statistics.rows import frame
+from tests.eval.statistics.test_verdict import made
 
 
-def _planted(n: int = 40, noise: float = 0.01) -> pd.DataFrame:
+def _planted(n: int = 40, n_trained: int = 1) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     patients = rng.normal(0, 0.05, n)
     means = {"standard": (0.93, 0.90, 0.70, 0.50), "noskip": (0.90, 0.89, 0.85, 0.80), "third": (0.5, 0.5, 0.5, 0.5)}
     return frame(
         {
-            name: {x: mean + patients + rng.normal(0, noise, n) for x, mean in zip((0, 0.1, 0.2, 0.4), of, strict=True)}
+            f"{name}/{seed}": {
+                x: mean + patients + rng.normal(0, 0.01, n) for x, mean in zip((0, 0.1, 0.2, 0.4), of, strict=True)
+            }
             for name, of in means.items()
+            for seed in range(n_trained)
         },
         "speckle_noise",
     )
 
 
+def one(clean: Verdict | None = None, **noise: Verdict) -> Recipe:
+    """The recipe of verdicts by hand, at levels 0.1, 0.2, … of noise."""
+    found = {("D", "clean", 0.0): clean} if clean else {}
+    found |= {("D", "noise", round(0.1 * (i + 1), 1)): verdict for i, verdict in enumerate(noise.values())}
+    (recipe,) = recipes(found, {"D": "A"})
+    return recipe
+
+
 def test_a_planted_recipe_is_found() -> None:
     rows = _planted()
-    table = recipe(rows, margin=0.005)
-    assert table["verdict"].tolist() == ["standard", "standard", "noskip", "noskip"]
-    assert table["level"].tolist() == [0, 0.1, 0.2, 0.4]
-    assert table["agreement"].tolist() == pytest.approx([1, 1, 1, 1], abs=0.02)
-    last = table.iloc[-1]
-    assert last["advantage"] == pytest.approx(0.3, abs=0.01)
-    assert last["advantage_low"] < last["advantage"] < last["advantage_high"]
+    (found,) = recipes(verdicts(rows, margin=0.005))
+    assert (found.baseline, found.take, found.over_baseline) == ("standard", "standard", None)
+    (switch,) = found.switches
+    assert (switch.perturbation, switch.levels, switch.take) == ("speckle_noise", (0.2, 0.4), ("noskip",))
+    assert [gain.value for gain in switch.gains] == pytest.approx([0.15, 0.3], abs=0.01)
     clean = rows[rows["perturbation"] == "clean"].pivot(index="patient", columns="line", values="dice")
-    cost = clean["standard"] - clean["noskip"]
-    assert last["clean_cost"] == pytest.approx(cost.mean())
-    assert (last["clean_cost_low"], last["clean_cost_high"]) == pytest.approx(bootstrap_interval(cost))
-    assert table.iloc[0][["clean_cost", "clean_cost_low", "clean_cost_high"]].tolist() == [0, 0, 0]
-    assert (table["n_patients"] == 40).all()
-    assert recipe(rows, margin=0.02).iloc[1]["equivalent"] == ("noskip",)
-    ranges = recipe_ranges(table)
-    assert ranges[["from_level", "to_level", "verdict"]].to_numpy().tolist() == [
-        [0, 0.1, "standard"],
-        [0.2, 0.4, "noskip"],
-    ]
-    assert ranges["agreement"].tolist() == [table["agreement"][:2].min(), table["agreement"][2:].min()]
-    unsure = recipe_ranges(table.assign(agreement=[0.9, 0.7, 0.8, 1.0]))
-    assert unsure["agreement"].tolist() == [0.7, 0.8]
-    sentence = recipe_sentence(ranges)
-    assert sentence.startswith("speckle noise, 40 patients: up to level 0.1 standard (at least ")
-    assert f"which on clean images costs {cost.mean():.3f} Dice [" in sentence
+    assert switch.cost is not None
+    assert switch.cost.value == pytest.approx((clean["standard/0"] - clean["noskip/0"]).mean())
+    assert 0 < switch.cost.low < switch.cost.high
+    assert switch.strongest
+    assert found.tendencies == ()
+    assert (found.n_patients, found.n_trained, found.n_conditions, found.n_architectures) == (40, 1, 3, 3)
+    table = recipe_table([found])
+    assert table["perturbation"].tolist() == ["speckle_noise", ELSE]
+    first, last = table.to_dict("records")
+    assert (first["from_level"], first["to_level"], first["take"]) == (0.2, 0.4, ("noskip",))
+    assert (first["gain"], first["cost"]) == (switch.gains[-1].value, switch.cost.value)
+    assert last["take"] == ("standard",)
+    assert np.isnan([last["from_level"], last["gain"], last["cost"]]).all()
 
 
-def test_agreement_is_the_share_of_bootstraps_within_the_margin_of_the_best() -> None:
-    rng = np.random.default_rng(2)
-    values = 0.7 + rng.normal(0, 0.1, (12, 3)) + np.array([0.0, 0.01, -0.02])
-    rows = frame({name: {0: column, 1: column} for name, column in zip("ABC", values.T, strict=True)})
-    row = recipe(rows, margin=0.03, n_resamples=400, seed=7).iloc[1]
-    means = resample_counts(12, 400, seed=7) @ values / 12
-    best = values.mean(axis=0).argmax()
-    assert row["verdict"] == "ABC"[best]
-    assert row["agreement"] == pytest.approx((means[:, best] >= means.max(axis=1) - 0.03).mean())
-    assert 0 < row["agreement"] < 1
-    assert recipe(rows, margin=0.03, n_resamples=400, seed=8).iloc[1]["agreement"] != row["agreement"]
-    wide = recipe(rows, margin=0.08, n_resamples=400, seed=7).iloc[1]
-    assert wide["verdict"] == NO_DIFFERENCE
-    assert wide["agreement"] == pytest.approx((np.ptp(means, axis=1) <= 0.08).mean())
-    assert wide["equivalent"] == ("A", "B", "C")
-    assert wide["clean_cost"] == 0
+def test_the_baseline_is_the_first_architecture_or_the_one_that_is_named() -> None:
+    found = verdicts(_planted())
+    assert recipes(found)[0].baseline == "standard"
+    (recipe,) = recipes(found, {"D1": "noskip"})
+    assert (recipe.baseline, recipe.take) == ("noskip", "standard")  # better on clean images
+    assert recipe.over_baseline is not None
+    assert recipe.over_baseline.low > 0
+    assert recipes(found, {"D1": "never heard of"})[0].baseline == "standard"
+    third = verdicts(frame({"low": {0: np.linspace(0.1, 0.3, 9)}, "high": {0: np.linspace(0.8, 0.9, 9)}}))
+    assert recipes(third)[0].baseline == "low"
 
 
-def test_what_few_bootstraps_agree_with_is_not_settled() -> None:
-    ranges = pd.DataFrame(
-        [
-            {"from_level": 0.0, "to_level": 0.1, "verdict": "A", "agreement": 0.7999, "clean_cost": 0.0},
-            {"from_level": 0.2, "to_level": 0.2, "verdict": NO_DIFFERENCE, "agreement": 0.24, "clean_cost": 0.0},
-            {"from_level": 0.3, "to_level": 0.4, "verdict": "B", "agreement": 0.8, "clean_cost": 0.0042},
-            {"from_level": 0.5, "to_level": 0.5, "verdict": "A", "agreement": 0.999, "clean_cost": 0.0},
-        ]
-    ).assign(dataset="D", perturbation="gaussian_noise", n_patients=9, clean_cost_low=-0.001, clean_cost_high=0.01)
-    assert recipe_sentence(ranges) == (
-        "gaussian noise, 9 patients: up to level 0.1 not settled: A (at least 79 % of bootstraps agree); at level 0.2 "
-        "not settled: no difference that matters (24 % of bootstraps agree); from level 0.3 to 0.4 B (at least 80 % of "
-        "bootstraps agree), which on clean images costs 0.004 Dice [−0.001, 0.010]; from level 0.5 A (99 % of "
-        "bootstraps agree)."
+@pytest.mark.parametrize(("n", "n_trained", "evidence"), [
+    (40, 3, "strong"), (20, 3, "strong"), (19, 3, "moderate"), (40, 2, "moderate"), (40, 1, "moderate"),
+    (6, 3, "moderate"), (5, 3, "none"), (1, 1, "none"),
+])  # fmt: skip
+def test_evidence_by_patients_and_trainings(n: int, n_trained: int, evidence: str) -> None:
+    conditions = {"clean": made(n_patients=n, n_trained=n_trained, A=0.9, B=0.9)}
+    noise = made(n_patients=n, n_trained=n_trained, A=0.5, B=0.8)
+    assert one(**conditions, low=noise).evidence == evidence
+
+
+def test_evidence_is_weak_where_nothing_is_shown() -> None:
+    same = made(n_patients=50, n_trained=5, A=0.9, B=0.9)
+    assert one(same, low=same).evidence == "weak"
+    known = made(half=0.008, n_patients=50, n_trained=5, A=0.9, B=0.9)
+    assert one(known, low=known).evidence == "strong"  # that it makes no difference
+    assert one(known, low=known).equivalent
+    little = made(n_patients=50, n_trained=5, A=0.9, B=0.925)  # better, but perhaps by less than the margin
+    assert one(same, low=little).switches[0].strongest is False
+    assert one(same, low=little).evidence == "weak"
+    much = made(n_patients=50, n_trained=5, A=0.9, B=0.95)
+    assert one(same, low=little, mid=much).evidence == "strong"  # of one switch, at a level of it
+    assert one(much, low=much).evidence == "strong"  # B instead of A, everywhere
+    fewer = made(n_patients=5, n_trained=5, A=0.9, B=0.9)
+    assert one(much, low=much, mid=fewer).evidence == "none"  # the fewest patients of a condition count
+
+
+def test_levels_one_after_the_other_are_merged() -> None:
+    clean = made(A=0.9, B=0.9, C=0.9)
+    found = one(
+        clean,
+        a=made(A=0.8, B=0.9, C=0.8),
+        b=made(A=0.7, B=0.8, C=0.81),
+        c=made(A=0.6, B=0.6, C=0.8),
+        d=made(A=0.5, B=0.5, C=0.5),
+        e=made(A=0.4, B=0.4, C=0.6),
     )
+    said = [(switch.levels, switch.take) for switch in found.switches]
+    assert said == [((0.1, 0.2), ("B",)), ((0.3,), ("C",)), ((0.5,), ("C",))]
+    assert [gain.value for gain in found.switches[0].gains] == pytest.approx([0.1, 0.1])
+    assert found.switches[0].cost == pytest.approx((0, -0.02, 0.02))
+    assert not found.equivalent
 
 
-def test_identical_models_do_not_differ() -> None:
+def test_what_beats_the_baseline_on_clean_images_is_taken_and_must_be_beaten_then() -> None:
+    found = one(made(A=0.8, B=0.9, C=0.7), low=made(A=0.8, B=0.8, C=0.9), mid=made(A=0.8, B=0.6, C=0.6))
+    assert found.take == "B"
+    assert found.over_baseline == pytest.approx((0.1, 0.08, 0.12))
+    assert [(switch.levels, switch.take) for switch in found.switches] == [((0.1,), ("C",)), ((0.2,), ("A",))]
+    assert found.switches[0].cost == pytest.approx((0.2, 0.18, 0.22))
+    gain = recipe_table([found]).set_index("perturbation").loc[ELSE, ["gain", "gain_low", "gain_high"]]
+    assert gain.tolist() == pytest.approx([0.1, 0.08, 0.12])
+
+
+def test_a_higher_mean_that_is_not_told_apart_is_a_tendency() -> None:
+    found = one(
+        made(A=0.9, B=0.9, C=0.9),
+        a=made(A=0.8, B=0.815, C=0.8),
+        b=made(A=0.8, B=0.82, C=0.8),
+        c=made(A=0.8, B=0.81, C=0.8),  # exactly the margin
+        d=made(A=0.8, B=0.8, C=0.818),
+        e=made(A=0.8, B=0.9, C=0.8),  # told apart: a switch
+    )
+    assert found.tendencies == (("noise", (0.1, 0.2), "B"), ("noise", (0.4,), "C"))
+    assert [switch.levels for switch in found.switches] == [(0.5,)]
+
+
+def test_tendencies_with_a_gap_are_named_apart() -> None:
+    tendency, none = made(A=0.8, B=0.815), made(A=0.8, B=0.8)
+    found = one(made(A=0.9, B=0.9), a=tendency, b=none, c=tendency)
+    assert found.tendencies == (("noise", (0.1,), "B"), ("noise", (0.3,), "B"))
+
+
+def test_a_margin_exactly_met_is_equivalence_and_no_switch() -> None:
+    exact = made(half=0.0, A=0.06, B=0.07)
+    found = one(exact, low=exact)
+    assert found.equivalent
+    assert (found.take, found.switches, found.tendencies) == ("A", (), ())
+
+
+def test_identical_models_are_equivalent_and_the_baseline_stays() -> None:
     values = np.random.default_rng(1).random(20)
-    table = recipe(frame({name: {0: values, 1: values / 2} for name in "ABC"}), margin=0.0)
-    assert (table["verdict"] == NO_DIFFERENCE).all()
-    assert (table["agreement"] == 1).all()
-    assert (table[["advantage", "advantage_low", "advantage_high"]] == 0).all(axis=None)
-    (only,) = recipe_ranges(table).to_dict("records")
-    assert (only["from_level"], only["to_level"]) == (0, 1)
-    assert "at every level (0 to 1) no difference that matters" in recipe_sentence(recipe_ranges(table))
+    (found,) = recipes(verdicts(frame({name: {0: values, 1: values / 2} for name in "ABC"}), margin=0.0))
+    assert (found.take, found.switches, found.tendencies, found.equivalent) == ("A", (), (), True)
+    assert found.evidence == "moderate"  # of these trained models
 
 
-@pytest.mark.slow
-def test_models_that_differ_by_chance_are_seldom_told_apart() -> None:
-    rng = np.random.default_rng(5)
-    verdicts = []
-    for _ in range(300):
-        patients = rng.normal(0.7, 0.1, 60)
-        scores = {m: {x: patients + rng.normal(0, 0.02, 60) for x in (0.0, 1.0)} for m in "AB"}
-        verdicts += recipe(frame(scores), n_resamples=200)["verdict"].tolist()
-    # the difference of means has a standard deviation of 0.0037: above 0.01 in 0.7 % of trials
-    assert np.mean([v != NO_DIFFERENCE for v in verdicts]) < 0.03
+def test_without_clean_images_the_cost_is_not_known() -> None:
+    found = one(a=made(A=0.5, B=0.8))
+    assert (found.take, found.switches[0].cost) == ("A", None)
+    assert recipe_table([found])["cost"].isna().all()
 
 
-def test_everyone_misses_everything() -> None:
-    rows = frame({name: {0: [0.9, 0.8, 0.85], 1: [0.0] * 3} for name in "AB"})
-    row = recipe(rows).iloc[1]
-    assert (row["verdict"], row["agreement"], row["advantage"]) == (NO_DIFFERENCE, 1.0, 0.0)
-
-
-def test_one_model_and_one_patient() -> None:
-    alone = recipe(frame({"A": {0: [0.9, 0.8], 1: [0.5, 0.6]}})).iloc[1]
-    assert (alone["verdict"], alone["agreement"], alone["equivalent"]) == ("A", 1.0, ())
-    assert np.isnan(alone["advantage"])
-    table = recipe(frame({"A": {0: [0.9], 1: [0.2]}, "B": {0: [0.8], 1: [0.5]}}))
-    assert table["verdict"].tolist() == ["A", "B"]
-    assert table[["agreement", "advantage_low", "clean_cost_low"]].isna().all(axis=None)
-    said = recipe_sentence(recipe_ranges(table))
-    assert "1 patient: up to level 0 A (a single patient, so that no share of bootstraps can be given)" in said
-    assert said.endswith("which on clean images costs 0.100 Dice.")
-
-
-def test_a_difference_of_exactly_the_margin_does_not_matter() -> None:
-    table = recipe(frame({"A": {0: [0.9] * 4, 1: [0.07] * 4}, "B": {0: [0.5] * 4, 1: [0.06] * 4}}), margin=0.01)
-    assert table["verdict"].tolist() == ["A", NO_DIFFERENCE]
-    assert recipe(frame({"A": {0: [0.9], 1: [0.31]}, "B": {0: [0.5], 1: [0.3]}}), margin=0.009)["verdict"][1] == "A"
-    for margin in (-0.1, float("nan")):
-        with pytest.raises(UserError, match="margin must be >= 0"):
-            recipe(_planted(), margin=margin)
-
-
-def test_distances_are_better_when_lower() -> None:
-    rows = _planted()
-    table = recipe(rows, "hd95_mm", margin=0.05)
-    assert table["verdict"].tolist() == ["standard", "standard", "noskip", "noskip"]
-    assert table["advantage"].gt(0).all()
-    assert table["clean_cost"].tolist() == pytest.approx(10 * recipe(rows, margin=0.005)["clean_cost"])
-    assert " mm [" in recipe_sentence(recipe_ranges(table), "hd95_mm")
-
-
-def test_a_series_costs_what_its_own_test_set_says() -> None:
-    clean = frame({"A": {0: [0.9, 0.8]}, "B": {0: [0.8, 0.7]}}, "clean")
-    site = frame({"A": {3: [0.2, 0.3, 0.1]}, "B": {3: [0.5, 0.6, 0.4]}}, "site", series=True)
+def test_a_series_costs_what_the_clean_images_say() -> None:
+    n = 8
+    clean = frame({"A": {0: 0.9 + 0.01 * np.arange(n)}, "B": {0: 0.8 + 0.011 * np.arange(n)}}, "clean")
+    site = frame({"A": {3: 0.2 + 0.01 * np.arange(n)}, "B": {3: 0.5 + 0.012 * np.arange(n)}}, "site", series=True)
     site["patient"] = site["case"] = "other_" + site["patient"]
-    (row,) = recipe(pd.concat([clean, site], ignore_index=True)).to_dict("records")
-    assert (row["verdict"], row["level"], row["clean_cost"], row["n_patients"]) == ("B", 3.0, pytest.approx(0.1), 3)
-    assert np.isnan(recipe(site)["clean_cost"][0])
+    (found,) = recipes(verdicts(pd.concat([clean, site], ignore_index=True)))
+    (switch,) = found.switches
+    assert (switch.perturbation, switch.levels, switch.take) == ("site", (3.0,), ("B",))
+    assert switch.cost is not None
+    assert switch.cost.value == pytest.approx(0.1 - 0.001 * 3.5)
+
+
+def test_a_single_patient_says_nothing_but_tendencies() -> None:
+    (found,) = recipes(verdicts(frame({"A": {0: [0.9], 1: [0.2]}, "B": {0: [0.8], 1: [0.5]}})))
+    assert (found.evidence, found.take, found.switches, found.equivalent) == ("none", "A", (), False)
+    assert found.tendencies == (("noise", (1.0,), "B"),)
+    assert np.isnan(found.detectable)
+
+
+def test_one_architecture_is_taken() -> None:
+    (found,) = recipes(verdicts(frame({"A": {0: [0.9] * 8, 1: [0.5] * 8}})))
+    assert (found.baseline, found.take, found.switches, found.n_architectures) == ("A", "A", (), 1)
 
 
 def test_the_papers_conclusions_come_out_of_their_table(tmp_path: Path) -> None:
     rows, left_out = comparable(load_results(write_papers(tmp_path) / "results.csv"))
     assert left_out == []
-    verdicts = {(r["dataset"], round(r["level"] ** 2, 1)): r["verdict"] for r in recipe(rows).to_dict("records")}
+    found = verdicts(rows)
+    highest = {(dataset, round(level**2, 1)): one.highest for (dataset, _, level), one in found.items()}
     for dataset in PAPERS:  # attention-gated is best on clean images, everywhere
-        assert verdicts[dataset, 0.0] == ATTENTION
-    for dataset in ("Heart", "Spleen"):  # and falls under noise, which only the network without skips bears
-        assert verdicts[dataset, 0.1] == verdicts[dataset, 0.3] == NO_SKIP
-    assert verdicts["BUSI", 0.1] == verdicts["BUSI", 0.3] == NO_SKIP
-    assert verdicts["GlaS", 0.1] == ATTENTION  # mild noise on histology: it still leads, by 0.011
-    assert verdicts["GlaS", 0.3] == U_NET
+        assert highest[dataset, 0.0] == ATTENTION
+    for dataset in ("BUSI", "Heart", "Spleen"):  # and falls under noise, which only the network without skips bears
+        assert highest[dataset, 0.1] == highest[dataset, 0.3] == NO_SKIP
+    assert highest["GlaS", 0.1] == ATTENTION  # mild noise on histology: it still leads, by 0.011
+    assert highest["GlaS", 0.3] == U_NET
+    assert not any(one.settled for one in found.values())  # one mean a dataset: nothing is said about patients
+    by_dataset = {one.dataset: one for one in recipes(found, dict.fromkeys(PAPERS, U_NET))}
+    assert {one.evidence for one in by_dataset.values()} == {"none"}
+    for dataset in ("BUSI", "Heart", "Spleen"):
+        on_clean, under_noise = by_dataset[dataset].tendencies
+        assert on_clean == ("clean", (0.0,), ATTENTION)
+        assert (under_noise[0], len(under_noise[1]), under_noise[2]) == ("speckle_noise", 2, NO_SKIP)
     table = summary(rows).set_index(["dataset", "line"])
     assert table.loc[("Heart", ATTENTION), "drop"] == pytest.approx(0.929 - 0.033)
     for dataset in ("BUSI", "Heart", "Spleen"):  # without skips the least is lost
         assert table.loc[dataset, "drop"].idxmin() == NO_SKIP
-    assert table["drop_low"].isna().all()  # one mean a dataset: nothing is said about patients
+    assert table["drop_low"].isna().all()

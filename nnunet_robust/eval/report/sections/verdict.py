@@ -21,6 +21,7 @@ from nnunet_robust.pages.plots import LineStyle
 from nnunet_robust.pages.tables import Column
 
 _GROUP = "lost"
+_TITLE = "Dice lost against clean images, at a level in the middle"
 _SIMULTANEOUS = (
     "Intervals are simultaneous: in 95 % of studies like this one no difference lies outside of its interval, however "
     "many architectures, levels and perturbations are compared"
@@ -42,7 +43,7 @@ def _figures(analysis: Analysis, _: Mapping[str, LineStyle]) -> Iterator[ReportF
             group=_GROUP,
             name=str(dataset),
             dataset=str(dataset),
-            title="Dice lost against clean images, at a level in the middle",
+            title=", ".join(filter(None, (_TITLE, analysis.over_structures(str(dataset))))),
             sample=sample_of(_of(analysis, str(dataset)), analysis),
             data=named[["dataset", "perturbation", "level", "unit", "line", "clean", "mean", "lost", "told"]],
             alt=_in_words(named, analysis),
