@@ -113,7 +113,7 @@ def _recipe(dataset: str, found: Mapping[tuple[str, float], Verdict], baseline: 
     switches = _switches(perturbed, clean, take)
     of_all = [verdict for verdict in found.values() if take in verdict.means]
     equivalent = all(verdict.within_margin_of(take) for verdict in of_all)
-    shown = all(switch.strongest for switch in switches) if switches else equivalent or take != baseline
+    shown = [switch.strongest for switch in switches] or [equivalent or take != baseline]
     n_patients = min(verdict.n_patients for verdict in found.values())
     n_trained = min(verdict.n_trained for verdict in found.values())
     detectable = [verdict.detectable for verdict in found.values() if np.isfinite(verdict.detectable)]
@@ -135,12 +135,14 @@ def _recipe(dataset: str, found: Mapping[tuple[str, float], Verdict], baseline: 
     )
 
 
-def _evidence(n_patients: int, n_trained: int, shown: bool) -> Evidence:
+def _evidence(n_patients: int, n_trained: int, shown: Sequence[bool]) -> Evidence:
+    """Grade by the sample, and by which parts of the recipe are shown to matter."""
     if n_patients < FEWEST_PATIENTS:
         return "none"
-    if not shown:
+    if not any(shown):
         return "weak"
-    return "strong" if n_patients >= ENOUGH_PATIENTS and n_trained >= ENOUGH_TRAININGS else "moderate"
+    enough = n_patients >= ENOUGH_PATIENTS and n_trained >= ENOUGH_TRAININGS
+    return "strong" if enough and all(shown) else "moderate"
 
 
 def _by_perturbation(found: Mapping[tuple[str, float], Verdict]) -> dict[str, dict[float, Verdict]]:

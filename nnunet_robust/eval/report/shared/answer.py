@@ -98,7 +98,7 @@ def _take(recipe: Recipe, analysis: Analysis) -> str:
     start = f"of these trained models, {start}" if recipe.n_trained == 1 else start
     said = f"{start[0].upper()}{start[1:]}"
     if recipe.switches:
-        return f"{said}; {joined(_switches(recipe, analysis), '; ')}."
+        return f"{said}, but {joined(_switches(recipe, analysis), '; ')}."
     where = "on clean images or under any perturbation" if recipe.n_conditions else "on clean images"
     if recipe.equivalent:
         return f"{said}: no other one is better by more than {recipe.margin:g} Dice {where}, and the data show that."

@@ -72,12 +72,12 @@ def test_take_another_one(take: Callable[..., str]) -> None:
     assert take(**another) == f"T{said[1:]}; under no perturbation is another one shown to be better."
     assert take(**another, n_trained=1).startswith(f"Of these trained models, {said}; ")
     assert take(**another, equivalent=True).startswith(f"T{said[1:]}: no other one is better by more than 0.01 Dice ")
-    assert take(**another, switches=(replace(SWITCH, take=("C",)),)).startswith(f"T{said[1:]}; under speckle noise ")
+    assert take(**another, switches=(replace(SWITCH, take=("C",)),)).startswith(f"T{said[1:]}, but under speckle noise ")
 
 
 def test_switch(take: Callable[..., str]) -> None:
     assert take(switches=(SWITCH,)) == (
-        "Stay with A; under speckle noise from level 0.3 (standard deviation, relative to the voxel's value) take B, "
+        "Stay with A, but under speckle noise from level 0.3 (standard deviation, relative to the voxel's value) take B, "
         "better there by 0.100 to 0.200 Dice, at a cost of 0.020 on clean images."
     )
     one = replace(SWITCH, levels=(0.3,), gains=(GAIN,))
@@ -146,7 +146,7 @@ def test_a_planted_sweep_from_its_files(analysis: Analysis) -> None:
     """The first model falls steeply, the next gently; 12 patients, one training each."""
     (found,) = answers(analysis)
     assert found.dataset == DATASET
-    assert found.take.startswith(f"Of these trained models, stay with {BASELINE}; under ")
+    assert found.take.startswith(f"Of these trained models, stay with {BASELINE}, but under ")
     assert f" take {NO_SKIP}, better there by " in found.take
     assert "speckle noise" in found.take
     assert ", at a cost of 0.0" in found.take
