@@ -126,7 +126,7 @@ def test_evidence() -> None:
     assert one.startswith("Evidence: moderate (30 patients; one training of each architecture, so that all of this is ")
     assert "about these trained models: another training could turn it). " in one
     none = evidence(replace(RECIPE, n_patients=1, evidence="none", detectable=float("nan")))
-    assert none == "Evidence: none (1 patient; 3 trainings of each architecture)."
+    assert none == "Evidence: none (1 image; 3 trainings of each architecture)."
     assert "is found" not in evidence(replace(RECIPE, detectable=float("nan")))
 
 
@@ -200,7 +200,7 @@ def test_several_datasets_are_named(tmp_path: Path) -> None:
 
 def test_the_papers_means_are_tendencies(tmp_path: Path) -> None:
     (found,) = answers(analyse([write_papers(tmp_path, ["Heart"])]))
-    assert found.take == "No architecture can be told from another: 1 patient is too few, and 6 are the least."
+    assert found.take == "No architecture can be told from another: 1 image is too few, and 6 are the least."
     assert found.evidence.startswith("Evidence: none (1 patient; ")
     assert not np.any(["found in 9 of 10" in said for said in found])
 
@@ -212,5 +212,5 @@ def test_architectures_that_are_alike(tmp_path: Path) -> None:
     assert found.take == (
         "Stay with nnUNetTrainer: no other one is shown to be better on clean images or under any perturbation."
     )
-    assert found.evidence.startswith("Evidence: weak (12 patients; 3 trainings of each architecture). A difference of ")
+    assert found.evidence.startswith("Evidence: weak (12 images; 3 trainings of each architecture). A difference of ")
     assert all("not told apart" in line for line in printed_answer(alike) if line.startswith("  "))
