@@ -171,7 +171,7 @@ def _clean_images(clean: pd.DataFrame) -> str:
     shown = ranked if len(ranked) < 3 else [ranked[0], ranked[-1]]
     between = f" ({len(ranked) - 2} more in between)" if len(ranked) > 2 else ""
     changes = " and ".join(f"{_change(row)} for {row['architecture']}" for row in shown)
-    return f"On the clean images of {_sample(ranked[0])}, the mean Dice was {changes}{between}."
+    return f"On clean images ({_sample(ranked[0])}), the mean Dice was {changes}{between}."
 
 
 def _how_many(perturbed: pd.DataFrame) -> str:

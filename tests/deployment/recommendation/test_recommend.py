@@ -461,7 +461,7 @@ def test_identical_architectures_are_told_apart_in_few_studies(
         verdict, declined = advisor.together([advisor.answer("new", measured)])
         assert verdict is not None, declined
         told += any(pair.low > 0 or pair.high < 0 for pair in verdict.pairs.values())
-    assert told <= 0.07 * 300
+    assert told <= 0.08 * 300  # 5 % and 2.4 standard errors of 300 studies; docs/recommend.md has the figures
 
 
 @pytest.mark.slow

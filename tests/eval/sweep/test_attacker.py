@@ -320,7 +320,7 @@ def test_an_attack_of_the_recipe_has_its_noise_and_its_name_in_the_report(
     assert len(at_budget) == 2 and at_budget["noise"].notna().all()
     assert NOISE in set(others["attacked"])
     words = section(write_report(asked.output).read_text(), "attacks").words
-    assert "Halfway, l∞ on nnUNetTrainer" in words and "1 step)" in words
+    assert "Halfway, l∞ on Standard" in words and "1 step)" in words
     assert words.count("(random noise: 0.") == 2
 
 

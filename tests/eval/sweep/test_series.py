@@ -19,6 +19,7 @@ from nnunet_robust.eval.results.tables import Condition
 from nnunet_robust.eval.statistics import comparable, curves, load_results, summary
 from nnunet_robust.eval.sweep.series import read_series
 from nnunet_robust.eval.sweep.sweep import SweepParameters, run_sweep
+from nnunet_robust.trainers import describe
 from tests.eval.statistics.rows import load as _load
 from tests.eval.statistics.rows import result as _row
 from tests.eval.sweep.test_sweep import Silent, rows
@@ -156,7 +157,7 @@ def test_a_sweep_over_a_series_and_its_report(parameters: SweepParameters, serie
     printed = analyse([out]).summary_over_labels.set_index(["perturbation", "line"])
     for trainer in parameters.trainers:
         clean = np.mean([float(r["dice"]) for r in table if (r["model"], r["perturbation"]) == (trainer, "clean")])
-        architecture = trainer.removesuffix("_seed1")
+        architecture = describe(trainer).display_name
         assert printed.loc[("site", architecture), "clean"] == pytest.approx(clean)
 
     again = Silent()

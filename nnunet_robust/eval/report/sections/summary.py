@@ -19,13 +19,16 @@ _SAME = 0.0005  # of a mean Dice: what three decimals cannot tell
 _NOBODY = "no single architecture"
 
 
-def sentences(points: pd.DataFrame, table: pd.DataFrame, names: DisplayNames = PLAIN) -> list[str]:
+def sentences(
+    points: pd.DataFrame, table: pd.DataFrame, names: DisplayNames = PLAIN, patients_known: bool = False
+) -> list[str]:
     """One dataset in three sentences: the clean images, the largest drop, the average over levels.
 
     Args:
         points: its rows of `statistics.curves`, of Dice.
         table: its rows of `statistics.summary`, of Dice, over all labels.
         names: of perturbations.
+        patients_known: whether it is known whose the cases are.
 
     Returns:
         The sentences; fewer where there is nothing to say.
@@ -34,7 +37,8 @@ def sentences(points: pd.DataFrame, table: pd.DataFrame, names: DisplayNames = P
     clean = _ranked(points[points["perturbation"] == CLEAN], "mean")
     if clean:
         first, last = clean[0], clean[-1]
-        start = f"On the clean images of {counted_cases(first['n_cases'], first['n_patients'])}, the mean Dice was "
+        sample = counted_cases(first["n_cases"], first["n_patients"], patients_known)
+        start = f"On clean images ({sample}), the mean Dice was "
         if len(clean) == 1:
             said.append(f"{start}{_score(first)} for {first['line']}.")
         else:
@@ -156,7 +160,12 @@ def _content(analysis: Analysis, _: Parts) -> dict[str, Any]:
         "summaries": [
             (
                 name,
-                sentences(dice[dice["dataset"] == name], lost[lost["dataset"] == name], analysis.names)
+                sentences(
+                    dice[dice["dataset"] == name],
+                    lost[lost["dataset"] == name],
+                    analysis.names,
+                    analysis.patients_known(name),
+                )
                 + _attacks_apart(analysis, name),
             )
             for name in analysis.datasets

@@ -94,7 +94,7 @@ def _take(recipe: Recipe, analysis: Analysis) -> str:
         start = f"stay with {recipe.take}"
     else:
         gain = with_interval(*recipe.over_baseline)
-        start = f"take {recipe.take} instead of {recipe.baseline}, which on clean images is better by {gain} Dice"
+        start = f"take {recipe.take}, which on clean images is better than {recipe.baseline} by {gain} Dice"
     start = f"of these trained models, {start}" if recipe.n_trained == 1 else start
     said = f"{start[0].upper()}{start[1:]}"
     if recipe.switches:

@@ -68,12 +68,13 @@ def test_stay_with_the_baseline(take: Callable[..., str]) -> None:
 
 def test_take_another_one(take: Callable[..., str]) -> None:
     another = {"take": "B", "over_baseline": Interval(0.05, 0.03, 0.07)}
-    said = "take B instead of A, which on clean images is better by 0.050 [0.030, 0.070] Dice"
+    said = "take B, which on clean images is better than A by 0.050 [0.030, 0.070] Dice"
     assert take(**another) == f"T{said[1:]}; under no perturbation is another one shown to be better."
     assert take(**another, n_trained=1).startswith(f"Of these trained models, {said}; ")
     assert take(**another, equivalent=True).startswith(f"T{said[1:]}: no other one is better by more than 0.01 Dice ")
-    switch = replace(SWITCH, take=("C",))
-    assert take(**another, switches=(switch,)).startswith(f"T{said[1:]}, but under speckle noise ")
+    assert take(**another, switches=(replace(SWITCH, take=("C",)),)).startswith(
+        f"T{said[1:]}, but under speckle noise "
+    )
 
 
 def test_switch(take: Callable[..., str]) -> None:
