@@ -126,7 +126,7 @@ def test_evidence() -> None:
     assert one.startswith("Evidence: moderate (30 patients; one training of each architecture, so that all of this is ")
     assert "about these trained models: another training could turn it). " in one
     none = evidence(replace(RECIPE, n_patients=1, evidence="none", detectable=float("nan")))
-    assert none == "Evidence: none (1 image; 3 trainings of each architecture)."
+    assert none == "Evidence: none (1 patient; 3 trainings of each architecture)."
     assert "is found" not in evidence(replace(RECIPE, detectable=float("nan")))
 
 
@@ -201,7 +201,7 @@ def test_several_datasets_are_named(tmp_path: Path) -> None:
 def test_the_papers_means_are_tendencies(tmp_path: Path) -> None:
     (found,) = answers(analyse([write_papers(tmp_path, ["Heart"])]))
     assert found.take == "No architecture can be told from another: 1 image is too few, and 6 are the least."
-    assert found.evidence.startswith("Evidence: none (1 patient; ")
+    assert found.evidence.startswith("Evidence: none (1 image; ")
     assert not np.any(["found in 9 of 10" in said for said in found])
 
 
