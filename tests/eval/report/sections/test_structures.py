@@ -69,7 +69,7 @@ def test_a_report_of_one_structure_is_that_of_a_sweep_with_it_alone(folder: Path
     np.testing.assert_array_equal(one.summary["auc"], expected.summary["auc"])
     assert one.structures("Dataset501_Textures") == ["RV"] and one.over_structures() == ""
     html = write_page(one, tmp_path / "report.html").read_text()
-    assert "Structure aloneRV" in Page(html).words and 'id="structures"' not in html
+    assert "Of these structures alone: RV." in Page(html).words and 'id="structures"' not in html
     two = analyse([folder], labels=["RV", "LV"])
     assert two.over_structures() == "mean of 2 structures"
 

@@ -98,7 +98,7 @@ def test_the_papers_table_gives_the_papers_conclusions(
     assert f"highest mean Dice was that of {NO_SKIP} under speckle noise" in average
     assert f"{ATTENTION}, the best on clean images, was" in average
     assert f"{ATTENTION} on clean images and {NO_SKIP} under speckle noise at every level" in tendencies
-    assert "1 patient is too few" in take and evidence.startswith("Evidence: none (1 patient")
+    assert "1 image is too few" in take and evidence.startswith("Evidence: none (1 image")
     assert "one patient gives no interval" in clean
 
 

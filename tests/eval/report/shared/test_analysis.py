@@ -71,7 +71,7 @@ def test_levels_have_their_units(tmp_path: Path) -> None:
 def test_the_command_takes_structures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = _sweep(tmp_path / "out", True)
     assert main(["report", str(out), "--label", "RV"]) == 0
-    assert "Structure aloneRV" in Page((out / "report.html").read_text()).words
+    assert "Of these structures alone: RV." in Page((out / "report.html").read_text()).words
     assert main(["report", str(out), "--label", "RV", "spleen"]) == 2
     assert "--label spleen: no such structure; there is LV, RV" in " ".join(capsys.readouterr().err.split())
     assert main(["report", str(out), str(out), "--compare", "--label", "RV"]) == 2
