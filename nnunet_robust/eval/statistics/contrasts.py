@@ -25,7 +25,9 @@ FEWEST_PATIENTS = 6
 """With fewer, no two architectures are told apart: all n differences have the same sign by chance in 2 of 2^n samples,
 which is more than 5 % up to n = 5."""
 
-_NOTHING = 1e-20  # a variance below this is that of rounding
+NOTHING = 1e-20
+"""A variance below this is that of rounding."""
+
 _AT_ONCE = 1 << 22  # numbers in the largest temporary array: 32 MiB
 
 Array: TypeAlias = NDArray[np.float64]
@@ -254,7 +256,7 @@ class _Draws:
             trainings, of_trainings = self._of_trainings(sample, weights, n_repeats)
             drawn, variance = drawn + trainings, variance + of_trainings
         with np.errstate(invalid="ignore", divide="ignore"):
-            t = np.where(variance > _NOTHING, np.abs(drawn) / np.sqrt(np.maximum(variance, _NOTHING)), 0.0)
+            t = np.where(variance > NOTHING, np.abs(drawn) / np.sqrt(np.maximum(variance, NOTHING)), 0.0)
         return np.asarray(t.max(axis=1))
 
     def _of_trainings(self, sample: Sample, weights: Array, n_repeats: int) -> tuple[Array, Array]:

@@ -318,6 +318,8 @@ class _Losses:
             found = contrast(linearised, self.owner, row)
             return float(np.abs(found.value[0, 0]) - _reach(found)[0, 0])
 
+        if outside(ratio) >= 0:  # nothing varies in the difference
+            return float("nan")
         step = 0.1
         for _ in range(_DOUBLINGS):
             if outside(ratio + toward * step) > 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,9 +61,13 @@ class Recipe:
         switches: where another one is better.
         tendencies: (perturbation, levels, name) where another mean is higher, by more than the margin, but not told.
         evidence: "strong", "moderate", "weak" or "none", see `docs/statistics.md`.
-        n_patients: fewest patients of a condition.
+        n_patients: fewest patients of a condition that has enough of them; of all, where none has.
         n_trained: trained models of the architecture that has the fewest.
+        most_trained: trained models of the architecture that has the most.
+        has_clean: whether clean images were compared.
         n_conditions: levels of perturbations that were compared; the clean images do not count.
+        n_few: conditions with too few patients to tell anything apart, the clean images included.
+        absent: (name, perturbations): architectures that were not compared where others were.
         n_architectures: architectures that were compared.
         equivalent: whether it is shown that nowhere is another one better than `take` by more than the margin.
         margin: the difference that matters.
@@ -79,7 +83,11 @@ class Recipe:
     evidence: Evidence
     n_patients: int
     n_trained: int
+    most_trained: int
+    has_clean: bool
     n_conditions: int
+    n_few: int
+    absent: tuple[tuple[str, tuple[str, ...]], ...]
     n_architectures: int
     equivalent: bool
     margin: float
@@ -111,10 +119,11 @@ def _recipe(dataset: str, found: Mapping[tuple[str, float], Verdict], baseline: 
     if clean is not None and baseline in clean.means and (better := clean.better_than(baseline)):
         take = better[0]
     switches = _switches(perturbed, clean, take)
-    of_all = [verdict for verdict in found.values() if take in verdict.means]
-    equivalent = all(verdict.within_margin_of(take) for verdict in of_all)
+    equivalent = all(take in verdict.means and verdict.within_margin_of(take) for verdict in found.values())
     shown = [switch.strongest for switch in switches] or [equivalent or take != baseline]
-    n_patients = min(verdict.n_patients for verdict in found.values())
+    of_each = [verdict.n_patients for verdict in found.values()]
+    enough = [n for n in of_each if n >= FEWEST_PATIENTS]
+    n_patients = min(enough or of_each)
     n_trained = min(verdict.n_trained for verdict in found.values())
     detectable = [verdict.detectable for verdict in found.values() if np.isfinite(verdict.detectable)]
     return Recipe(
@@ -124,25 +133,37 @@ def _recipe(dataset: str, found: Mapping[tuple[str, float], Verdict], baseline: 
         over_baseline=None if take == baseline or clean is None else clean.difference(take, baseline),
         switches=tuple(switches),
         tendencies=tuple(_tendencies(found, take)),
-        evidence=_evidence(n_patients, n_trained, shown),
+        evidence=_evidence(n_patients, n_trained, shown, len(enough) == len(of_each)),
         n_patients=n_patients,
         n_trained=n_trained,
+        most_trained=max(verdict.most_trained for verdict in found.values()),
+        has_clean=clean is not None,
         n_conditions=len(perturbed),
+        n_few=len(of_each) - len(enough),
+        absent=tuple(_absent(found, names)),
         n_architectures=len(names),
         equivalent=equivalent,
-        margin=of_all[0].margin,
+        margin=next(iter(found.values())).margin,
         detectable=float(np.median(detectable)) if detectable else float("nan"),
     )
 
 
-def _evidence(n_patients: int, n_trained: int, shown: Sequence[bool]) -> Evidence:
-    """Grade by the sample, and by which parts of the recipe are shown to matter."""
+def _absent(found: Mapping[tuple[str, float], Verdict], names: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The architectures that lack a condition, and of which perturbations."""
+    for name in names:
+        lacking = tuple(dict.fromkeys(key[0] for key, verdict in found.items() if name not in verdict.means))
+        if lacking:
+            yield name, lacking
+
+
+def _evidence(n_patients: int, n_trained: int, shown: Sequence[bool], everywhere: bool) -> Evidence:
+    """Grade by the sample, by whether all conditions have enough of it, and by which parts are shown to matter."""
     if n_patients < FEWEST_PATIENTS:
         return "none"
     if not any(shown):
         return "weak"
     enough = n_patients >= ENOUGH_PATIENTS and n_trained >= ENOUGH_TRAININGS
-    return "strong" if enough and all(shown) else "moderate"
+    return "strong" if enough and everywhere and all(shown) else "moderate"
 
 
 def _by_perturbation(found: Mapping[tuple[str, float], Verdict]) -> dict[str, dict[float, Verdict]]:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.statistics.bootstrap import CONFIDENCE, N_RESAMPLES
-from nnunet_robust.eval.statistics.contrasts import Contrast, Sample, critical_value
+from nnunet_robust.eval.statistics.contrasts import NOTHING, Contrast, Sample, critical_value
 from nnunet_robust.eval.statistics.tables import CLEAN, Scores, direction, patient_scores
 
 MARGIN = 0.01
@@ -51,8 +51,9 @@ class Verdict:
         margin: the difference that matters.
         n_patients: patients.
         n_trained: trained models of the architecture that has the fewest.
+        most_trained: trained models of the architecture that has the most.
         detectable: the smallest difference of two architectures that is found with a probability of 90 %: median over
-            the pairs; NaN with too few patients.
+            the pairs whose difference varies between patients or trainings; NaN without any, and with too few patients.
     """
 
     means: Mapping[str, float]
@@ -61,6 +62,7 @@ class Verdict:
     margin: float
     n_patients: int
     n_trained: int
+    most_trained: int
     detectable: float
 
     def difference(self, first: str, second: str) -> Interval:
@@ -155,6 +157,7 @@ def _verdict(sample: Sample, critical: float, margin: float) -> Verdict:
         margin=margin,
         n_patients=len(sample.patients),
         n_trained=int(np.bincount(sample.owner).min()),
+        most_trained=int(np.bincount(sample.owner).max()),
         detectable=detectable,
     )
     best = tuple(name for name in found.means if not found.difference(found.highest, name).low > ROUNDING)
@@ -166,10 +169,12 @@ def _detectable(differences: Contrast, critical: float) -> float:
 
     An approximation of the noncentral t distribution, good to 1 % from 5 degrees of freedom on: Johnson & Welch 1940.
     """
-    found = differences.variance > 0
-    freedom = np.where(found, differences.freedom, 1.0)
+    varies = differences.variance > NOTHING
+    if not varies.any():
+        return float("nan")
+    freedom = differences.freedom[varies]
     in_errors = critical * (1 - 1 / (4 * freedom)) + _POWER * np.sqrt(1 + critical**2 / (2 * freedom))
-    return float(np.median(np.where(found, in_errors * np.sqrt(differences.variance), 0.0)))
+    return float(np.median(in_errors * np.sqrt(differences.variance[varies])))
 
 
 def verdicts(

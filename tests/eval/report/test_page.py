@@ -186,7 +186,7 @@ def test_the_recipe_names_who_is_best_and_what_it_costs(tmp_path: Path) -> None:
     words = section(html, "verdict").words
     assert f"Of these trained models, stay with {first}, but under speckle noise at level 0.2" in words
     assert f"take {second}, better there by 0.400 Dice, at a cost of 0.050 on clean images." in words
-    assert "Evidence: moderate (8 patients; one training of each architecture" in words
+    assert "Evidence for switching: moderate (8 patients; one training of each architecture" in words
     wide = section(write_report(out, margin=0.45).read_text(), "verdict").words
     assert "no other one is better by more than 0.45 Dice on clean images or under any perturbation" in wide
 

@@ -45,6 +45,14 @@ def of_patients(rows: pd.DataFrame, architecture: str) -> tuple[np.ndarray, np.n
     return clean, clean - perturbed.to_numpy()
 
 
+def test_no_interval_of_a_ratio_whose_difference_does_not_vary() -> None:
+    rows = two_perturbations()
+    twin = rows[rows["line"] == "A"].assign(line="B", architecture="B")
+    table = degradation(pd.concat([rows[rows["line"] == "A"], twin]), COUNTED).set_index("line")
+    assert table.loc["B", "ratio"] == pytest.approx(1)
+    assert table.loc["B", ["ratio_low", "ratio_high"]].isna().all()
+
+
 def test_by_hand() -> None:
     noise = frame(
         {"A": {0: [0.8, 1.0], 1: [0.7, 0.9], 2: [0.5, 0.9]}, "B": {0: [0.5, 0.7], 1: [0.5, 0.7], 2: [0.5, 0.7]}}

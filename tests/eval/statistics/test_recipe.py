@@ -99,7 +99,25 @@ def test_evidence_is_weak_where_nothing_is_shown() -> None:
     assert one(same, low=little, mid=same, high=much).evidence == "moderate"  # of one of two switches
     assert one(much, low=much).evidence == "strong"  # B instead of A, everywhere
     fewer = made(n_patients=5, n_trained=5, A=0.9, B=0.9)
-    assert one(much, low=much, mid=fewer).evidence == "none"  # the fewest patients of a condition count
+    assert one(fewer, low=fewer).evidence == "none"
+
+
+def test_a_condition_of_few_patients_takes_nothing_from_the_others() -> None:
+    fewer = made(half=float("nan"), n_patients=5, n_trained=5, A=0.9, B=0.9)
+    same, much = made(n_patients=50, n_trained=5, A=0.9, B=0.9), made(n_patients=40, n_trained=5, A=0.8, B=0.9)
+    found = one(same, low=much, mid=fewer)
+    assert [switch.levels for switch in found.switches] == [(0.1,)]
+    assert (found.evidence, found.n_patients, found.n_few, found.equivalent) == ("moderate", 40, 1, False)
+    assert one(same, low=much).evidence == "strong"
+
+
+def test_who_was_not_compared_everywhere_is_named() -> None:
+    both, alone = made(half=0.001, A=0.9, B=0.9, C=0.9), made(half=0.001, B=0.9, C=0.9)
+    assert one(both, low=both).absent == ()
+    assert one(both, low=both).equivalent
+    found = one(both, low=both, mid=alone)
+    assert found.absent == (("A", ("noise",)),)
+    assert not found.equivalent  # nobody knows of it there
 
 
 def test_levels_one_after_the_other_are_merged() -> None:

@@ -30,7 +30,7 @@ def made(half: float = 0.02, margin: float = 0.01, n_patients: int = 30, n_train
         value = means[first] - means[second]
         pairs[first, second] = Interval(value, value - half, value + half)
     best = tuple(name for name in order if means[order[0]] - means[name] - half <= 0 or name == order[0])
-    return Verdict({name: means[name] for name in order}, pairs, best, margin, n_patients, n_trained, 0.03)
+    return Verdict({name: means[name] for name in order}, pairs, best, margin, n_patients, n_trained, n_trained, 0.03)
 
 
 def sample(scores: np.ndarray, owner: tuple[int, ...] = (0, 1)) -> Sample:
@@ -100,7 +100,15 @@ def test_identical_models_and_constant_scores() -> None:
     assert found.lead == (0, 0, 0)
     assert found.within_margin_of("A") and found.within_margin_of("B")
     missed = decide({0: sample(np.zeros((2, 20)))})[0]
-    assert (missed.best, missed.lead, missed.detectable) == (("A", "B"), (0, 0, 0), 0)
+    assert (missed.best, missed.lead) == (("A", "B"), (0, 0, 0))
+    assert np.isnan(missed.detectable)  # no study with such scores tells how much they vary
+
+
+def test_pairs_that_are_alike_to_the_last_digit_do_not_make_others_easier_to_tell() -> None:
+    scores = np.random.default_rng(1).random((3, 20))
+    alike = Sample("ABC", "ABC", np.arange(3), [str(i) for i in range(20)], scores[[0, 0, 1]])
+    two = decide({0: sample(scores[:2])})[0].detectable
+    assert decide({0: alike})[0].detectable == pytest.approx(two)
 
 
 def test_a_set_and_what_matters() -> None:

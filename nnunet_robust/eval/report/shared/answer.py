@@ -63,7 +63,7 @@ def answers(analysis: Analysis) -> list[Answer]:
         Answer(
             one.dataset,
             _take(one, analysis),
-            evidence(one, _unit(one, analysis)),
+            " ".join([evidence(one, _unit(one, analysis)), *_not_compared(one, analysis)]),
             _tendencies(one, analysis),
         )
         for one in all_recipes(analysis)
@@ -99,7 +99,7 @@ def _take(recipe: Recipe, analysis: Analysis) -> str:
     said = f"{start[0].upper()}{start[1:]}"
     if recipe.switches:
         return f"{said}, but {joined(_switches(recipe, analysis), '; ')}."
-    where = "on clean images or under any perturbation" if recipe.n_conditions else "on clean images"
+    where = " or ".join(["on clean images"] * recipe.has_clean + ["under any perturbation"] * (recipe.n_conditions > 0))
     if recipe.equivalent:
         return f"{said}: no other one is better by more than {recipe.margin:g} Dice {where}, and the data show that."
     if recipe.over_baseline is not None:
@@ -167,24 +167,47 @@ def evidence(recipe: Recipe, what: str = "patient") -> str:
             "one training of each architecture, so that all of this is about these trained models: another training "
             "could turn it"
         )
+        if recipe.most_trained > 1:
+            trained = trained.replace("of each architecture", "of some architectures")
     else:
-        trained = f"{recipe.n_trained} trainings of each architecture"
-    said = f"Evidence: {recipe.evidence} ({patients}; {trained})."
-    if recipe.evidence != "none" and recipe.detectable == recipe.detectable:
+        least_ = "at least " * (recipe.most_trained > recipe.n_trained)
+        trained = f"{least_}{recipe.n_trained} trainings of each architecture"
+    of = " for switching" if recipe.switches and recipe.over_baseline is None else ""
+    said = f"Evidence{of}: {recipe.evidence} ({patients}; {trained})."
+    if recipe.evidence == "none" or recipe.detectable != recipe.detectable:
+        return said
+    if recipe.detectable >= 1:
+        said += " Not even a difference of 1 Dice is found in 9 of 10 such studies."
+    else:
         least = number(recipe.detectable)
         said += f" A difference of {least} Dice is found in 9 of 10 such studies, a smaller one less often."
+    return said
+
+
+def _not_compared(recipe: Recipe, analysis: Analysis) -> list[str]:
+    """What the answer does not rest on: conditions with too few patients, architectures without a perturbation."""
+    said = []
+    if 0 < recipe.n_few < recipe.n_conditions + recipe.has_clean:
+        few = counted(recipe.n_few, "condition")
+        said.append(f"Nothing is told apart under {few} with fewer than {FEWEST_PATIENTS} {_unit(recipe, analysis)}s.")
+    for name, perturbations in recipe.absent:
+        places = [analysis.names[one] for one in perturbations if one != statistics.CLEAN]
+        where = ["on clean images"] * (statistics.CLEAN in perturbations)
+        where += [f"under {listed(places, _NAMED)}"] * bool(places)
+        said.append(f"{name} was not compared {' or '.join(where)}.")
     return said
 
 
 def _tendencies(recipe: Recipe, analysis: Analysis) -> str:
     if not recipe.tendencies:
         return ""
-    places = [
-        f"{name} on clean images"
-        if perturbation == statistics.CLEAN
-        else f"{name} under {place(perturbation, levels, recipe.dataset, analysis)}"
-        for perturbation, levels, name in recipe.tendencies
-    ]
+    units, before = len(recipe.tendencies) <= _WITH_UNITS, ""
+    places = []
+    for perturbation, levels, name in recipe.tendencies:
+        clean = perturbation == statistics.CLEAN
+        where = "on clean images" if clean else f"under {place(perturbation, levels, recipe.dataset, analysis, units)}"
+        places.append(where if name == before else f"{name} {where}")
+        before = name
     return (
         f"Not shown, but higher by more than {recipe.margin:g} Dice in these data than {recipe.take}: {_few(places)}."
     )
@@ -209,7 +232,9 @@ def _printed_levels(analysis: Analysis, dataset: str) -> list[str]:
     """The mid level of each perturbation and the clean images: who cannot be told from the best, and the lead."""
     chosen = mid_levels(analysis, dataset)
     found = all_verdicts(analysis)
-    lines = []
+    of_all = any(found[dataset, perturbation, level].n_patients >= FEWEST_PATIENTS for perturbation, level in chosen)
+    intervals = " (95 % intervals that hold for all at once)" * of_all
+    lines = [f"The best, as far as can be told, at a level in the middle{intervals}:"]
     for perturbation, level in chosen[:_FEW]:
         verdict = found[dataset, perturbation, level]
         where = (
@@ -217,10 +242,16 @@ def _printed_levels(analysis: Analysis, dataset: str) -> list[str]:
             if level == 0 and perturbation == statistics.CLEAN
             else (f"{analysis.names[perturbation]} at level {level:g}")
         )
-        lines.append(f"  {where}: {joined(list(verdict.best))} ({lead_of(verdict)})")
+        lines.append(f"  {where}: {_best(verdict)} ({lead_of(verdict)})")
     if more := len(chosen) - _FEW:
         lines += [f"  and {more} more perturbations: see the report"] * (more > 0)
     return lines
+
+
+def _best(verdict: Verdict) -> str:
+    if len(verdict.best) == len(verdict.means) > 2:
+        return f"all {len(verdict.means)}"
+    return joined(list(verdict.best), "; " if any("," in name for name in verdict.best) else ", ")
 
 
 def lead_of(verdict: Verdict) -> str:
@@ -231,7 +262,8 @@ def lead_of(verdict: Verdict) -> str:
     beaten = [name for name in others if name not in verdict.best]
     if beaten:
         return f"{first} leads {beaten[0]} by {with_interval(*verdict.difference(first, beaten[0]))}"
-    return f"not told apart; {first} leads {others[-1]} by {with_interval(*verdict.difference(first, others[-1]))}"
+    none = "not told apart" if len(others) == 1 else "none is told from the highest mean"
+    return f"{none}; {first} leads {others[-1]} by {with_interval(*verdict.difference(first, others[-1]))}"
 
 
 def mid_levels(analysis: Analysis, dataset: str) -> list[tuple[str, float]]:

@@ -15,7 +15,7 @@ from nnunet_robust.eval.results.manifest import Manifest, ModelEntry
 from nnunet_robust.eval.results.tables import ARM, arm_key
 from nnunet_robust.eval.statistics.tables import without_seed
 
-_STANDARD = "nnUNetTrainer"  # the standard U-Net, where an older manifest does not say
+_STANDARD = re.compile(r"nnUNetTrainer(_\w+)?")  # the standard U-Net, where an older manifest does not say
 _OF_SIZE = re.compile(r"_ps\d+(x\d+)*| \(tile [^)]*\)")  # likewise, what says in a name how large its patches are
 
 
@@ -98,7 +98,8 @@ def architectures_of(arms: pd.DataFrame) -> tuple[Architecture, ...]:
     """List the architectures: the baseline first, then the others in the order of their rows, ensembles last.
 
     The baseline is the standard U-Net; of several, the one with the fewest options. Older manifests do not say which
-    one that is: then it is the trainer `nnUNetTrainer`. Without any, it is the first that is no ensemble.
+    one that is: then it is the trainer `nnUNetTrainer`, with the fewest options behind its name. Without any, it is the
+    first that is no ensemble.
 
     Args:
         arms: what `arms_of` returns.
@@ -150,8 +151,9 @@ def _architecture(name: str, arms: pd.DataFrame, described: bool) -> tuple[Archi
         is_ensemble=entry.members is not None,
         without_size=functools.reduce(str.removesuffix, of_size, name) if described else _OF_SIZE.sub("", name),
     )
-    is_standard = model == _STANDARD if entry.baseline is None else entry.baseline
-    return architecture, len(options.keys() - {"seed"}) if is_standard else np.inf
+    is_standard = _STANDARD.fullmatch(model) is not None if entry.baseline is None else entry.baseline
+    n_options = model.count("_") if entry.options is None else len(options.keys() - {"seed"})
+    return architecture, n_options if is_standard else np.inf
 
 
 def _each(values: pd.Series) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from nnunet_robust.eval.report.shared.answer import (
     all_verdicts,
     answers,
     evidence,
+    lead_of,
     lost_at_mid_levels,
     mid_levels,
     place,
@@ -24,6 +26,7 @@ from nnunet_robust.eval.report.shared.answer import (
 from nnunet_robust.eval.statistics.recipe import Recipe, Switch
 from nnunet_robust.eval.statistics.verdict import Interval
 from tests.eval.statistics.papers import write_papers
+from tests.eval.statistics.test_verdict import made
 from tests.eval.sweep_output import write_sweep_output
 
 DATASET = "Dataset501_Textures"
@@ -34,7 +37,8 @@ SWITCH = Switch(
 )
 RECIPE = Recipe(
     dataset=DATASET, baseline="A", take="A", over_baseline=None, switches=(), tendencies=(), evidence="weak",
-    n_patients=30, n_trained=3, n_conditions=8, n_architectures=3, equivalent=False, margin=0.01, detectable=0.0321,
+    n_patients=30, n_trained=3, most_trained=3, has_clean=True, n_conditions=8, n_few=0, absent=(), n_architectures=3,
+    equivalent=False, margin=0.01, detectable=0.0321,
 )  # fmt: skip
 
 
@@ -122,12 +126,50 @@ def test_evidence() -> None:
         "Evidence: weak (30 patients; 3 trainings of each architecture). A difference of 0.032 Dice is found in 9 of "
         "10 such studies, a smaller one less often."
     )
-    one = evidence(replace(RECIPE, n_trained=1, evidence="moderate"))
+    one = evidence(replace(RECIPE, n_trained=1, most_trained=1, evidence="moderate"))
     assert one.startswith("Evidence: moderate (30 patients; one training of each architecture, so that all of this is ")
     assert "about these trained models: another training could turn it). " in one
     none = evidence(replace(RECIPE, n_patients=1, evidence="none", detectable=float("nan")))
     assert none == "Evidence: none (1 patient; 3 trainings of each architecture)."
     assert "is found" not in evidence(replace(RECIPE, detectable=float("nan")))
+    assert evidence(replace(RECIPE, detectable=1.2)).endswith(
+        "trainings of each architecture). Not even a difference of 1 Dice is found in 9 of 10 such studies."
+    )
+    assert "one training of some architectures, so" in evidence(replace(RECIPE, n_trained=1))
+    assert "; at least 3 trainings of each architecture)" in evidence(replace(RECIPE, most_trained=5))
+
+
+def test_evidence_for_a_switch_is_none_for_staying() -> None:
+    assert evidence(replace(RECIPE, switches=(SWITCH,))).startswith("Evidence for switching: weak (")
+    another = {"take": "B", "over_baseline": Interval(0.05, 0.03, 0.07)}
+    assert evidence(replace(RECIPE, switches=(SWITCH,), **another)).startswith("Evidence: weak (")
+
+
+def test_what_was_not_compared(analysis: Analysis) -> None:
+    def said(**changed: Any) -> list[str]:
+        return answer._not_compared(replace(RECIPE, **changed), analysis)
+
+    assert said() == []
+    assert said(n_few=9) == []  # all: the answer says so itself
+    assert said(n_few=2) == ["Nothing is told apart under 2 conditions with fewer than 6 patients."]
+    lacking = (("B", ("clean", "speckle_noise")), ("C", ("gaussian_blur",)))
+    assert said(absent=lacking) == [
+        "B was not compared on clean images or under speckle noise.",
+        "C was not compared under Gaussian blur.",
+    ]
+
+
+def test_only_what_was_compared_is_named(take: Callable[..., str]) -> None:
+    assert take(has_clean=False).endswith("no other one is shown to be better under any perturbation.")
+
+
+def test_sets_for_a_terminal() -> None:
+    alike = made(half=0.5, **{"Ensemble, a": 0.9, "B": 0.8, "C": 0.7})
+    assert answer._best(alike) == "all 3"
+    assert lead_of(alike).startswith("none is told from the highest mean; Ensemble, a leads C by 0.200 [")
+    two = made(half=0.15, **{"Ensemble, a": 0.9, "B": 0.8, "C": 0.7})
+    assert answer._best(two) == "Ensemble, a; and B"
+    assert lead_of(made(half=0.5, A=0.9, B=0.8)).startswith("not told apart; A leads B by 0.100 [")
 
 
 def test_tendencies(analysis: Analysis) -> None:
@@ -152,7 +194,7 @@ def test_a_planted_sweep_from_its_files(analysis: Analysis) -> None:
     assert f" take {NO_SKIP}, better there by " in found.take
     assert "speckle noise" in found.take
     assert ", at a cost of 0.0" in found.take
-    assert found.evidence.startswith("Evidence: moderate (12 patients; one training of each architecture")
+    assert found.evidence.startswith("Evidence for switching: moderate (12 patients; one training of each architecture")
     printed = printed_answer(analysis)
     assert printed[:2] == [found.take, found.evidence]
     assert len(printed) <= 15

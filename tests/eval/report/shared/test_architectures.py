@@ -60,6 +60,12 @@ def test_the_baseline_is_the_standard_one_with_the_fewest_options(tmp_path: Path
     assert analysis.sweeps[0].architectures[0].model == "nnUNetTrainer_2epochs"
 
 
+def test_older_manifests_have_the_standard_one_by_its_trainers_name(tmp_path: Path) -> None:
+    models = (NO_SKIP, "nnUNetTrainer_ps64_2epochs", f"{STANDARD}+denoise", STANDARD)
+    analysis = analyse([write(tmp_path / "out", models, facts=False)])
+    assert analysis.baseline == "nnUNetTrainer_2epochs"
+
+
 def test_without_the_standard_one_the_first_is_the_baseline(tmp_path: Path) -> None:
     analysis = analyse([write(tmp_path / "out", (ENSEMBLE, NO_SKIP, DENSE))])
     assert analysis.sweeps[0].architectures[0].model == "nnUNetTrainerNoSkip_2epochs"
