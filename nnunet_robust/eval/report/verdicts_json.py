@@ -46,7 +46,7 @@ def _datasets(analysis: Analysis) -> list[dict[str, Any]]:
     return [
         {
             "dataset": recipe.dataset,
-            **recipe_fields(recipe),
+            **_recipe(recipe),
             "sentences": [text for text in told[recipe.dataset][1:] if text],
             "verdicts": [
                 _verdict(analysis, *key, verdict) for key, verdict in found.items() if key[0] == recipe.dataset

@@ -12,7 +12,7 @@ from nnunet_robust.eval import statistics
 from nnunet_robust.eval.report.shared.analysis import METRIC, Analysis, shared
 from nnunet_robust.eval.statistics.contrasts import FEWEST_PATIENTS
 from nnunet_robust.eval.statistics.recipe import Recipe, Switch, recipes
-from nnunet_robust.eval.statistics.verdict import Interval, Verdict, verdicts
+from nnunet_robust.eval.statistics.verdict import ROUNDING, Interval, Verdict, verdicts
 from nnunet_robust.pages.wording import counted, number, with_interval
 
 Key = tuple[str, str, float]
@@ -119,7 +119,9 @@ def _switches(recipe: Recipe, analysis: Analysis) -> list[str]:
         gains = [gain.value for one in of_name for gain in one.gains]
         least, most = number(min(gains)), number(max(gains))
         gain = f"by {least}" if least == most else f"by {least} to {most}"
-        said.append(f"under {_few(places)} take {name}, better there {gain} Dice{_cost(of_name[0].cost)}")
+        said.append(
+            f"under {_few(places)} take {name}, better there {gain} Dice{_cost(of_name[0].cost, recipe.margin)}"
+        )
     return said
 
 
@@ -128,12 +130,15 @@ def _few(places: Sequence[str]) -> str:
     return joined(list(places)) if len(places) <= _NAMED else listed(places, _NAMED)
 
 
-def _cost(cost: Interval | None) -> str:
+def _cost(cost: Interval | None, margin: float) -> str:
     if cost is None:
         return ""
     if cost.low > 0:
         return f", at a cost of {number(cost.value)} on clean images"
-    return f", and {'better' if cost.high < 0 else 'not told apart'} on clean images"
+    if cost.high < 0:
+        return ", and better on clean images"
+    much = f", where it may lose up to {number(cost.high)}" * (cost.high > margin + ROUNDING)
+    return f", and not told apart on clean images{much}"
 
 
 def place(perturbation: str, levels: Sequence[float], dataset: str, analysis: Analysis, with_unit: bool = True) -> str:
@@ -195,6 +200,12 @@ def _not_compared(recipe: Recipe, analysis: Analysis) -> list[str]:
         where = ["on clean images"] * (statistics.CLEAN in perturbations)
         where += [f"under {listed(places, _NAMED)}"] * bool(places)
         said.append(f"{name} was not compared {' or '.join(where)}.")
+    results = analysis.sweep_of[recipe.dataset].results
+    there, compared = (table[table["dataset"] == recipe.dataset]["architecture"] for table in (results, analysis.rows))
+    lacking = [name for name in analysis.architectures if name in set(there) - set(compared)]
+    if lacking:
+        was = "was" if len(lacking) == 1 else "were"
+        said.append(f"{joined(lacking)} {was} not compared at all: see in the report what was left out.")
     return said
 
 

@@ -118,6 +118,4 @@ def test_where_the_papers_found_little_little_is_said(papers: dict[str, list[str
     assert f"0.817 for {ATTENTION}" in clean
     assert f"largest drop was that of {ATTENTION}, the best on clean images" in drop
     # at the highest level no-skip and U-Net are .002 apart, and the attention-gated one .018 behind
-    assert (
-        f"than {U_NET}: {ATTENTION} on clean images and under speckle noise at level 0.316228" in tendencies
-    )
+    assert f"than {U_NET}: {ATTENTION} on clean images and under speckle noise at level 0.316228" in tendencies

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from benchmarks.simulated_studies import Design, draw
@@ -90,6 +91,7 @@ def test_switch(take: Callable[..., str]) -> None:
     assert "better there by 0.100 Dice, at" in take(switches=(one,))
     for cost, said in (
         (Interval(0.0, -0.01, 0.01), "Dice, and not told apart on clean images."),
+        (Interval(0.01, -0.01, 0.03), "Dice, and not told apart on clean images, where it may lose up to 0.030."),
         (Interval(-0.02, -0.03, -0.01), "Dice, and better on clean images."),
         (None, "Dice."),
         (Interval(0.02, float("nan"), float("nan")), "Dice, and not told apart on clean images."),
@@ -157,6 +159,15 @@ def test_what_was_not_compared(analysis: Analysis) -> None:
         "B was not compared on clean images or under speckle noise.",
         "C was not compared under Gaussian blur.",
     ]
+
+
+def test_who_was_left_out_altogether_is_named(tmp_path: Path) -> None:
+    third = "nnUNetTrainerDenseSkip"
+    out = write_sweep_output(tmp_path, ("nnUNetTrainer", "nnUNetTrainerNoSkip", third), 7, pictures=False)
+    rows = pd.read_csv(out / "results.csv", dtype={"fold": str})
+    rows[(rows["model"] != third) | (rows["perturbation"] != "clean")].to_csv(out / "results.csv", index=False)
+    (found,) = answers(analyse([out]))
+    assert found.evidence.endswith(f" {third} was not compared at all: see in the report what was left out.")
 
 
 def test_only_what_was_compared_is_named(take: Callable[..., str]) -> None:
