@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -268,8 +268,3 @@ def pair_table(found: Mapping[tuple[str, str, float], Verdict]) -> pd.DataFrame:
     ]
     columns = ["dataset", "perturbation", "level", "first", "second", "difference", "low", "high", "n_patients"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def architectures(found: Sequence[Verdict]) -> list[str]:
-    """List the architectures of several verdicts."""
-    return list(dict.fromkeys(name for one in found for name in one.means))
