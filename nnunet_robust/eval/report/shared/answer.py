@@ -235,7 +235,7 @@ def printed_answer(analysis: Analysis) -> list[str]:
     return lines or [
         "There is one architecture, and nothing to choose between."
         if len(analysis.architectures) < 2
-        else "No perturbation can be compared yet."
+        else "No two architectures can be compared yet: see in the report what was left out."
     ]
 
 

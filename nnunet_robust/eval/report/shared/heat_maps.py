@@ -20,7 +20,7 @@ MOST_COLUMNS = 16
 
 _CORNER = "made against ↓  predicted by →"
 _CELL = (0.52, 0.42)  # inches
-_WIDE = 0.85  # inches, of a cell below an architecture's name
+_WIDE = 0.97  # inches, of a cell below an architecture's name
 _MOST_LABELS = 2.7  # inches, for the names of the rows
 _LETTER_OF_ROWS = 0.074  # inches
 _LETTER = 0.066  # inches, of the names of who predicts

@@ -170,6 +170,15 @@ def test_who_was_left_out_altogether_is_named(tmp_path: Path) -> None:
     assert found.evidence.endswith(f" {third} was not compared at all: see in the report what was left out.")
 
 
+def test_where_one_of_two_is_left_out_nothing_is_compared(tmp_path: Path) -> None:
+    out = write_sweep_output(tmp_path, ("nnUNetTrainer", "nnUNetTrainerNoSkip"), 7, pictures=False)
+    rows = pd.read_csv(out / "results.csv", dtype={"fold": str})
+    rows[(rows["model"] == "nnUNetTrainer") | (rows["level"] > 0)].to_csv(out / "results.csv", index=False)
+    assert printed_answer(analyse([out])) == [
+        "No two architectures can be compared yet: see in the report what was left out."
+    ]
+
+
 def test_only_what_was_compared_is_named(take: Callable[..., str]) -> None:
     assert take(has_clean=False).endswith("no other one is shown to be better under any perturbation.")
 
