@@ -16,7 +16,7 @@ from nnunet_robust.eval.results.display_names import DisplayNames
 from nnunet_robust.eval.statistics import CONFIDENCE
 from nnunet_robust.eval.statistics.recipe import Recipe
 from nnunet_robust.eval.statistics.verdict import Verdict
-from nnunet_robust.pages.wording import number, with_interval
+from nnunet_robust.pages.wording import counted, number, with_interval
 
 _CONDITIONS = 3  # that an image is likened to, at most
 
@@ -77,14 +77,14 @@ def sentences(recommendation: Recommendation) -> list[str]:
     found = [
         f"Answer: {_take(verdict, recipe)}.",
         f"The best on images like these, or not told from the best: {joined(verdict.best)} ({lead_of(verdict)}).",
-        evidence(recipe),
+        evidence(recipe, recommendation.counts),
     ]
     if verdict.difference(verdict.highest, recipe.take).value > verdict.margin:
         found.append(_tendency(verdict, recipe))
     found += [_reasons(recommendation, inside), *_masks(recommendation.images), *_not_answered(recommendation)]
     found.append(
-        f"This rests on the {recipe.n_patients} patients of {recommendation.dataset} whose images, clean or perturbed, "
-        "are most like yours in what was measured; it was not checked on yours, which have no labels."
+        f"This rests on {counted(recipe.n_patients, recommendation.counts)} of {recommendation.dataset} that, clean "
+        "or perturbed, are most like yours in what was measured; it was not checked on yours, which have no labels."
     )
     if len(inside) > 1:
         found.append("The highest mean of a single image is no answer: only all images together are tested.")

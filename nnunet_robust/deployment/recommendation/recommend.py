@@ -32,6 +32,7 @@ from nnunet_robust.deployment.recommendation.placement import (
 from nnunet_robust.eval.images.image_files import ImageFiles, OtherChannelsError, find_images
 from nnunet_robust.eval.images.regions import Background
 from nnunet_robust.eval.inference.models import Model, load_model
+from nnunet_robust.eval.report.shared.analysis import Analysis
 from nnunet_robust.eval.report.shared.read import Sweep, read_sweeps
 from nnunet_robust.eval.results.display_names import DisplayNames
 from nnunet_robust.eval.results.tables import CONDITION
@@ -92,6 +93,7 @@ class Recommendation:
             evidence is; these images stand in the place of the clean ones. None where it declines.
         declined: why; empty where it does not.
         warnings: what is to be known of the sweep, see `statistics.cautions`.
+        counts: what the sweep's sample counts: "patient", or "image" where nobody knows whose they are.
     """
 
     sweep: Path
@@ -106,6 +108,7 @@ class Recommendation:
     recipe: Recipe | None
     declined: str
     warnings: tuple[str, ...] = ()
+    counts: str = "patient"
 
 
 def recommend(
@@ -168,6 +171,7 @@ def recommend(
         recipe=None if verdict is None else _recipe(sweep, verdict),
         declined=declined,
         warnings=tuple(cautions(sweep.manifest, sweep.results)),
+        counts="patient" if Analysis([sweep]).patients_known() else "image",
     )
 
 

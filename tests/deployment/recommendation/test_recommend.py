@@ -145,7 +145,7 @@ def test_a_planted_relation_is_found(name: str, level: float, expected: str, swe
     start = "take" if expected == ARCHITECTURES[1] else "stay with"
     assert said[0].startswith(f"Answer: of these trained models, {start} {expected}: on images like these it is better")
     assert said[1].startswith(f"The best on images like these, or not told from the best: {expected} ({expected} leads")
-    assert said[2].startswith("Evidence: moderate (12 patients; one training of each architecture, so that all of this")
+    assert said[2].startswith("Evidence: moderate (12 images; one training of each architecture, so that all of this")
     nearest = pd.DataFrame([one.place.levels.iloc[0] for one in answer.images if one.place])
     if level:
         assert set(nearest["perturbation"]) == {name} and nearest["level"].median() == pytest.approx(level, rel=0.25)
@@ -258,7 +258,7 @@ def test_trainings_count(tmp_path: Path) -> None:
     for first, second in ((one, three), (three, one)):
         assert first.means == pytest.approx(second.means, abs=0.01)
     said = sentences(answer)
-    assert "trained models" not in said[0] and "12 patients; 3 trainings of each architecture" in said[2]
+    assert "trained models" not in said[0] and "12 images; 3 trainings of each architecture" in said[2]
 
 
 def strangers(folder: Path, kind: str) -> Path:
