@@ -211,8 +211,7 @@ def sweep(
         print(f"failed: {failure}", file=sys.stderr)
     if result.failures:
         print(f"{len(result.failures)} failures: see {output / 'failures.csv'}", file=sys.stderr)
-    print(*_answer(output), sep="\n")
-    print(f"{result.table}\nnext: nnunet-robust report {output}")
+    print(*_answer(output), result.table, f"next: nnunet-robust report {output}", sep="\n")
     if result.failures:
         raise typer.Exit(1)
 
