@@ -210,7 +210,7 @@ def test_a_batch_that_pays_is_found_and_remembered() -> None:
 
 
 def test_a_batch_that_does_not_pay_is_not_taken() -> None:
-    sliding = window(Fake(per_tile=0.01), heads=2, mirror_axes=(0, 1))
+    sliding = window(Fake(per_tile=0.05), heads=2, mirror_axes=(0, 1))  # long beside what a busy machine adds
     sliding.logits(image(1, 16, 40))
     assert sliding.choices["batch_size"] == 1
 

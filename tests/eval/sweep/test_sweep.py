@@ -361,7 +361,7 @@ def spoil_no_images(images: Path, labels: Path) -> None:
     ("spoil", "says"),
     [
         (spoil_label_missing, r"texture_test_0001.*label file .*texture_test_0001.png is missing"),
-        (spoil_size, r"texture_test_0002.*\(1, 64, 64\).*\(1, 64, 60\).*one grid"),
+        (spoil_size, r"texture_test_0002.*\(64, 64\) pixels.*\(64, 60\) pixels.*one grid"),
         (spoil_label_value, r"texture_test_0002.*label value 7.*not in dataset.json.*1 \(foreground\)"),
         (spoil_unreadable, r"texture_test_0000.*cannot be read"),
         (spoil_no_images, r"no images named <case>_0000.png"),
