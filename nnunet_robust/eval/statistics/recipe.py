@@ -68,7 +68,6 @@ class Recipe:
         n_conditions: levels of perturbations that were compared; the clean images do not count.
         n_few: conditions with too few patients to tell anything apart, the clean images included.
         absent: (name, perturbations): architectures that were not compared where others were.
-        n_architectures: architectures that were compared.
         equivalent: whether it is shown that nowhere is another one better than `take` by more than the margin.
         margin: the difference that matters.
         detectable: the difference that is found with a probability of 90 %, median over conditions; NaN where none is.
@@ -88,7 +87,6 @@ class Recipe:
     n_conditions: int
     n_few: int
     absent: tuple[tuple[str, tuple[str, ...]], ...]
-    n_architectures: int
     equivalent: bool
     margin: float
     detectable: float
@@ -141,7 +139,6 @@ def _recipe(dataset: str, found: Mapping[tuple[str, float], Verdict], baseline: 
         n_conditions=len(perturbed),
         n_few=len(of_each) - len(enough),
         absent=tuple(_absent(found, names)),
-        n_architectures=len(names),
         equivalent=equivalent,
         margin=next(iter(found.values())).margin,
         detectable=float(np.median(detectable)) if detectable else float("nan"),

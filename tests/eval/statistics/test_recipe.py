@@ -53,7 +53,7 @@ def test_a_planted_recipe_is_found() -> None:
     assert 0 < switch.cost.low < switch.cost.high
     assert switch.strongest
     assert found.tendencies == ()
-    assert (found.n_patients, found.n_trained, found.n_conditions, found.n_architectures) == (40, 1, 3, 3)
+    assert (found.n_patients, found.n_trained, found.n_conditions) == (40, 1, 3)
     table = recipe_table([found])
     assert table["perturbation"].tolist() == ["speckle_noise", ELSE]
     first, last = table.to_dict("records")
@@ -207,7 +207,7 @@ def test_a_single_patient_says_nothing_but_tendencies() -> None:
 
 def test_one_architecture_is_taken() -> None:
     (found,) = recipes(verdicts(frame({"A": {0: [0.9] * 8, 1: [0.5] * 8}})))
-    assert (found.baseline, found.take, found.switches, found.n_architectures) == ("A", "A", (), 1)
+    assert (found.baseline, found.take, found.switches) == ("A", "A", ())
 
 
 def test_the_papers_conclusions_come_out_of_their_table(tmp_path: Path) -> None:

@@ -168,15 +168,14 @@ def evidence(recipe: Recipe, what: str = "patient") -> str:
     """
     patients = counted(recipe.n_patients, what)
     if recipe.n_trained == 1:
+        of_which = "some architectures" if recipe.most_trained > 1 else "each architecture"
         trained = (
-            "one training of each architecture, so that all of this is about these trained models: another training "
-            "could turn it"
+            f"one training of {of_which}, so that all of this is about these trained models: another training could "
+            f"turn it"
         )
-        if recipe.most_trained > 1:
-            trained = trained.replace("of each architecture", "of some architectures")
     else:
-        least_ = "at least " * (recipe.most_trained > recipe.n_trained)
-        trained = f"{least_}{recipe.n_trained} trainings of each architecture"
+        fewest = "at least " * (recipe.most_trained > recipe.n_trained)
+        trained = f"{fewest}{recipe.n_trained} trainings of each architecture"
     of = " for switching" if recipe.switches and recipe.over_baseline is None else ""
     said = f"Evidence{of}: {recipe.evidence} ({patients}; {trained})."
     if recipe.evidence == "none" or recipe.detectable != recipe.detectable:

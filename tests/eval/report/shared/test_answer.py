@@ -38,7 +38,7 @@ SWITCH = Switch(
 )
 RECIPE = Recipe(
     dataset=DATASET, baseline="A", take="A", over_baseline=None, switches=(), tendencies=(), evidence="weak",
-    n_patients=30, n_trained=3, most_trained=3, has_clean=True, n_conditions=8, n_few=0, absent=(), n_architectures=3,
+    n_patients=30, n_trained=3, most_trained=3, has_clean=True, n_conditions=8, n_few=0, absent=(),
     equivalent=False, margin=0.01, detectable=0.0321,
 )  # fmt: skip
 
