@@ -267,11 +267,12 @@ def sentences(
             ]
             where = f"at level {in_words(str(dataset), str(name), level)}" if level else "on the clean images"
             said.append(f"{where}: {', '.join(what)}")
-        highest = in_words(str(dataset), str(name), part["highest"].max())
+        highest = part["highest"].max()
+        reach = f"up to level {in_words(str(dataset), str(name), highest)}" if highest else "on the clean images"
         if not said:
-            yield f"{who}: no guarantee is shown to be broken up to level {highest}."
+            yield f"{who}: no guarantee is shown to be broken {reach}."
             continue
-        more = f"; not shown to be broken up to level {highest}: {', '.join(rest)}" if rest else ""
+        more = f"; not shown to be broken {reach}: {', '.join(rest)}" if rest else ""
         yield f"{who}: first broken {'; '.join(said)}{more}."
 
 

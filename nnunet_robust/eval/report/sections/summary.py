@@ -122,10 +122,10 @@ def _wins(wins: Sequence[tuple[str, float, bool | None]], winner: str, at_most: 
     if len(wins) > at_most:
         leads = [lead for _, lead, _ in wins]
         apart = sum(bool(of_one) for _, _, of_one in wins)
-        return (
-            f"{joined([name for name, _, _ in wins])} (by {number(min(leads))} to {number(max(leads))}, intervals "
-            f"apart under {apart} of these {len(wins)})"
-        )
+        some = f"apart under {apart} of {len(wins)}"
+        how = {0: "overlap under each", len(wins): "do not overlap under any"}.get(apart, some)
+        by = f"by {number(min(leads))} to {number(max(leads))}, intervals {how}"
+        return f"{joined([name for name, _, _ in wins])} ({by})"
     words = {None: "", True: ", intervals do not overlap", False: ", intervals overlap"}
     return joined([f"{name} (by {number(lead)}{words[apart]})" for name, lead, apart in wins])
 

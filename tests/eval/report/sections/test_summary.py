@@ -69,8 +69,11 @@ def test_many_wins_are_put_together() -> None:
     )
     worst = _points(*[(name, line, 1.0, 0.7, 0.6, 0.8) for name in names for line in "AB"])
     average = sentences(pd.concat([points, worst]), table)[-1]
-    assert "(by 0.100 to 0.500, intervals apart under 4 of these 5)" in average
+    assert "(by 0.100 to 0.500, intervals apart under 4 of 5)" in average
     assert average.endswith("A, the best on clean images, was not the first under 5 of the perturbations.")
+    wide, narrow = table.assign(auc_low=0.0, auc_high=1.0), table.assign(auc_low=table["auc"], auc_high=table["auc"])
+    assert "to 0.500, intervals overlap under each)" in sentences(pd.concat([points, worst]), wide)[-1]
+    assert "to 0.500, intervals do not overlap under any)" in sentences(pd.concat([points, worst]), narrow)[-1]
 
 
 @pytest.fixture(scope="module")
