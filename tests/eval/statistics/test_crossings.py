@@ -175,9 +175,9 @@ def test_a_series_with_other_patients_at_each_level_crosses_too() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [10, 20, 40])
+@pytest.mark.parametrize("n", [10, 40])
 @pytest.mark.parametrize("spread", SPREADS)
-@pytest.mark.parametrize(("seeds", "training"), [(1, 0.0), (2, 0.02), (3, 0.02), (5, 0.02)])
+@pytest.mark.parametrize(("seeds", "training"), [(1, 0.0), (3, 0.02)])
 def test_the_intervals_hold_a_planted_crossing(n: int, spread: str, seeds: int, training: float) -> None:
     found = crossing_coverage(400, n, seeds, 0.4, spread, training)
     error = 2 * (0.05 * 0.95 / 400) ** 0.5  # of the simulation, two standard errors

@@ -53,7 +53,7 @@ def test_a_study_is_what_its_design_says() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("n_names", "n_patients"), [(2, 6), (2, 20), (3, 10), (3, 40), (5, 6), (5, 20)])
+@pytest.mark.parametrize(("n_names", "n_patients"), [(2, 6), (3, 20), (5, 20)])
 def test_architectures_that_are_alike_are_seldom_told_apart(n_names: int, n_patients: int) -> None:
     (found,) = simulate(Design((1,) * n_names, n_patients), N_STUDIES)
     assert found.told <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / N_STUDIES)
@@ -68,7 +68,7 @@ def test_other_distributions(shape: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trainings", [(3, 3), (5, 5), (3, 3, 3), (2, 2, 2), (3, 1), (3, 1, 1)])
+@pytest.mark.parametrize("trainings", [(3, 3), (5, 5, 5), (2, 2, 2), (3, 1)])
 def test_trainings_that_differ_do_not_make_a_winner(trainings: tuple[int, ...]) -> None:
     (found,) = simulate(Design(trainings, 20, training_sd=0.02), N_STUDIES)
     assert found.told <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / N_STUDIES)
