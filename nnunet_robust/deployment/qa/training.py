@@ -70,7 +70,7 @@ def read_training(model_folder: Path, configuration: str, calibration: Iterable[
         spacings = np.array(fingerprint["spacings"], float)
         extents = np.array(fingerprint["shapes_after_crop"], float) * spacings
         in_fingerprint = len(fingerprint["foreground_intensity_properties_per_channel"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{model_folder} has no nnU-Net fingerprint or plans of {configuration} ({error!r})") from error
     if not len(channels) == len(normalisation.schemes) == in_fingerprint:
         raise UserError(

@@ -15,6 +15,7 @@ import nnunetv2
 import numpy as np
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 
 from nnunet_robust.eval.uncertainty.label_layout import Mask
@@ -48,12 +49,12 @@ class Normalisation:
             configuration: 2d, 3d_fullres, ...
 
         Raises:
-            KeyError, TypeError, ValueError: these are no plans of nnU-Net's.
+            KeyError, RuntimeError, TypeError, ValueError: these are no plans of nnU-Net's.
         """
         objects = plans["foreground_intensity_properties_per_channel"]
-        schemes = tuple(_inherited(plans["configurations"], configuration, "normalization_schemes"))
-        masked = _inherited(plans["configurations"], configuration, "use_mask_for_norm")
-        return cls(schemes, tuple(map(bool, masked)), tuple(objects[key] for key in sorted(objects, key=int)))
+        known = PlansManager(plans).get_configuration(configuration)
+        masked = tuple(map(bool, known.use_mask_for_norm))
+        return cls(tuple(known.normalization_schemes), masked, tuple(objects[key] for key in sorted(objects, key=int)))
 
     def keeps_units(self, channel: int) -> bool:
         """Whether equal grey values of two images are equal for the network, too (not so after a z-score)."""
@@ -189,13 +190,3 @@ def _normalised(
     scheme = found(use_mask_for_norm=known.masked[index], intensityproperties=dict(known.objects[index]))
     normalised: NDArray[np.floating] = scheme.run(channel.astype(np.float32), outside)  # a copy: it is written over
     return normalised
-
-
-def _inherited(configurations: Mapping[str, Any], name: str, key: str) -> list[Any]:
-    """A value of a configuration, or of the one that it inherits from."""
-    configuration = configurations[name]
-    return (
-        list(configuration[key])
-        if key in configuration
-        else _inherited(configurations, configuration["inherits_from"], key)
-    )

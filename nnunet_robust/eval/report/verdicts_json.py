@@ -9,12 +9,7 @@ from typing import Any
 from nnunet_robust import __version__
 from nnunet_robust.eval.report.sections.degradation import RECORD_KEY, record
 from nnunet_robust.eval.report.shared.analysis import METRIC, Analysis
-from nnunet_robust.eval.report.shared.answer import (
-    all_recipes,
-    all_verdicts,
-    answers,
-    answers_of_structures,
-)
+from nnunet_robust.eval.report.shared.answer import all_recipes, all_verdicts, answers, structures_apart
 from nnunet_robust.eval.statistics import CONFIDENCE
 from nnunet_robust.eval.statistics.recipe import Recipe
 from nnunet_robust.eval.statistics.verdict import Interval, Verdict
@@ -22,14 +17,15 @@ from nnunet_robust.eval.statistics.verdict import Interval, Verdict
 
 def verdicts_json(analysis: Analysis) -> str:
     """Write verdicts and recipes as JSON; the same files give the same bytes."""
-    labels = answers_of_structures(analysis)
     content = {
         "version": __version__,
         "metric": METRIC,
         "margin": analysis.margin,
         "confidence": CONFIDENCE,
         "datasets": _datasets(analysis),
-        "structures": [{"label": label, "datasets": _datasets(analysis.of_label(label))} for label in labels],
+        "structures": [
+            {"label": label, "datasets": _datasets(of_label)} for label, of_label in structures_apart(analysis).items()
+        ],
         RECORD_KEY: record(analysis),
     }
     return as_json(content)

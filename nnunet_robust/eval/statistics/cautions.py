@@ -7,12 +7,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from nnunet_robust.common.sentences import joined, listed
+from nnunet_robust.common.sentences import joined, named
 from nnunet_robust.eval.results.manifest import Manifest, ModelEntry
 from nnunet_robust.eval.results.tables import ARM, arm_key
 from nnunet_robust.eval.statistics.tables import CLEAN, without_seed
-
-_MOST = 6  # names that are told
 
 
 def cautions(manifest: Manifest, results: pd.DataFrame | None) -> list[str]:
@@ -75,7 +73,7 @@ def _unknown_cases(models: Mapping[str, ModelEntry]) -> list[str]:
         if entry.training_cases is not None and entry.training_cases.unknown:
             by_reason.setdefault(entry.training_cases.unknown, []).append(name)
     return [
-        f"Whether {named(names, 'or')} was trained on any of these cases is not known ({reason}): if so, "
+        f"Whether {named(names, last='or')} was trained on any of these cases is not known ({reason}): if so, "
         f"the scores are too good."
         for reason, names in by_reason.items()
     ]
@@ -201,11 +199,6 @@ def _never_found(results: pd.DataFrame) -> list[str]:
 
 def _folds(entry: ModelEntry) -> list[str]:
     return entry.fold.split("+")
-
-
-def named(names: Sequence[str], last: str = "and") -> str:
-    """Write names with a word before the last, or, of many, the first and how many there are more."""
-    return listed(names, _MOST) if len(names) > _MOST else joined(names, last=last)
 
 
 def _was(names: Sequence[str]) -> str:

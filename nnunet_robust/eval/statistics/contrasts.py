@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from nnunet_robust.common.seeding import numpy_generator
 from nnunet_robust.eval.statistics.bootstrap import CONFIDENCE, N_RESAMPLES
+from nnunet_robust.eval.statistics.tables import means_of_names
 
 FEWEST_PATIENTS = 6
 """With fewer, no two architectures are told apart: all n differences have the same sign by chance in 2 of 2^n samples,
@@ -100,7 +101,7 @@ def contrast(scores: Array, owner: NDArray[np.intp], weights: Array) -> Contrast
     n_lines, n_patients, _ = scores.shape
     n_names = weights.shape[1]
     repeats = np.bincount(owner, minlength=n_names)
-    of_names = np.stack([scores[owner == i].mean(axis=0) for i in range(n_names)])
+    of_names = means_of_names(scores, owner, n_names)
     sums = np.einsum("qa,apc->qpc", weights, of_names)
     n_repeats = n_lines - n_names
     shares = (weights**2 @ (1 / repeats))[:, None]
@@ -246,7 +247,7 @@ class _Draws:
         """(n_resamples,): the largest |t| of these pairs under this condition."""
         n = len(sample.patients)
         weights = sample.weights[of_pairs]
-        of_names = np.stack([sample.scores[sample.owner == i].mean(axis=0) for i in range(len(sample.names))])
+        of_names = means_of_names(sample.scores, sample.owner, len(sample.names))
         deviations = weights @ (of_names - of_names.mean(axis=1, keepdims=True))  # (pairs, patients)
         signs = self._signs[:, [self._patients[name] for name in sample.patients]]
         drawn = signs @ deviations.T / n

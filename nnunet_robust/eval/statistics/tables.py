@@ -260,7 +260,7 @@ class Scores:
     @functools.cached_property
     def values(self) -> NDArray[np.float64]:
         """The mean over the trained models of each name, (names, levels, patients)."""
-        return np.stack([self.by_line[self.owner == i].mean(axis=0) for i in range(len(self.names))])
+        return means_of_names(self.by_line, self.owner, len(self.names))
 
     def present(self, level: int) -> NDArray[np.bool_]:
         """Which patients have a score of every name at the level of this index, (patients,)."""
@@ -303,6 +303,20 @@ def patient_scores(rows: pd.DataFrame, metric: str, by: By = "architecture") -> 
         counted = np.array([n_cases[key[0], key[1], level] for level in levels])
         found.append(Scores(*place, *named, levels, list(patients), by_line, counted))
     return found
+
+
+def means_of_names(scores: NDArray[np.float64], owner: NDArray[np.intp], n_names: int) -> NDArray[np.float64]:
+    """Average the trained models of each name.
+
+    Args:
+        scores: (trained models, ...).
+        owner: (trained models,), the index of each one's name.
+        n_names: number of names; each has a trained model or more.
+
+    Returns:
+        (names, ...).
+    """
+    return np.stack([scores[owner == i].mean(axis=0) for i in range(n_names)])
 
 
 def direction(metric: str) -> float:

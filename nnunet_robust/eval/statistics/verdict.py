@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -161,7 +161,7 @@ def _verdict(sample: Sample, critical: float, margin: float) -> Verdict:
         detectable=detectable,
     )
     best = tuple(name for name in found.means if not found.difference(found.highest, name).low > ROUNDING)
-    return Verdict(**{**vars(found), "best": best})
+    return replace(found, best=best)
 
 
 def _detectable(differences: Contrast, critical: float) -> float:

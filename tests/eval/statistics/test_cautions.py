@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from nnunet_robust.common.sentences import named
 from nnunet_robust.eval.results.manifest import Manifest, ModelEntry, TrainingCasesEntry, TrainingEntry
-from nnunet_robust.eval.statistics.cautions import cautions, named
+from nnunet_robust.eval.statistics.cautions import cautions
 from nnunet_robust.eval.statistics.tables import load_results
 from tests.eval.sweep_output import write_sweep_output
 

@@ -12,7 +12,7 @@ from nnunet_robust.eval import statistics
 from nnunet_robust.eval.report.sections.statistics import SUMMARY, SUMMARY_NOTE
 from nnunet_robust.eval.report.shared import panels
 from nnunet_robust.eval.report.shared.analysis import METRIC, Analysis, shared
-from nnunet_robust.eval.report.shared.answer import answers_of_structures
+from nnunet_robust.eval.report.shared.answer import answers, structures_apart
 from nnunet_robust.eval.report.shared.figures import ReportFigure, by_panel, sample_of
 from nnunet_robust.eval.report.shared.section import Parts, Section, TableSpecification
 from nnunet_robust.eval.statistics import CLEAN, MEAN_OF_LABELS
@@ -66,8 +66,8 @@ def _lost(analysis: Analysis) -> pd.DataFrame:
 def _answers(analysis: Analysis) -> list[str]:
     return [
         f"{analysis.lead(answer.dataset, ', ')}{label}: {answer.take} {answer.evidence}"
-        for label, of_label in answers_of_structures(analysis).items()
-        for answer in of_label
+        for label, of_label in structures_apart(analysis).items()
+        for answer in answers(of_label)
     ]
 
 

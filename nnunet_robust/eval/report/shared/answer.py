@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from nnunet_robust.common.sentences import joined, listed
+from nnunet_robust.common.sentences import joined, listed, named
 from nnunet_robust.eval import statistics
 from nnunet_robust.eval.report.shared.analysis import METRIC, Analysis, shared
 from nnunet_robust.eval.statistics.contrasts import FEWEST_PATIENTS
@@ -71,12 +71,12 @@ def answers(analysis: Analysis) -> list[Answer]:
 
 
 @shared
-def answers_of_structures(analysis: Analysis) -> dict[str, list[Answer]]:
-    """The answers for each structure by itself, where a dataset has several; each is a family of its own."""
+def structures_apart(analysis: Analysis) -> dict[str, Analysis]:
+    """The analysis of each structure by itself, where a dataset has several; each is a family of comparisons."""
     labels = [
         label for of in analysis.datasets if len(analysis.structures(of)) > 1 for label in analysis.structures(of)
     ]
-    return {label: answers(analysis.of_label(label)) for label in dict.fromkeys(labels)}
+    return {label: analysis.of_label(label) for label in dict.fromkeys(labels)}
 
 
 def _unit(recipe: Recipe, analysis: Analysis) -> str:
@@ -119,15 +119,9 @@ def _switches(recipe: Recipe, analysis: Analysis) -> list[str]:
         gains = [gain.value for one in of_name for gain in one.gains]
         least, most = number(min(gains)), number(max(gains))
         gain = f"by {least}" if least == most else f"by {least} to {most}"
-        said.append(
-            f"under {_few(places)} take {name}, better there {gain} Dice{_cost(of_name[0].cost, recipe.margin)}"
-        )
+        cost = _cost(of_name[0].cost, recipe.margin)
+        said.append(f"under {named(places, _NAMED)} take {name}, better there {gain} Dice{cost}")
     return said
-
-
-def _few(places: Sequence[str]) -> str:
-    """Name a few places, and say how many there are more."""
-    return joined(list(places)) if len(places) <= _NAMED else listed(places, _NAMED)
 
 
 def _cost(cost: Interval | None, margin: float) -> str:
@@ -218,9 +212,8 @@ def _tendencies(recipe: Recipe, analysis: Analysis) -> str:
         where = "on clean images" if clean else f"under {place(perturbation, levels, recipe.dataset, analysis, units)}"
         places.append(where if name == before else f"{name} {where}")
         before = name
-    return (
-        f"Not shown, but higher by more than {recipe.margin:g} Dice in these data than {recipe.take}: {_few(places)}."
-    )
+    higher = f"higher by more than {recipe.margin:g} Dice in these data than {recipe.take}"
+    return f"Not shown, but {higher}: {named(places, _NAMED)}."
 
 
 def printed_answer(analysis: Analysis) -> list[str]:
