@@ -104,9 +104,16 @@ def progress(folder: StudyFolder, job: Job) -> int:
     if job.stage == "train":
         return epochs_begun(folder.log(job.id))
     if job.stage == "sweep":
-        parts = (folder.root / job.what["output"] / "parts").rglob("*.csv")
-        return sum(part.stat().st_size for part in parts)
+        return sum(map(_size, (folder.root / job.what["output"] / "parts").rglob("*.csv")))
     return 0
+
+
+def _size(file: Path) -> int:
+    """Bytes of a file; 0 where the sweep has just removed it."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def epochs_begun(log: Path) -> int:

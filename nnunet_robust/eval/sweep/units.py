@@ -110,9 +110,9 @@ class Claims:
         for path in list(self._held):
             self._remove(path)
         self._bury()
-        for folder in (*self._folder.glob("*"), self._folder):
+        for folder, *_entries in os.walk(self._folder, topdown=False):
             with contextlib.suppress(OSError):  # other processes still work, or have just cleared up too
-                folder.rmdir()
+                os.rmdir(folder)
 
     def take(self, unit: Unit) -> bool:
         """Claim a unit; False where another process that lives has it."""
@@ -149,12 +149,16 @@ class Claims:
 
     def _bury(self) -> None:
         """Remove the claims of the dead: of units that were finished when their process was killed."""
-        for path in self._folder.glob("*/*"):
+        for path in self._all():
             text = self._read(path)
             if text and self._is_dead(path, text):
                 with self._lock:
                     if self._read(path) == text:
                         path.unlink(missing_ok=True)
+
+    def _all(self) -> list[Path]:
+        """List the claims of all processes; unlike `glob`, `walk` takes it that folders vanish meanwhile."""
+        return [Path(folder, name) for folder, _folders, names in os.walk(self._folder) for name in names]
 
     def _path(self, unit: Unit) -> Path:
         return self._folder / unit.perturbation / unit.case

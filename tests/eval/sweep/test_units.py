@@ -142,3 +142,20 @@ def test_shards_are_all_units_once() -> None:
 def test_shards_that_are_none(text: str) -> None:
     with pytest.raises(UserError, match=f"--shard {text}: give which of how many"):
         shard([], text)
+
+
+def test_folders_that_vanish_while_claims_are_cleared_up(tmp_path: Path, monkeypatch) -> None:
+    """Another process clears up at the same time: what one has just listed is gone when it looks inside."""
+    gone = tmp_path / "claims" / "noise"
+    real = os.scandir
+
+    def scandir(path):
+        if Path(path) == gone and gone.is_dir():
+            gone.rmdir()
+        return real(path)
+
+    with Claims(tmp_path) as claims:
+        assert claims.take(unit())
+        gone.mkdir()
+        monkeypatch.setattr(os, "scandir", scandir)
+    assert not (tmp_path / "claims").exists()
