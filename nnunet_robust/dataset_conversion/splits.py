@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import secrets
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.files import atomic_path
 
 SPLITS_FILE = "splits_final.json"
 """nnU-Net's name for the file of folds."""
@@ -99,6 +99,5 @@ def write_splits(path: Path, splits: list[dict[str, list[str]]]) -> None:
     """Write folds in nnU-Net's format, whole or not at all; no file where there are none."""
     if not splits:
         return
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    temporary.write_text(json.dumps(splits, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with atomic_path(path, shared=True) as temporary:  # trainings may begin at the same time
+        temporary.write_text(json.dumps(splits, indent=2) + "\n", encoding="utf-8")

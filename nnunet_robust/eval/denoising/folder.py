@@ -14,7 +14,7 @@ import numpy as np
 from nnunet_robust.common.console import quiet
 from nnunet_robust.common.digest import sha256
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.common.files import clean_up, write_atomically
+from nnunet_robust.common.files import atomic_path, write_atomically
 from nnunet_robust.eval.denoising.denoiser import Denoiser
 from nnunet_robust.eval.denoising.writers import write_image
 from nnunet_robust.eval.images.image_files import ImageFiles, load_image
@@ -125,8 +125,5 @@ def _earlier(
 
 
 def _copy(original: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".tmp_{target.name}")
-    with clean_up(temporary):
+    with atomic_path(target) as temporary:
         shutil.copyfile(original, temporary)
-        temporary.replace(target)

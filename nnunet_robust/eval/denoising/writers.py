@@ -10,7 +10,7 @@ import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.common.files import clean_up
+from nnunet_robust.common.files import atomic_path
 
 # The channels (n, *spatial) of one file, as the reader gives them; that file; the new one.
 _Write = Callable[[np.ndarray, Path, Path], None]
@@ -37,11 +37,8 @@ def write_image(
     done = 0
     for original, target in zip(originals, targets, strict=True):
         channels = len(reader.read_images([str(original)])[0]) if len(originals) > 1 else len(image)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".tmp_{target.name}")  # writers go by the ending
-        with clean_up(temporary):
+        with atomic_path(target) as temporary:
             _WRITERS[name](image[done : done + channels], original, temporary)
-            temporary.replace(target)
         done += channels
     if done != len(image):
         raise UserError(f"{originals[0]}: {done} channels in its files, {len(image)} to be written")

@@ -12,7 +12,7 @@ import SimpleITK
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
-from nnunet_robust.common.files import clean_up
+from nnunet_robust.common.files import atomic_path
 
 ENDING = ".nii.gz"
 
@@ -29,14 +29,11 @@ def write_map(path: Path, array: NDArray[Any], properties: Mapping[str, Any]) ->
             spacing for volumes and a spacing of 1 for images.
     """
     kept = array.astype(np.float32) if array.dtype.kind == "f" else array.astype(_label_type(array))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp_{path.name}")  # the writers go by the ending
-    with clean_up(temporary):
+    with atomic_path(path) as temporary:
         if "nibabel_stuff" in properties:
             nibabel.save(_nibabel_image(kept, properties["nibabel_stuff"]), temporary)
         else:
             SimpleITK.WriteImage(_itk_image(kept, properties), str(temporary), True)
-        temporary.replace(path)
 
 
 def _label_type(array: NDArray[Any]) -> type[np.unsignedinteger]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from nnunet_robust.common.files import clean_up
+from nnunet_robust.common.files import atomic_path
 
 
 def choose_cases(scores: Mapping[str, float]) -> dict[str, str]:
@@ -56,8 +56,5 @@ def write_labels(path: Path, labels: np.ndarray, index: int) -> None:
 
 
 def _write(path: Path, pixels: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with clean_up(temporary):
+    with atomic_path(path) as temporary:
         Image.fromarray(pixels).save(temporary, format="png")
-        temporary.replace(path)

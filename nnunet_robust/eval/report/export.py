@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.common.files import clean_up, write_atomically
+from nnunet_robust.common.files import write_atomically
 from nnunet_robust.eval.report.frames import frames
 from nnunet_robust.eval.report.sections import report_figures, report_tables
 from nnunet_robust.eval.report.shared.analysis import Analysis
@@ -91,8 +91,5 @@ def write_files(
 
 
 def _write(path: Path, content: bytes) -> Path:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with clean_up(temporary):
-        temporary.write_bytes(content)
-        temporary.replace(path)
+    write_atomically(path, content)
     return path

@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.spatial import cKDTree
 
 from nnunet_robust.common.errors import UserError, one_line
-from nnunet_robust.common.files import clean_up
+from nnunet_robust.common.files import atomic_path
 from nnunet_robust.eval.report.frames import COLOURS, Video, rgb
 from nnunet_robust.eval.report.shared.analysis import Analysis
 from nnunet_robust.eval.report.shared.stored_pictures import stored_pictures
@@ -86,11 +86,9 @@ def write_video(shown: Sequence[Image.Image], path: Path) -> Path:
     Raises:
         UserError: the video could not be encoded.
     """
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
-        with clean_up(temporary):
+        with atomic_path(path) as temporary:
             _WRITERS[path.suffix](shown, temporary)
-            temporary.replace(path)
     except (OSError, RuntimeError) as error:
         raise UserError(f"{path} could not be written: {one_line(error)}; take another --format, or -o") from error
     return path

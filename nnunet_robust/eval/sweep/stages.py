@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from nnunet_robust.common.files import clean_up
+from nnunet_robust.common.files import atomic_path
 from nnunet_robust.eval.attacks.rows import perturbation
 from nnunet_robust.eval.images import pictures
 from nnunet_robust.eval.images.cases import CaseFiles
@@ -162,8 +162,5 @@ def _predicted(arm: Arm, outputs: Sequence[Output], image: torch.Tensor | None, 
 
 
 def _save_prediction(path: Path, model: Model, scene: Scene, labels: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp_{path.name}")  # the writer goes by the ending
-    with clean_up(temporary):
+    with atomic_path(path) as temporary:
         model.reader.write_seg(labels, str(temporary), scene.properties)
-        temporary.replace(path)

@@ -112,7 +112,7 @@ class Claims:
         self._bury()
         for folder, *_entries in os.walk(self._folder, topdown=False):
             with contextlib.suppress(OSError):  # other processes still work, or have just cleared up too
-                os.rmdir(folder)
+                Path(folder).rmdir()
 
     def take(self, unit: Unit) -> bool:
         """Claim a unit; False where another process that lives has it."""
