@@ -51,7 +51,10 @@ def run_job(root: Path, job_id: str) -> int:
     job = plan.jobs[job_id]
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _terminated)
-    os.environ.update(plan.environment_of(job))
+    environment = plan.environment_of(job)
+    os.environ.update(environment)
+    for variable in set(os.environ) - set(environment):
+        del os.environ[variable]
     for variable in FOLDERS:
         Path(os.environ[variable]).mkdir(parents=True, exist_ok=True)
     folder.log(job_id).parent.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnunet_robust.common.environment import environment_for
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import write_atomically
 from nnunet_robust.study import command_lines, slurm
@@ -32,6 +33,7 @@ from nnunet_robust.study.matrix import jobs_of
 
 Tell = Callable[[str], None]
 _POLL_SECONDS = 1.0
+_DRIVER = "driver"  # no stage: Snakemake has what all stages have
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ def dry_run(study: Study, root: Path, options: Options, tell: Tell) -> list[str]
         ran = subprocess.run(
             [*command_line(dag, Path(scratch), options), "--dry-run"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+            env=environment_for(_DRIVER, os.environ),
         )  # fmt: skip
     if ran.returncode:
         raise UserError(f"Snakemake refuses the study: {_last_line(ran.stdout)}")
@@ -150,7 +153,7 @@ def _drive(
     with log.open("a", encoding="utf-8") as file:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, pass_fds=[lock],
-            start_new_session=True, preexec_fn=_prepare_child,
+            start_new_session=True, preexec_fn=_prepare_child, env=environment_for(_DRIVER, os.environ),
         )  # fmt: skip
         watch = _Watch(folder, left, tell)
         beat = time.monotonic()
