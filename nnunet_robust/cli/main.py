@@ -15,11 +15,15 @@ from nnunet_robust.cli.deployment import deployment
 from nnunet_robust.cli.evaluation import evaluation
 from nnunet_robust.cli.monitor import monitor
 from nnunet_robust.cli.options import Commands
+from nnunet_robust.cli.stopped import what_is_kept
 from nnunet_robust.cli.study import study
 from nnunet_robust.cli.sweep import sweeping
 from nnunet_robust.cli.trainers import training
 from nnunet_robust.common.console import show
+from nnunet_robust.common.environment import refuse_harmful
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.interrupts import Stopped, stoppable
+from nnunet_robust.common.progress import ended_progress
 
 app = Commands(
     help="Which segmentation architecture stays accurate when the images get worse? An extension of nnU-Net v2.",
@@ -49,10 +53,12 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _common(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="A traceback with an error (before the subcommand).")] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand != "doctor":
+        refuse_harmful()
 
 
 @app.command()
@@ -103,8 +109,10 @@ def main(arguments: list[str] | None = None) -> int:
     """
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given
+    words = [argument for argument in given if argument != "--debug"]
     try:
-        code = app([a for a in given if a != "--debug"], prog_name="nnunet-robust", standalone_mode=False)
+        with stoppable(until_the_end=arguments is None), ended_progress():
+            code = app(words, prog_name="nnunet-robust", standalone_mode=False)
     except UserError as error:
         if debug:
             raise
@@ -116,8 +124,11 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             print(f"error: {error.format_message()}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        print(f"stopped: {stopped.kept or what_is_kept(words)}", file=sys.stderr)
+        return stopped.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print(f"stopped: {what_is_kept(words)}", file=sys.stderr)
         return 130
     return code if isinstance(code, int) else 0
 

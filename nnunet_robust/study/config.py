@@ -10,6 +10,7 @@ from typing import Any
 
 from nnunet_robust.common.environment import may_be_set_by_a_file
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.interrupts import deaf_children
 from nnunet_robust.study.document import Document, Key, schema, suggestion
 from nnunet_robust.study.names import compose_trainers
 
@@ -286,7 +287,9 @@ def _faults_of_conditions(asked: list[dict[str, Any]]) -> list[str]:
     from concurrent.futures import ProcessPoolExecutor
 
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_check_conditions, asked).result()
+        with deaf_children():
+            checked = pool.submit(_check_conditions, asked)
+        return checked.result()
 
 
 def _check_conditions(asked: list[dict[str, Any]]) -> list[str]:

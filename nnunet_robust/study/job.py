@@ -11,12 +11,10 @@ import contextlib
 import datetime
 import json
 import os
-import signal
 import socket
 import time
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import write_atomically
@@ -49,8 +47,6 @@ def run_job(root: Path, job_id: str) -> int:
     if job_id not in plan.jobs:
         raise UserError(f"the study in {root} has no job {job_id!r}: see {folder.inside / 'jobs.json'}")
     job = plan.jobs[job_id]
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _terminated)
     environment = plan.environment_of(job)
     os.environ.update(environment)
     for variable in set(os.environ) - set(environment):
@@ -136,7 +132,3 @@ def _leave_marker(
     if outcome == FAILED:
         marker["log_tail"] = tail(folder.log(job.id))
     write_atomically(folder.done(job.id), json.dumps(marker, indent=1) + "\n")
-
-
-def _terminated(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
