@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -139,40 +138,39 @@ class Stopwatch:
     """A sweep's progress that notes what each prediction of the sample took."""
 
     def __init__(self) -> None:
-        self._last = time.monotonic()
-        self._seconds: defaultdict[str, list[float]] = defaultdict(list)
+        self._last: float | None = None
+        self._steps: list[tuple[str, float]] = []
 
     def announce(self, expected: Expected) -> None:
         """Tell nobody."""
 
     def start(self, predictions: int) -> None:
         """Start the clock: what came before is done once, whatever the number of predictions."""
-        self._last = time.monotonic()
+        self._last = self._last or time.monotonic()
 
     def step(self, case: int, cases: int, condition: str) -> None:
         """Note that a prediction is finished."""
         now = time.monotonic()
-        self._seconds[condition].append(now - self._last)
+        self._steps.append((condition, now - (self._last or now)))
         self._last = now
 
     def tried(self, plan: SweepPlan) -> Tried:
         """Return what predictions of a sample took.
 
-        The clean images, with which a network is loaded and tried out, count only where there is nothing else.
+        Left out are the first clean ones, with which the networks are tried out, unless there is nothing else.
+        Predictions of several conditions come together: only their mean means anything.
         """
-        clean = Condition.clean().name
         conditions = [Condition(name, level, 0) for name, levels in plan.levels.items() for level in levels]
-        attacked = [one.name for one in conditions if _is_attack(one.perturbation)]
-        others = [one.name for one in conditions if not _is_attack(one.perturbation)] or [clean]
+        attacked = {one.name for one in conditions if _is_attack(one.perturbation)}
+        steps = self._steps[len(plan.arms) :] or self._steps
+        attacks = [seconds for condition, seconds in steps if condition in attacked]
+        others = [seconds for condition, seconds in steps if condition not in attacked]
+        names = ", ".join(condition.name for condition in conditions) or Condition.clean().name
         return Tried(
-            seconds=self._mean(others) or self._mean([clean]) or 0.0,
-            attack_seconds=self._mean(attacked),
-            sample=f"{plan.cases.own[0].name} under {', '.join(others + attacked)}",
+            seconds=sum(others) / max(1, len(others)),
+            attack_seconds=sum(attacks) / len(attacks) if attacks else None,
+            sample=f"{plan.cases.own[0].name} under {names}",
         )
-
-    def _mean(self, conditions: Sequence[str]) -> float | None:
-        found = [seconds for condition in conditions for seconds in self._seconds[condition]]
-        return sum(found) / len(found) if found else None
 
 
 def _is_attack(name: str) -> bool:

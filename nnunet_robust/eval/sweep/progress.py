@@ -35,7 +35,8 @@ class SweepProgress:
         """How many predictions are stored of how many, in words; None: nothing is begun."""
         if self._expected is None:
             return None
-        stored = self._expected.there + self._progress.rate.done
+        # Some are made twice: the clean ones once more where the report shows them.
+        stored = min(self._expected.there + self._progress.rate.done, self._expected.predictions)
         return f"{stored} of {self._expected.predictions} predictions are stored in {self._output}"
 
     def announce(self, expected: Expected) -> None:
