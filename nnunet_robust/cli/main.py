@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -109,6 +110,8 @@ def main(arguments: list[str] | None = None) -> int:
     """
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given
+    if isinstance(sys.stdout, io.TextIOWrapper):  # signs that the shell's coding lacks are no reason to fail
+        sys.stdout.reconfigure(errors="backslashreplace")
     words = [argument for argument in given if argument != "--debug"]
     try:
         with stoppable(until_the_end=arguments is None), ended_progress():

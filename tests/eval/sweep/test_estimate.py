@@ -95,7 +95,7 @@ def test_a_sweep_says_what_it_does_and_the_next_run_knows_how_long_it_takes(
     )
     log = (parameters.output / LOG).read_text().splitlines()
     assert log[0].endswith(lines[0]) and log[-1].endswith(last)
-    more = arguments(parameters)[:-1] + ["contrast=0.5,0.7"]
+    more = [*arguments(parameters)[:-1], "contrast=0.5,0.7"]
     assert main(more) == 0
     first = capsys.readouterr().err.splitlines()[0]
     assert "36 predictions" in first and "30 are there, 6 to make; about 0:0" in first and "last worked on" in first
