@@ -22,6 +22,7 @@ from typing import Any
 from nnunet_robust.common.environment import environment_for
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import write_atomically
+from nnunet_robust.common.interrupts import Stopped
 from nnunet_robust.study import command_lines, slurm
 from nnunet_robust.study.config import FOLDERS, STAGES, Study
 from nnunet_robust.study.engine import Options, check_engine, command_line, limited, write_dag
@@ -165,12 +166,21 @@ def _drive(
                     beat = time.monotonic()
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_POLL_SECONDS)
-        except BaseException:  # Ctrl-C: jobs end their commands, and Snakemake cancels those on a cluster
+        except BaseException as error:  # Ctrl-C: jobs end their commands, and Snakemake cancels those on a cluster
+            alone = _ends_alone(error, plan)
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGINT)
+                os.killpg(process.pid, signal.SIGKILL if alone else signal.SIGINT)
             process.wait()
             raise
         watch.look()
+
+
+def _ends_alone(error: BaseException, plan: Plan) -> bool:
+    """Whether the jobs go on without their driver: on a cluster, when it loses its terminal."""
+    if not isinstance(error, Stopped) or error.number != signal.SIGHUP or plan.executor == "local":
+        return False
+    error.kept = "the jobs on the cluster go on, and the same command watches them again"
+    return True
 
 
 class _Watch:
