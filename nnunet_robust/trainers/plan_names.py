@@ -49,19 +49,19 @@ def check_plans(plans: Mapping[str, Any], where: Path) -> None:
     Raises:
         UserError: says which name, and of what.
     """
-    _check(plans, _OF_PLANS, where)
+    _check(plans, _OF_PLANS, where, TRUST)
     for configuration in _dictionaries(plans.get("configurations")):
-        _check(configuration, _OF_CONFIGURATION, where)
+        _check(configuration, _OF_CONFIGURATION, where, TRUST)
         architecture = configuration.get("architecture")
         if isinstance(architecture, Mapping):
             for key, name in _imported(architecture):
                 if not _is_layer(name):
-                    raise UserError(_refusal(where, key, name))
+                    raise UserError(_refusal(where, key, name, TRUST))
 
 
 def check_dataset(dataset_json: Mapping[str, Any], where: Path) -> None:
     """Refuse a `dataset.json` that names a reader which is none of nnU-Net's, see `check_plans`."""
-    _check(dataset_json, _OF_DATASET, where)
+    _check(dataset_json, _OF_DATASET, where, "take it out of the file")
 
 
 def nnunets_own(name: str, part: str) -> Any:
@@ -80,12 +80,12 @@ def nnunets_own(name: str, part: str) -> Any:
     return found
 
 
-def _check(given: Mapping[str, Any], parts: Mapping[str, str], where: Path) -> None:
+def _check(given: Mapping[str, Any], parts: Mapping[str, str], where: Path, mend: str) -> None:
     for key, part in parts.items():
         names = given.get(key)
         for name in names if isinstance(names, list) else [names]:
             if isinstance(name, str) and (found := _look_up(name, part)) is not None and not _is_nnunets(found):
-                raise UserError(_refusal(where, key, name))
+                raise UserError(_refusal(where, key, name, mend))
 
 
 def _look_up(name: str, part: str) -> Any:
@@ -129,8 +129,8 @@ def _dictionaries(given: Any) -> Iterator[Mapping[str, Any]]:
         yield from (one for one in given.values() if isinstance(one, Mapping))
 
 
-def _refusal(where: Path, key: str, name: str) -> str:
+def _refusal(where: Path, key: str, name: str, mend: str) -> str:
     return (
         f"{where}: {key} is {name!r}, which is no class of nnU-Net's, nor of its networks, and could run code when "
-        f"nnU-Net imports it; {TRUST}"
+        f"nnU-Net imports it; {mend}"
     )

@@ -400,9 +400,7 @@ def _stored(checkpoint: Path, trusted: bool) -> dict[str, Any]:
     return {key: found[key] for key in _OF_CHECKPOINT if key in found}
 
 
-def _initialise(
-    predictor: nnUNetPredictor, folder: Path, stored: Sequence[Mapping[str, Any]], trusted: bool
-) -> None:
+def _initialise(predictor: nnUNetPredictor, folder: Path, stored: Sequence[Mapping[str, Any]], trusted: bool) -> None:
     """Do what nnU-Net's `initialize_from_trained_model_folder` does, which would load pickles whatever they hold.
 
     Args:

@@ -1,14 +1,15 @@
 """Checkpoints are pickles, and a pickle can run anything: of one that nobody vouches for, only data is loaded.
 
-PyTorch's loader for weights knows tensors, containers and numbers. What nnU-Net writes besides are numbers of NumPy (its
-record of losses); these are rebuilt here from their bytes, so that no function of NumPy's is called with what a stranger
-wrote.
+PyTorch's loader for weights knows tensors, containers and numbers. What nnU-Net writes besides are numbers of NumPy,
+its record of losses. These are rebuilt here from their bytes, so that no function of NumPy's is called with what a
+stranger wrote.
 """
 
 from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,8 @@ def load_checkpoint(path: Path, trusted: bool = False) -> dict[str, Any]:
         UserError: it holds something else than data, or cannot be read.
     """
     try:
-        with torch.serialization.safe_globals(_ALLOWED):
+        with torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of protocols that it may not know: where it does not, it fails
             stored = torch.load(path, map_location="cpu", weights_only=not trusted)
     except pickle.UnpicklingError as error:
         raise UserError(_refusal(path, str(error), trusted)) from error
@@ -82,5 +84,6 @@ def _refusal(path: Path, reason: str, trusted: bool) -> str:
             f"{path} holds {named[1] or named[2]}, which could run code when it is loaded: nnU-Net's own checkpoints "
             f"do not; {TRUST}"
         )
-    text = one_line(ValueError(reason.partition("WeightsUnpickler error: ")[2] or reason)).partition("Please")[0]
-    return f"{path} cannot be read as a checkpoint: {text.strip()}" + ("" if trusted else f"; {TRUST}")
+    (text, *_) = (reason.partition("WeightsUnpickler error: ")[2] or reason).strip().splitlines() or [""]
+    mend = "" if trusted else f"; it may hold more than nnU-Net's checkpoints do: {TRUST}"
+    return f"{path} cannot be read as a checkpoint: {text}{mend}"
