@@ -212,7 +212,7 @@ def refused(command: str, folder: Path, made: dict[str, Path], capsys: pytest.Ca
     paths = {**made, "model": folder, "out": out}
     capsys.readouterr()
     code = main([part.format(**paths) for part in COMMANDS[command].split()] + list(more))
-    (line,) = (said for said in capsys.readouterr().err.splitlines() if said.strip())
+    (line,) = (said for said in capsys.readouterr().err.splitlines() if not said.startswith("loading"))
     assert code == 2 and line.startswith("error: "), line
     assert not list(out.glob("*.csv")) and not out.with_suffix(".json").exists()
     return line
