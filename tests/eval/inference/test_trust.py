@@ -93,6 +93,18 @@ def test_what_nnunet_saves_is_loaded_as_it_is(tmp_path: Path, zipped: bool) -> N
     assert set(torch.serialization.get_safe_globals()) == before  # nothing is allowed to others for that
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_was_saved_on_a_gpu_comes_to_the_cpu(
+    tmp_path: Path, zipped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda _: "cuda:3")  # what a GPU's tensors are saved with
+    torch.save(record(), tmp_path / "c.pth", _use_new_zipfile_serialization=zipped)
+    monkeypatch.undo()
+    assert b"cuda:3" in (tmp_path / "c.pth").read_bytes()
+    found = load_checkpoint(tmp_path / "c.pth")
+    assert same(found, record()) and found["network_weights"]["a"].device == CPU
+
+
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("code", ["f2", "f4", "f8", "i1", "i8", "u2", "b1"])
 def test_numbers_of_every_type_and_order_of_bytes(tmp_path: Path, code: str, order: str) -> None:
