@@ -25,6 +25,9 @@ TRUST = "if you trust whoever made it, add --trust-checkpoints"
 # Where the classes of networks and of their layers come from.
 _NETWORKS = ("dynamic_network_architectures.", "torch.nn.", "nnunet_robust.networks.")
 
+# Imported by trainers of nnU-Net's, whether the plans declare it or not.
+_LAYERS = ("conv_op", "norm_op", "dropout_op", "nonlin")
+
 # Key -> the folder of nnU-Net's in which it looks the name up.
 _OF_PLANS = {"image_reader_writer": "imageio", "label_manager": "utilities.label_handling"}
 _OF_CONFIGURATION = {
@@ -100,9 +103,10 @@ def _is_nnunets(found: Any) -> bool:
 
 def _imported(architecture: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The names that nnU-Net gives to `pydoc.locate`, each with its key."""
-    keywords, wanted = architecture.get("arch_kwargs"), architecture.get("_kw_requires_import")
+    keywords, declared = architecture.get("arch_kwargs"), architecture.get("_kw_requires_import")
     named = {"network_class_name": architecture.get("network_class_name")}
-    if isinstance(keywords, Mapping) and isinstance(wanted, (list, tuple)):
+    if isinstance(keywords, Mapping):
+        wanted = (*_LAYERS, *(declared if isinstance(declared, (list, tuple)) else ()))
         named |= {key: keywords.get(key) for key in wanted if isinstance(key, str)}
     yield from ((key, name) for key, name in named.items() if isinstance(name, str))
 

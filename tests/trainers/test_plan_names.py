@@ -69,6 +69,14 @@ def test_any_argument_may_be_declared_a_class(plans: dict[str, Any]) -> None:
         check_plans(given, PLANS)
 
 
+def test_layers_that_are_not_declared_count_too(plans: dict[str, Any]) -> None:
+    given = deepcopy(plans)
+    architecture = given["configurations"]["2d"]["architecture"]
+    architecture |= {"_kw_requires_import": [], "arch_kwargs": {**architecture["arch_kwargs"], "conv_op": "os.abort"}}
+    with pytest.raises(UserError, match=r"conv_op is 'os\.abort'"):  # nnUNetTrainerBN imports it all the same
+        check_plans(given, PLANS)
+
+
 @pytest.mark.parametrize(
     ("key", "name"),
     [
