@@ -369,7 +369,7 @@ def load_model(
             stored = {fold: _stored(folder / f"fold_{fold}" / checkpoint, trusted) for fold in used}
             predictor = nnUNetPredictor(use_mirroring=mirroring, device=device, allow_tqdm=False)
             _initialise(predictor, folder, list(stored.values()), trusted)
-    except UserError:
+    except (MemoryError, UserError):
         raise
     except Exception as error:
         raise UserError(f"the model in {folder} cannot be loaded: {type(error).__name__}: {one_line(error)}") from error

@@ -70,6 +70,8 @@ def load_checkpoint(path: Path, trusted: bool = False) -> dict[str, Any]:
             stored = torch.load(path, map_location="cpu", weights_only=not trusted)
     except pickle.UnpicklingError as error:
         raise UserError(_refusal(path, str(error), trusted)) from error
+    except MemoryError:
+        raise
     except Exception as error:  # cut off, no checkpoint, unreadable: each of PyTorch's layers has its own
         raise UserError(f"{path} cannot be read as a checkpoint: {type(error).__name__}: {one_line(error)}") from error
     if not isinstance(stored, dict):
