@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.common.files import write_atomically
+from nnunet_robust.common.files import make_folder, write_atomically
 from nnunet_robust.common.folders import nnunet_folder
 from nnunet_robust.study import command_lines
 from nnunet_robust.study.attempts import Attempts
@@ -52,7 +52,7 @@ def run_job(root: Path, job_id: str) -> int:
     for variable in set(os.environ) - set(environment):
         del os.environ[variable]
     for variable in FOLDERS:
-        Path(os.environ[variable]).mkdir(parents=True, exist_ok=True)
+        make_folder(Path(os.environ[variable]))
     folder.log(job_id).parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         try:
