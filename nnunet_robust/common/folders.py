@@ -22,6 +22,14 @@ def nnunet_folder(variable: str) -> Path:
     return Path(value)
 
 
+def is_inside(path: Path, folder: Path) -> bool:
+    """Tell whether a path, links and ".." followed, lies in a folder."""
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # a loop of links, or a name that no file can have
+        return False
+
+
 def dataset_name(name_or_id: str) -> str:
     """Return the full name of a dataset, e.g. `Dataset004_Hippocampus` for `4`.
 

@@ -62,6 +62,22 @@ def parse_json(text: str, path: Path, advice: str, schema: Mapping[str, Any] = O
     return content
 
 
+def parse_state(text: str, schema: Mapping[str, Any] = OBJECT) -> dict[str, Any]:
+    """Read what our own processes leave for one another, and a kill may leave half-written.
+
+    Args:
+        text: of the file, or a line of it.
+        schema: as for `read_json`.
+
+    Returns:
+        The object; empty where it is none as the schema says.
+    """
+    try:
+        return dict(parse_json(text, Path(), "", schema))
+    except UserError:
+        return {}
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):

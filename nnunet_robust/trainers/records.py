@@ -9,6 +9,11 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from nnunet_robust.common.console import warn
+from nnunet_robust.common.csv_files import read_csv
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.files import atomic_file
+
 FILE = "foreground_ratio.csv"
 COLUMNS = ("epoch", "patches", "mean", "std", "min", "q25", "median", "q75", "max", "share_empty")
 
@@ -52,16 +57,25 @@ def write_epoch(file: Path, epoch: int, ratios: Sequence[float]) -> None:
     """
     rows = []
     if file.is_file():
-        with file.open(newline="") as stream:
-            rows = [row for row in csv.DictReader(stream) if int(row["epoch"]) < epoch]
+        rows = [row for row in _earlier(file) if int(row["epoch"]) < epoch]
     values = np.asarray(ratios, dtype=np.float64)
     least, q25, median, q75, most = np.quantile(values, (0, 0.25, 0.5, 0.75, 1))
     figures = (values.mean(), values.std(), least, q25, median, q75, most, np.mean(values == 0))
     row = dict(zip(COLUMNS, (str(epoch), str(len(values)), *(f"{figure:.6g}" for figure in figures)), strict=True))
 
-    temporary = file.with_name(f"{file.name}.tmp")
-    with temporary.open("w", newline="") as stream:
+    with atomic_file(file) as stream:
         writer = csv.DictWriter(stream, COLUMNS)
         writer.writeheader()
         writer.writerows([*rows, row])
-    temporary.replace(file)
+
+
+def _earlier(file: Path) -> list[dict[str, str]]:
+    """The rows of earlier epochs. A training of days does not end because of a file that tells about it."""
+    try:
+        found = read_csv(file, COLUMNS, "the epochs in it are left out")
+        if all(row.cells["epoch"].isdecimal() for row in found):
+            return [{name: row.cells[name] for name in COLUMNS} for row in found]
+        warn(f"{file}: an epoch is no number: the epochs in it are left out")
+    except UserError as error:
+        warn(str(error))
+    return []
