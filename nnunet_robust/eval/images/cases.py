@@ -162,7 +162,7 @@ def drawn_by_experts(cases: Sequence[CaseFiles], folders: Sequence[Path], refere
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"no folder {folder}: give existing folders with -l")
-    names = [folder.resolve().name for folder in folders]
+    names = [check_name(folder.resolve().name, "expert", path=False) for folder in folders]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"two folders of labels are called {twice[0]}: their names name the experts, give others")
     return [
@@ -203,7 +203,7 @@ def cases_of_dataset(dataset: str, fold: str, file_ending: str, channels: int) -
         raise UserError(f"validation case {unknown[0]!r} of fold {fold} is not in {raw}: restore it, or give -i and -l")
     return [
         CaseFiles(
-            name,
+            check_name(name, "case"),
             patients.get(name, name),
             tuple(map(Path, files[name]["images"])),
             Path(files[name]["label"]),
