@@ -52,6 +52,7 @@ _SCHEMA: Mapping[str, Any] = {
                 "members": {"type": "array", "items": {"type": "string"}},
                 "precision": {"type": "string"},
             },
+            "required": ["fold", "mirroring", "members", "precision"],
         },
         "condition": {"type": "string"},
         "alpha": {"type": "number"},

@@ -91,7 +91,7 @@ def test_what_cannot_be_a_reference(tmp_path: Path) -> None:
             Reference.of(images, MODEL, "clean")
     with pytest.raises(UserError, match="no reference"):
         read_reference(tmp_path / "none.json")
-    for text, message in (("{", "line 1: it ends too early"), ("[]", "must be a mapping"), ("{}", "'format' is missing"),
+    for text, message in (("{", "it ends too early"), ("[]", "must be a mapping"), ("{}", "'format' is missing"),
                           ('{"format": 1}', "'model' is missing")):  # fmt: skip
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(UserError, match=rf"bad\.json.*{message}.*: fit it again"):

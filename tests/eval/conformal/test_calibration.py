@@ -19,7 +19,8 @@ from nnunet_robust.eval.conformal.informative import MaskSize
 from nnunet_robust.eval.conformal.loss_curves import SETTINGS, bound_mask, loss_curves
 from nnunet_robust.eval.images.image_statistics import ImageStatistics
 
-MODEL = {"key": "nnUNetTrainer__nnUNetPlans__2d__fold0", "checkpoints": {"0": "ab12"}}
+MODEL = {"trainer": "nnUNetTrainer", "fold": "0", "checkpoints": {"0": "ab12"}, "mirroring": True, "members": ["folds"],
+         "precision": "exact"}  # fmt: skip
 SPACING = (0.5, 1.0)
 
 
