@@ -93,6 +93,8 @@ class Attempts:
 def list_attempts(path: Path) -> list[dict[str, Any]]:
     """The attempts at a job: `began` (seconds since 1970), `run`, `progress` before it, and `seconds` if it is over."""
     attempts: list[dict[str, Any]] = []
+    if not path.is_file():
+        return attempts
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError:
@@ -125,7 +127,7 @@ def _size(file: Path) -> int:
 def epochs_begun(log: Path) -> int:
     """How many epochs nnU-Net says it has begun, over all attempts."""
     try:
-        text = log.read_text(encoding="utf-8", errors="replace")
+        text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     except OSError:
         return 0
     return max((int(number) + 1 for number in re.findall(r"Epoch (\d+)\s*$", text, re.MULTILINE)), default=0)
