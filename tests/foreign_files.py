@@ -137,7 +137,7 @@ def _saved(size: tuple[int, int], mode: str, kind: str) -> Damage:
 
 
 def _elsewhere(path: Path) -> None:
-    outside = path.parents[3] / "outside.png"
+    outside = next(folder for folder in path.parents if folder.name == "pictures").parents[1] / "outside.png"
     shutil.copy(path, outside)
     path.unlink()
     path.symlink_to(outside)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -153,33 +153,52 @@ def test_a_line_is_named(sweep: Path, capsys: pytest.CaptureFixture[str]) -> Non
 # --- pictures
 
 
-@pytest.fixture(scope="module")
-def pictured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_sweep_output(
-        tmp_path_factory.mktemp("pictured") / "out", n_cases=1, levels={"speckle_noise": [0.1, 0.3]}
-    )
-
-
+LEVELS = [round(0.01 * (1 + at), 2) for at in range(len(PICTURE))]
 KEY = f"{MODELS[0]}__nnUNetPlans__2d__fold0"
 
 
-@pytest.mark.parametrize("name", ["clean.png", "speckle_noise_0.3.png", "reference.png", f"{KEY}/clean.png"])
-@of(PICTURE)
-def test_a_picture(
+@pytest.fixture(scope="module")
+def pictured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sweep_output(tmp_path_factory.mktemp("pictured") / "out", n_cases=1, levels={"speckle_noise": LEVELS})
+
+
+def shown(sweep: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The pictures that a report and its video have warned of."""
+    capsys.readouterr()
+    assert main(["report", str(sweep), "-o", str(sweep.parent / "page"), "--format", "html", "gif"]) == 0
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return re.findall(r"warning: (\S+\.png) is left out: ", said)
+
+
+@pytest.mark.parametrize("folder", ["", KEY], ids=["an image", "a prediction"])
+def test_pictures(folder: str, pictured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each level's picture with a fault of its own: each costs itself, and is named once."""
+    sweep = Path(shutil.copytree(pictured, tmp_path / "out"))
+    of_case = sweep / "pictures" / "tex_000"
+    paths = {
+        name: of_case / folder / f"speckle_noise_{level:g}.png" for name, level in zip(PICTURE, LEVELS, strict=True)
+    }
+    for name, path in paths.items():
+        PICTURE[name](path)
+    warned = shown(sweep, capsys)
+    for name, path in paths.items():
+        if name.startswith("another size") and not folder:  # of an image: its label maps do not fit it
+            assert str(path) not in warned and warned.count(str(of_case / KEY / path.name)) == 1
+        elif name not in ("a folder", "a pipe"):  # where there is no picture, none is missed
+            assert warned.count(str(path)) == 1, name
+    assert str(of_case / "clean.png") not in warned
+    assert "image/webp" in (tmp_path / "page" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["clean.png", "reference.png"])
+@of({name: PICTURE[name] for name in ("cut", "another size", "a link out")})
+def test_a_picture_that_many_need(
     name: str, damage: Damage, pictured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep = Path(shutil.copytree(pictured, tmp_path / "out"))
-    path = sweep / "pictures" / "tex_000" / name
-    damage(path)
-    capsys.readouterr()
-    assert main(["report", str(sweep), "-o", str(tmp_path / "page"), "--format", "html", "gif"]) == 0
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
-    about = [line for line in said if "pictures" in line]
-    if path.is_file():
-        assert about and len(set(about)) == len(about)  # each picture once
-        if "size" not in " ".join(about):
-            assert str(path) in about[0]
-    assert "Traceback" not in " ".join(said)
+    damage(sweep / "pictures" / "tex_000" / name)
+    assert shown(sweep, capsys)
 
 
 def test_nothing_outside_of_the_folder_is_shown(
@@ -296,12 +315,6 @@ def monitor(monitored: Path, tmp_path: Path) -> Path:
 def checking(folder: Path) -> list[str]:
     reference, images, out = (str(folder / name) for name in ("reference.json", "images", "out"))
     return ["monitor", "check", reference, "-i", images, "-o", out, "-device", "cpu"]
-
-
-@pytest.fixture(autouse=True)
-def without_locks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Lock files stay where they are: they are no change of what is stored."""
-    yield
 
 
 def test_a_stream_goes_on(monitor: Path) -> None:
@@ -422,3 +435,109 @@ def test_what_a_study_s_jobs_left(name: str, damage: Damage, study: Path, capsys
     assert "Traceback" not in said and state(study) == before
     if not name.startswith("attempts") and path.is_file() and name != "infinite":
         assert said == "" or (said.count("\n") == 1 and str(path) in said)
+
+
+# --- nnU-Net's files
+
+
+def raw_dataset(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A raw dataset of two cases, and plans of it."""
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (folder / name).mkdir()
+        monkeypatch.setenv(name, str(folder / name))
+    raw, planned = folder / "nnUNet_raw" / "Dataset901_T", folder / "nnUNet_preprocessed" / "Dataset901_T"
+    for kind, ending in (("imagesTr", "_0000.png"), ("labelsTr", ".png")):
+        (raw / kind).mkdir(parents=True)
+        for number in range(2):
+            array = np.zeros((40, 40), np.uint8)
+            array[10:30, 10:30] = 1
+            Image.fromarray(array).save(raw / kind / f"c{number}{ending}")
+    content = {
+        "file_ending": ".png",
+        "channel_names": {"0": "x"},
+        "labels": {"background": 0, "a": 1},
+        "numTraining": 2,
+    }
+    (raw / "dataset.json").write_text(json.dumps(content))
+    planned.mkdir()
+    shutil.copy(raw / "dataset.json", planned)
+    (planned / "nnUNetPlans.json").write_text('{"plans_name": "nnUNetPlans", "x": 1, "configurations": {"2d": {}}}')
+    return raw
+
+
+@of(
+    {
+        name: damage
+        for name, damage in JSON.items()
+        if name not in ("another object", "infinite", "a loop", "a folder", "a pipe")
+    }
+)
+def test_a_dataset_json(damage: Damage, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = raw_dataset(tmp_path, monkeypatch)
+    damage(raw / "dataset.json")
+    out = str(tmp_path / "o.csv")
+    refused(["complexity", "-d", "901", "-o", out], raw / "dataset.json", tmp_path, capsys)
+
+
+@pytest.mark.parametrize("name", ["nnUNetPlans.json", "dataset.json"])
+@of({name: damage for name, damage in JSON.items() if name not in ("infinite", "a loop", "a folder", "a pipe")})
+def test_plans(name: str, damage: Damage, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    raw_dataset(tmp_path, monkeypatch)
+    path = tmp_path / "nnUNet_preprocessed" / "Dataset901_T" / name
+    damage(path)
+    refused(["trainers", "nnUNetTrainer", "-d", "901"], path, tmp_path, capsys)
+
+
+@pytest.mark.parametrize("label", ["a\nb", "a\tb", "\x00", "", "\u2028", "\x1b[31m"])
+def test_labels_that_break_lines(label: str, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = raw_dataset(tmp_path, monkeypatch)
+    content = json.loads((raw / "dataset.json").read_text())
+    (raw / "dataset.json").write_text(json.dumps({**content, "labels": {"background": 0, label: 1}}))
+    refused(["complexity", "-d", "901", "-o", str(tmp_path / "o.csv")], raw / "dataset.json", tmp_path, capsys)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\tb", "-a", "a\x7fb", "a\udcffb", " "])
+def test_cases_that_break_lines(name: str, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = raw_dataset(tmp_path, monkeypatch)
+    for kind, ending in (("imagesTr", "_0000.png"), ("labelsTr", ".png")):
+        shutil.copy(raw / kind / f"c0{ending}", raw / kind / f"{name}{ending}")
+    said = refused(["complexity", "-d", "901", "-o", str(tmp_path / "o.csv")], Path("case"), tmp_path, capsys)
+    assert repr(name) in said and "rename it" in said
+
+
+def test_hidden_files_are_no_cases(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = raw_dataset(tmp_path, monkeypatch)
+    (raw / "imagesTr" / "._c0_0000.png").write_bytes(b"Mac OS X")
+    (raw / "imagesTr" / ".DS_Store").write_bytes(b"x")
+    assert main(["complexity", "-d", "901", "-o", str(tmp_path / "o.csv")]) == 0
+    assert "._c0_0000.png" in capsys.readouterr().err
+    assert "._c0" not in (tmp_path / "o.csv").read_text()
+
+
+# --- text in figures, pages and tables
+
+STRANGE = r"a$\frac{x}$ \b <script>alert(1)</script> & 5% #{~^} =1+1 ‮abc 😀"
+
+
+def test_strange_names_are_written_as_they_are(tmp_path: Path, monkeypatch) -> None:
+    import warnings
+
+    from openpyxl import load_workbook
+
+    strange = STRANGE.encode().decode("unicode_escape") if "\\u" in STRANGE else STRANGE
+    sweep = write_sweep_output(
+        tmp_path / "out", n_cases=4, levels={"speckle_noise": [0.1, 0.3]}, dataset=f"D {strange}", labels=(f"L {strange}", "=1+1"),
+        models=("nnUNetTrainer", f"M$x$_{strange}"),
+    )  # fmt: skip
+    formats = ["html", "pdf", "png", "csv", "tex", "xlsx", "gif"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert main(["report", str(sweep), "-o", str(tmp_path / "p"), "--format", *formats]) == 0
+    page = (tmp_path / "p" / "report.html").read_text()
+    assert "<script>alert" not in page and "&lt;script&gt;alert" in page and "$" in page
+    for path in (tmp_path / "p" / "figures").glob("*.tex"):
+        body = path.read_text().replace(r"\$", "").replace("$\\sim$", "")
+        assert "<script>" not in body or r"\textbackslash" in body
+        assert not re.search(r"(?<!\\)[&%#](?=[^\n]*script)", body.replace(" & ", " ")), path
+    book = load_workbook(tmp_path / "p" / "figures" / "tables.xlsx")
+    assert not [cell for sheet in book for row in sheet.iter_rows() for cell in row if cell.data_type == "f"]
