@@ -121,7 +121,7 @@ def init(
 
     Example: nnunet-robust study init skip-connections
     """
-    from nnunet_robust.study.document import suggestion
+    from nnunet_robust.common.schemas import suggestion
     from nnunet_robust.study.examples import EXAMPLES, example
 
     if name not in EXAMPLES:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.study.document import Document, Key, schema, suggestion
+from nnunet_robust.common.schemas import Key, suggestion
+from nnunet_robust.study.document import Document, schema
 from nnunet_robust.study.names import compose_trainers
 
 STAGES = ("dataset", "plan", "train", "sweep", "report")

@@ -143,8 +143,26 @@ def damages(draw: st.DrawFn, data: bytes) -> bytes:
         added = draw(
             st.one_of(
                 st.binary(max_size=8),
-                st.sampled_from([b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"\r\n", b";", b'"', b",", b"[" * 2000, b"nan",
-                                 b"-1", b"1e999", b"9" * 5000, b"null", b"{}", b"\t", data[at:to] * 2]),  # fmt: skip
+                st.sampled_from(
+                    [
+                        b"\x00",
+                        b"\xff\xfe",
+                        b"\xef\xbb\xbf",
+                        b"\r\n",
+                        b";",
+                        b'"',
+                        b",",
+                        b"[" * 2000,
+                        b"nan",
+                        b"-1",
+                        b"1e999",
+                        b"9" * 5000,
+                        b"null",
+                        b"{}",
+                        b"\t",
+                        data[at:to] * 2,
+                    ]
+                ),  # fmt: skip
             )
         )
         data = data[:at] + added + data[to:]
