@@ -6,7 +6,8 @@ is refused by `nnunet_robust.eval.sweep.checks`, values out of range by the data
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,8 +79,41 @@ IDLE = (
 )  # fmt: skip
 
 
+LARGEST = 2**63 - 1
+"""Of whole numbers: what files and libraries hold."""
+
+
+def check_words(words: Sequence[str], texts: Collection[str]) -> None:
+    """Refuse what no file's name and no number can be: nothing at all, or a zero byte in it.
+
+    Args:
+        words: of a command, as the shell hands them over.
+        texts: flags of the options that are any text, also an empty one.
+
+    Raises:
+        UserError: names the option.
+    """
+    for before, word in zip(["", *words], words, strict=False):
+        flag, value = word.split("=", 1) if word.startswith("--") and "=" in word else (before, word)
+        if "\0" in value:
+            raise UserError(f"{value}: it has a zero byte in it, which no name may have")
+        if not value and flag not in texts:
+            raise UserError(f"{flag if flag.startswith('-') else 'an argument'} is empty: is a variable not set?")
+
+
+def _check_numbers(options: Sequence[Any], values: Mapping[str, Any]) -> None:
+    """Refuse numbers that nothing can be computed with: nan, infinity, and what 64 bits do not hold."""
+    for option in options:
+        value = values[option.name]
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"{option.opts[0]} {number}: give a finite number")
+            if isinstance(number, int) and abs(number) > LARGEST:
+                raise UserError(f"{option.opts[0]}: give a whole number between -2^63 and 2^63")
+
+
 def check_options(context: Any) -> None:
-    """Refuse options of a command that were given and can have no effect.
+    """Refuse options of a command that were given and can have no effect, and numbers that are none.
 
     Args:
         context: click's, its arguments parsed.
@@ -87,6 +121,7 @@ def check_options(context: Any) -> None:
     Raises:
         UserError: names the first one, its value, and what to do.
     """
+    _check_numbers(context.command.params, context.params)
     given = {
         option.name: option
         for option in context.command.params

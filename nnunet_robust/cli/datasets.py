@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from nnunet_robust.cli.options import Commands
+from nnunet_robust.common.outputs import require_folder
 
 synthesize = Commands(help="Make synthetic datasets of controlled difficulty.", no_args_is_help=True)
 convert = Commands(help="Turn a published dataset into nnU-Net's raw format.", no_args_is_help=True)
@@ -74,7 +75,6 @@ def textures(
 
     Example: nnunet-robust synthesize textures --id 501 --alpha 0.1 --test-alphas 0.1 0.5 0.9
     """
-    from nnunet_robust.common.folders import nnunet_folder
     from nnunet_robust.dataset_conversion.textures import TextureParameters, synthesize_textures
 
     parameters = TextureParameters(
@@ -82,7 +82,7 @@ def textures(
         direction=direction.value, shape=shape.value, seed=seed, test_alphas=tuple(test_alphas or ()),
         both_directions=both_directions,
     )  # fmt: skip
-    folder = synthesize_textures(nnunet_folder("nnUNet_raw"), dataset_id, parameters, name)
+    folder = synthesize_textures(_raw_folder(), dataset_id, parameters, name)
     print(f"{folder}\nnext: nnUNetv2_plan_and_preprocess -d {dataset_id} -c 2d")
     _print_series(folder)
 
@@ -113,7 +113,6 @@ def volumes(
     Example: nnunet-robust synthesize volumes --id 511 --test-radii 5 25 45
     """
     from nnunet_robust.common.errors import UserError
-    from nnunet_robust.common.folders import nnunet_folder
     from nnunet_robust.dataset_conversion.volumes import VolumeParameters, synthesize_volumes
 
     sides = size or [96]
@@ -125,7 +124,7 @@ def volumes(
         alpha=alpha, direction=direction.value, seed=seed, test_radii_mm=tuple(test_radii or ()),
         test_alphas=tuple(test_alphas or ()),
     )  # fmt: skip
-    folder = synthesize_volumes(nnunet_folder("nnUNet_raw"), dataset_id, parameters, name)
+    folder = synthesize_volumes(_raw_folder(), dataset_id, parameters, name)
     print(f"{folder}\nnext: nnUNetv2_plan_and_preprocess -d {dataset_id} -c 3d_fullres")
     _print_series(folder)
 
@@ -159,13 +158,13 @@ def busi(
 
     Example: nnunet-robust convert busi Dataset_BUSI_with_GT --id 510
     """
-    from nnunet_robust.common.folders import nnunet_folder
     from nnunet_robust.dataset_conversion.busi import BusiParameters, convert_busi
 
     parameters = BusiParameters(
         include_normal=include_normal, classes=classes, test_share=test_share, seed=seed, cases=cases
     )
-    _finish(convert_busi(nnunet_folder("nnUNet_raw"), source, dataset_id, name, parameters, _note, strict))
+    raw = _folders()
+    _finish(convert_busi(raw, source, dataset_id, name, parameters, _note, strict))
 
 
 @convert.command()
@@ -185,12 +184,12 @@ def glas(
 
     Example: nnunet-robust convert glas GlaS --id 520 --gray
     """
-    from nnunet_robust.common.folders import nnunet_folder
     from nnunet_robust.dataset_conversion.glas import GlasParameters, convert_glas
 
     px = boundary_px if boundary else None
     parameters = GlasParameters(gray=gray, boundary_px=px, cases=cases, test_share=test_share, seed=seed)
-    _finish(convert_glas(nnunet_folder("nnUNet_raw"), source, dataset_id, name, parameters, _note, strict))
+    raw = _folders()
+    _finish(convert_glas(raw, source, dataset_id, name, parameters, _note, strict))
 
 
 class Slices(str, Enum):
@@ -217,12 +216,12 @@ def msd(
 
     Example: nnunet-robust convert msd Task04_Hippocampus --id 4 --test-share 0.2
     """
-    from nnunet_robust.common.folders import nnunet_folder
     from nnunet_robust.dataset_conversion.msd import MsdParameters, convert_msd
 
     plane = None if slices is None else slices.value
     parameters = MsdParameters(test_share, seed, plane, min_foreground, cases)
-    _finish(convert_msd(nnunet_folder("nnUNet_raw"), source, dataset_id, name, parameters, _note, strict))
+    raw = _folders()
+    _finish(convert_msd(raw, source, dataset_id, name, parameters, _note, strict))
 
 
 @convert.command()
@@ -239,11 +238,26 @@ def acdc(
 
     Example: nnunet-robust convert acdc ACDC/database --id 540
     """
-    from nnunet_robust.common.folders import nnunet_folder
     from nnunet_robust.dataset_conversion.acdc import AcdcParameters, convert_acdc
 
     parameters = AcdcParameters(cases=cases, test_share=test_share, seed=seed)
-    _finish(convert_acdc(nnunet_folder("nnUNet_raw"), source, dataset_id, name or "ACDC", parameters, _note, strict))
+    raw = _folders()
+    _finish(convert_acdc(raw, source, dataset_id, name or "ACDC", parameters, _note, strict))
+
+
+def _raw_folder(variable: str = "nnUNet_raw") -> Path:
+    """One of nnU-Net's folders, which must be writable."""
+    from nnunet_robust.common.folders import nnunet_folder
+
+    folder = nnunet_folder(variable)
+    require_folder(f"{variable}:", folder, f"set {variable} to a folder of yours")
+    return folder
+
+
+def _folders() -> Path:
+    """The folder of raw datasets; that of their folds, which are installed at the end, must be writable, too."""
+    _raw_folder("nnUNet_preprocessed")
+    return _raw_folder()
 
 
 def _note(line: str) -> None:

@@ -10,6 +10,8 @@ import typer
 
 from nnunet_robust.cli.console import print_table
 from nnunet_robust.cli.options import (
+    FILE,
+    FOLDER,
     CaseFlags,
     Commands,
     DeviceFlags,
@@ -39,7 +41,7 @@ def recommend(
         list[Path] | None, typer.Option("-m", help="A trained model of that sweep, to predict masks with.")
     ] = None,
     margin: Annotated[float, typer.Option("--margin", help="Difference in Dice that matters.")] = 0.01,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write all of it into this file, too.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all of it into this file, too."), FILE] = None,
 ) -> None:
     """Which architecture for images like these? By what a sweep measured; exit code 3 where it declines to say.
 
@@ -72,7 +74,7 @@ def recommend(
 
 @deployment.command(rich_help_panel="New images")
 def calibrate(
-    output: Annotated[Path, typer.Option("-o", help="The calibration, a .json.")],
+    output: Annotated[Path, typer.Option("-o", help="The calibration, a .json."), FILE],
     wanted: CaseFlags,
     model: ModelAndFoldsFlags,
     prediction: MemberFlags,
@@ -104,7 +106,7 @@ def calibrate(
     from nnunet_robust.eval.inference.selection import ModelSelection, interface, models_of
     from nnunet_robust.eval.inference.training_cases import check_not_trained_on
 
-    if output.suffix != ".json" or output.is_dir():
+    if output.suffix != ".json":
         raise UserError(f"-o {output}: name the file that the calibration goes into, such as calibration.json")
     if len(wanted.labels) > 1:
         raise UserError(f"-l names {len(wanted.labels)} folders: a calibration is on one reference, name it alone")
@@ -137,7 +139,7 @@ def calibrate(
 @deployment.command(rich_help_panel="New images")
 def apply(
     images: NewImages,
-    output: Annotated[Path, typer.Option("-o", help="Folder of the masks and ratings.")],
+    output: Annotated[Path, typer.Option("-o", help="Folder of the masks and ratings."), FOLDER],
     rating: RatingFlags,
     model: ModelFlags,
     execution: DeviceFlags,
@@ -178,7 +180,7 @@ def apply(
 @deployment.command(rich_help_panel="New images")
 def qa(
     images: NewImages,
-    output: Annotated[Path, typer.Option("-o", help="Folder of qa.csv and qa.html.")],
+    output: Annotated[Path, typer.Option("-o", help="Folder of qa.csv and qa.html."), FOLDER],
     rating: RatingFlags,
     model: ModelFlags,
     execution: DeviceFlags,

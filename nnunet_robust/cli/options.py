@@ -12,13 +12,14 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import partial, wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, NamedTuple, cast, get_args, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperCommand
 
-from nnunet_robust.cli.checks import check_options
+from nnunet_robust.cli.checks import check_options, check_words
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.outputs import require_file, require_folder
 
 CommandFunction = Callable[..., None]
 
@@ -29,16 +30,69 @@ class Commands(typer.Typer):
     def command(self, *arguments: Any, **settings: Any) -> Any:
         """Register a command; a parameter whose type is a dataclass stands for the options that are its fields."""
         register = super().command(*arguments, **{"cls": _SeveralValues, **settings})
-        return lambda function: register(with_groups(function))
+        return lambda function: register(with_groups(checking_outputs(function)))
+
+
+class Output(NamedTuple):
+    """Marks an option as a place that the command writes to, beside Typer's own description of it.
+
+    Attributes:
+        require: refuses a place that cannot be written, see `common.outputs`. It is asked before the command begins.
+    """
+
+    require: Callable[[str, Path], None]
+
+
+FOLDER = Output(require_folder)
+FILE = Output(require_file)
+
+
+def outputs_of(command: CommandFunction) -> dict[str, tuple[str, Output]]:
+    """Find the options of a command that are marked as its outputs: parameter -> (flag, mark)."""
+    found = {}
+    for parameter in signature(command, eval_str=True).parameters.values():
+        info: tuple[Any, ...] = getattr(parameter.annotation, "__metadata__", ())
+        for mark in (one for one in info if isinstance(one, Output)):
+            found[parameter.name] = (info[0].default, mark)  # an option's first word stands where others have a default
+    return found
+
+
+def checking_outputs(command: CommandFunction) -> CommandFunction:
+    """The command with all of its outputs checked before it begins; those that are not given are its own affair."""
+    outputs = outputs_of(command)
+    if not outputs:
+        return command
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        for name, (flag, output) in outputs.items():
+            if given[name] is not None:
+                output.require(flag, given[name])
+        command(**given)
+
+    return run
 
 
 class _SeveralValues(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        check_words(args, {flag for option in self.params if self._is_text(option) for flag in option.opts})
         flags = {flag for option in self.params if getattr(option, "multiple", False) for flag in option.opts}
         rest: list[str] = super().parse_args(ctx, repeat_flags(args, flags))
         if not ctx.resilient_parsing:
             check_options(ctx)
         return rest
+
+    def _is_text(self, option: Any) -> bool:
+        parameter = signature(cast(Any, self.callback), eval_str=True).parameters.get(option.name)
+        return parameter is not None and str in _members(parameter.annotation)
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The types that an annotation names: of Annotated[list[Path] | None, ...] Path and None."""
+    parts = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        parts = parts[:1]
+    return [member for part in parts for member in _members(part)] if parts else [annotation]
 
 
 def repeat_flags(arguments: list[str], flags: set[str]) -> list[str]:

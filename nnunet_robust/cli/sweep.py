@@ -10,7 +10,15 @@ from typing import Annotated
 
 import typer
 
-from nnunet_robust.cli.options import CaseFlags, Commands, ModelAndFoldsFlags, PredictionFlags, of_cases, of_execution
+from nnunet_robust.cli.options import (
+    FOLDER,
+    CaseFlags,
+    Commands,
+    ModelAndFoldsFlags,
+    PredictionFlags,
+    of_cases,
+    of_execution,
+)
 from nnunet_robust.common.console import show
 
 sweeping = Commands()
@@ -165,7 +173,7 @@ class SweepExecutionFlags(PredictionFlags):
 
 @sweeping.command(rich_help_panel="Evaluation")
 def sweep(
-    output: Annotated[Path, typer.Option("-o", help="Folder of the results; a sweep begun there goes on.")],
+    output: Annotated[Path, typer.Option("-o", help="Folder of the results; a sweep begun there goes on."), FOLDER],
     models: ModelAndFoldsFlags,
     cases: SweepCaseFlags,
     named: ConditionFlags,

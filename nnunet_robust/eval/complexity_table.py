@@ -91,9 +91,7 @@ def write_complexity(
         raise UserError(f"none of {len(cases)} cases can be measured: {failed[0]}")
     figure = target.with_suffix(".png")
     write_atomically(target, _csv(rows))
-    temporary = figure.with_name(f".{figure.name}.tmp")
-    temporary.write_bytes(histogram(rows, name, variant))
-    temporary.replace(figure)
+    write_atomically(figure, histogram(rows, name, variant))
     return figure, failed
 
 
