@@ -79,8 +79,24 @@ IDLE = (
 )  # fmt: skip
 
 
-LARGEST = 2**63 - 1
-"""Of whole numbers: what files and libraries hold."""
+class Within(NamedTuple):
+    """Marks an option as numbers of a range, beside Typer's own description of it; nan is in none.
+
+    Attributes:
+        low: the least number.
+        high: the greatest.
+    """
+
+    low: float
+    high: float
+
+
+SEED = Within(0, 2**63 - 1)
+SHARE = Within(0, 1)
+COUNT = Within(1, 1_000_000)
+LENGTH = Within(0, 1e6)
+ANY = Within(-math.inf, math.inf)
+"""For numbers whose range another option tells."""
 
 
 def check_words(words: Sequence[str], texts: Collection[str]) -> None:
@@ -101,19 +117,32 @@ def check_words(words: Sequence[str], texts: Collection[str]) -> None:
             raise UserError(f"{flag if flag.startswith('-') else 'an argument'} is empty: is a variable not set?")
 
 
-def _check_numbers(options: Sequence[Any], values: Mapping[str, Any]) -> None:
-    """Refuse numbers that nothing can be computed with: nan, infinity, and what 64 bits do not hold."""
-    for option in options:
-        value = values[option.name]
+def check_numbers(context: Any, ranges: Mapping[str, Within]) -> None:
+    """Refuse numbers that are out of range, or none.
+
+    Args:
+        context: click's, its arguments parsed.
+        ranges: of the options that are numbers, by the names of their parameters.
+
+    Raises:
+        UserError: names the first option, its value and the range.
+    """
+    for option in context.command.params:
+        value = context.params[option.name]
         for number in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(number, float) and not math.isfinite(number):
-                raise UserError(f"{option.opts[0]} {number}: give a finite number")
-            if isinstance(number, int) and abs(number) > LARGEST:
-                raise UserError(f"{option.opts[0]}: give a whole number between -2^63 and 2^63")
+            low, high = ranges.get(option.name, ANY)
+            if number is not None and option.name in ranges and not low <= number <= high:
+                kind = "a whole number" if isinstance(number, int) else "a number"
+                raise UserError(f"{option.opts[0]} {_number(number)}: give {kind} from {low:g} to {_number(high)}")
+
+
+def _number(value: float) -> str:
+    """A number in few letters: those of thousands of digits are refused, too."""
+    return f"{value:g}" if isinstance(value, float) else str(value) if abs(value) < 2**63 else "of so many digits"
 
 
 def check_options(context: Any) -> None:
-    """Refuse options of a command that were given and can have no effect, and numbers that are none.
+    """Refuse options of a command that were given and can have no effect.
 
     Args:
         context: click's, its arguments parsed.
@@ -121,7 +150,6 @@ def check_options(context: Any) -> None:
     Raises:
         UserError: names the first one, its value, and what to do.
     """
-    _check_numbers(context.command.params, context.params)
     given = {
         option.name: option
         for option in context.command.params

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from nnunet_robust.cli.checks import COUNT, LENGTH, SEED, SHARE, Within
 from nnunet_robust.cli.options import Commands
 from nnunet_robust.common.outputs import require_folder
 
@@ -46,12 +47,12 @@ _of_cases = partial(typer.Option, rich_help_panel="Cases")
 _of_difficulty = partial(typer.Option, rich_help_panel="Difficulty")
 _of_series = partial(typer.Option, rich_help_panel="Series of test sets")
 
-_DatasetId = Annotated[int, typer.Option("--id", help="Id of the new dataset, 1 to 999.")]
+_DatasetId = Annotated[int, typer.Option("--id", help="Id of the new dataset, 1 to 999."), Within(1, 999)]
 _SyntheticName = Annotated[str | None, typer.Option(help="Name of the dataset; by default it tells the parameters.")]
 _Direction = Annotated[Direction, _of_difficulty(help="Where the other texture bleeds in.")]
-_Alpha = Annotated[float, _of_difficulty(help="Blending of textures in [0, 1]; higher is harder.")]
+_Alpha = Annotated[float, _of_difficulty(help="Blending of textures in [0, 1]; higher is harder."), SHARE]
 _TestAlphas = Annotated[
-    list[float] | None, _of_series(help="Also a series of test sets, one for each alpha, several at once.")
+    list[float] | None, _of_series(help="Also a series of test sets, one for each alpha, several at once."), SHARE
 ]
 
 
@@ -59,14 +60,14 @@ _TestAlphas = Annotated[
 def textures(
     dataset_id: _DatasetId,
     alpha: _Alpha = 0.1,
-    cases: Annotated[int, _of_cases(help="Training cases.")] = 60,
-    test_cases: Annotated[int, _of_cases(help="Test cases.")] = 20,
-    size: Annotated[int, _of_cases(help="Side of the square images, in pixels.")] = 128,
+    cases: Annotated[int, _of_cases(help="Training cases."), COUNT] = 60,
+    test_cases: Annotated[int, _of_cases(help="Test cases."), Within(0, 1_000_000)] = 20,
+    size: Annotated[int, _of_cases(help="Side of the square images, in pixels."), COUNT] = 128,
     foreground: Annotated[str, _of_difficulty(help="brick, grass, gravel, or an image file.")] = "brick",
     background: Annotated[str, _of_difficulty(help="brick, grass, gravel, or an image file.")] = "gravel",
     direction: _Direction = Direction.foreground,
     shape: Annotated[Shape, _of_difficulty(help="Outline of the objects.")] = Shape.normal,
-    seed: Annotated[int, _of_cases(help="Seed of shapes and crops.")] = 0,
+    seed: Annotated[int, _of_cases(help="Seed of shapes and crops."), SEED] = 0,
     test_alphas: _TestAlphas = None,
     both_directions: Annotated[bool, _of_series("--both-directions", help="That series in both directions.")] = False,
     name: _SyntheticName = None,
@@ -90,20 +91,27 @@ def textures(
 @synthesize.command()
 def volumes(
     dataset_id: _DatasetId,
-    radius: Annotated[tuple[float, float], _of_difficulty(help="Least and greatest in training, mm.")] = (25, 34),
-    test_radius: Annotated[tuple[float, float], _of_difficulty(help="The same in testing.")] = (5, 47),
-    cases: Annotated[int, _of_cases(help="Training cases; nnU-Net's folds split them 80 to 20.")] = 100,
-    test_cases: Annotated[int, _of_cases(help="Test cases, and cases in each set of a series.")] = 100,
-    size: Annotated[list[int] | None, _of_cases(help="Voxels per axis: one number, or Z Y X; default 96.")] = None,
-    spacing: Annotated[tuple[float, float, float], _of_cases(help="Voxel size in mm: Z Y X.")] = (1, 1, 1),
+    radius: Annotated[tuple[float, float], _of_difficulty(help="Least and greatest in training, mm."), LENGTH] = (
+        25,
+        34,
+    ),
+    test_radius: Annotated[tuple[float, float], _of_difficulty(help="The same in testing."), LENGTH] = (5, 47),
+    cases: Annotated[int, _of_cases(help="Training cases; nnU-Net's folds split them 80 to 20."), COUNT] = 100,
+    test_cases: Annotated[
+        int, _of_cases(help="Test cases, and cases in each set of a series."), Within(0, 1_000_000)
+    ] = 100,
+    size: Annotated[
+        list[int] | None, _of_cases(help="Voxels per axis: one number, or Z Y X; default 96."), COUNT
+    ] = None,
+    spacing: Annotated[tuple[float, float, float], _of_cases(help="Voxel size in mm: Z Y X."), LENGTH] = (1, 1, 1),
     shape: Annotated[Solid, _of_difficulty(help="The object; the radius is of the sphere around it.")] = Solid.sphere,
     foreground: Annotated[str | None, _of_difficulty(help="Its texture: brick, grass, gravel, an image file.")] = None,
     background: Annotated[str | None, _of_difficulty(help="The texture around it; without: 1 in noise.")] = None,
     alpha: _Alpha = 0.1,
     direction: _Direction = Direction.foreground,
-    seed: Annotated[int, _of_cases(help="Seed of places, radii, noise and crops.")] = 0,
+    seed: Annotated[int, _of_cases(help="Seed of places, radii, noise and crops."), SEED] = 0,
     test_radii: Annotated[
-        list[float] | None, _of_series(help="Also a series of test sets, one for each radius, several at once.")
+        list[float] | None, _of_series(help="Also a series of test sets, one for each radius, several at once."), LENGTH
     ] = None,
     test_alphas: _TestAlphas = None,
     name: _SyntheticName = None,
@@ -136,9 +144,11 @@ def _print_series(folder: Path) -> None:
 
 _SourceFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The source, as its owner publishes it.")]
 _DatasetName = Annotated[str | None, typer.Option(help="Name of the dataset; by default the source's.")]
-_Cases = Annotated[int | None, typer.Option(help="The first so many cases; of a published test set as many at most.")]
-_TestShare = Annotated[float, typer.Option(help="Share of the training patients kept for testing, in [0, 1).")]
-_Seed = Annotated[int, typer.Option(help="Seed of the test cases' draw.")]
+_Cases = Annotated[
+    int | None, typer.Option(help="The first so many cases; of a published test set as many at most."), COUNT
+]
+_TestShare = Annotated[float, typer.Option(help="Share of the training patients kept for testing, in [0, 1)."), SHARE]
+_Seed = Annotated[int, typer.Option(help="Seed of the test cases' draw."), SEED]
 _Strict = Annotated[bool, typer.Option("--strict", help="Refuse a source with any file that cannot be read.")]
 
 
@@ -149,7 +159,7 @@ def busi(
     name: _DatasetName = None,
     include_normal: Annotated[bool, typer.Option("--include-normal", help="Images without a lesion as well.")] = False,
     classes: Annotated[bool, typer.Option("--classes", help="Regions: lesion, and malignant within it.")] = False,
-    test_share: Annotated[float, typer.Option(help="Share of each class kept for testing, in [0, 1).")] = 0.2,
+    test_share: Annotated[float, typer.Option(help="Share of each class kept for testing, in [0, 1)."), SHARE] = 0.2,
     seed: _Seed = 0,
     cases: _Cases = None,
     strict: _Strict = False,
@@ -174,7 +184,9 @@ def glas(
     name: _DatasetName = None,
     gray: Annotated[bool, typer.Option("--gray", help="One channel, the luminance; otherwise R, G and B.")] = False,
     boundary: Annotated[bool, typer.Option("--boundary", help="A third class where glands meet.")] = False,
-    boundary_px: Annotated[float, typer.Option(help="With --boundary: how near another gland, in pixels.")] = 3.0,
+    boundary_px: Annotated[
+        float, typer.Option(help="With --boundary: how near another gland, in pixels."), LENGTH
+    ] = 3.0,
     test_share: _TestShare = 0.0,
     seed: _Seed = 0,
     cases: _Cases = None,
@@ -207,7 +219,7 @@ def msd(
     seed: _Seed = 0,
     slices: Annotated[Slices | None, typer.Option(help="A 2d case of every slice that shows the organ.")] = None,
     min_foreground: Annotated[
-        float, typer.Option(help="Least share of foreground pixels in a slice; at 0, one pixel is enough.")
+        float, typer.Option(help="Least share of foreground pixels in a slice; at 0, one pixel is enough."), SHARE
     ] = 0.0,
     cases: _Cases = None,
     strict: _Strict = False,

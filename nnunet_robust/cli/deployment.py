@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nnunet_robust.cli.checks import SHARE
 from nnunet_robust.cli.console import print_table
 from nnunet_robust.cli.options import (
     FILE,
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 deployment = Commands()
 
+JSON_FILE = FILE._replace(flag="--json")
+
 
 @deployment.command(rich_help_panel="New images")
 def recommend(
@@ -40,8 +43,10 @@ def recommend(
     models: Annotated[
         list[Path] | None, typer.Option("-m", help="A trained model of that sweep, to predict masks with.")
     ] = None,
-    margin: Annotated[float, typer.Option("--margin", help="Difference in Dice that matters.")] = 0.01,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write all of it into this file, too."), FILE] = None,
+    margin: Annotated[float, typer.Option("--margin", help="Difference in Dice that matters."), SHARE] = 0.01,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write all of it into this file, too."), JSON_FILE
+    ] = None,
 ) -> None:
     """Which architecture for images like these? By what a sweep measured; exit code 3 where it declines to say.
 
@@ -79,14 +84,19 @@ def calibrate(
     model: ModelAndFoldsFlags,
     prediction: MemberFlags,
     alpha: Annotated[
-        float, typer.Option("--alpha", help="Share of the object that may be missed on average, or be wrongly claimed.")
+        float,
+        typer.Option("--alpha", help="Share of the object that may be missed on average, or be wrongly claimed."),
+        SHARE,
     ] = 0.1,
     delta: Annotated[
         float,
         typer.Option("--delta", help="1 - the confidence of that, e.g. 0.1; 0: in expectation over calibration sets."),
+        SHARE,
     ] = 0.0,
     interval_alpha: Annotated[
-        float, typer.Option("--interval-alpha", help="Share of cases whose Dice may lie outside of its interval.")
+        float,
+        typer.Option("--interval-alpha", help="Share of cases whose Dice may lie outside of its interval."),
+        SHARE,
     ] = 0.1,
     condition: Annotated[
         str, typer.Option("--condition", help="What the images are, in words, for every sentence on them.")

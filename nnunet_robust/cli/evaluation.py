@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from nnunet_robust.cli.checks import SHARE
 from nnunet_robust.cli.options import DATASET, FILE, FOLDER, CaseFlags, Commands
 from nnunet_robust.common.console import bar
 from nnunet_robust.common.errors import UserError
@@ -66,7 +67,9 @@ def report(
             "gif, mp4: videos of cases under rising level.",
         ),
     ] = None,
-    margin: Annotated[float, typer.Option("--margin", help="Difference in Dice that matters, for the recipe.")] = 0.01,
+    margin: Annotated[
+        float, typer.Option("--margin", help="Difference in Dice that matters, for the recipe."), SHARE
+    ] = 0.01,
     labels: Annotated[
         list[str] | None,
         typer.Option("--label", help="Structures that the report is about, by nnU-Net's names; default: all of them."),

@@ -12,12 +12,12 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import partial, wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NamedTuple, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperCommand
 
-from nnunet_robust.cli.checks import check_options, check_words
+from nnunet_robust.cli.checks import SHARE, Within, check_numbers, check_options, check_words
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.outputs import require_file, require_folder
 
@@ -38,36 +38,40 @@ class Output(NamedTuple):
 
     Attributes:
         require: refuses a place that cannot be written, see `common.outputs`. It is asked before the command begins.
+        flag: of the option.
     """
 
     require: Callable[[str, Path], None]
+    flag: str = "-o"
 
 
 FOLDER = Output(require_folder)
 FILE = Output(require_file)
+Mark = TypeVar("Mark", Output, Within)
 
 
-def outputs_of(command: CommandFunction) -> dict[str, tuple[str, Output]]:
-    """Find the options of a command that are marked as its outputs: parameter -> (flag, mark)."""
-    found = {}
-    for parameter in signature(command, eval_str=True).parameters.values():
-        info: tuple[Any, ...] = getattr(parameter.annotation, "__metadata__", ())
-        for mark in (one for one in info if isinstance(one, Output)):
-            found[parameter.name] = (info[0].default, mark)  # an option's first word stands where others have a default
-    return found
+def marks_of(command: Any, kind: type[Mark]) -> dict[str, Mark]:
+    """Find the options of a command that are marked as outputs (`Output`) or as numbers of a range (`Within`).
+
+    Returns:
+        Parameter -> mark.
+    """
+    parameters = signature(command, eval_str=True).parameters.values()
+    marked = {one.name: getattr(one.annotation, "__metadata__", ()) for one in parameters}
+    return {name: mark for name, marks in marked.items() for mark in marks if isinstance(mark, kind)}
 
 
 def checking_outputs(command: CommandFunction) -> CommandFunction:
     """The command with all of its outputs checked before it begins; those that are not given are its own affair."""
-    outputs = outputs_of(command)
+    outputs = marks_of(command, Output)
     if not outputs:
         return command
 
     @wraps(command)
     def run(**given: Any) -> None:
-        for name, (flag, output) in outputs.items():
+        for name, output in outputs.items():
             if given[name] is not None:
-                output.require(flag, given[name])
+                output.require(output.flag, given[name])
         command(**given)
 
     return run
@@ -79,6 +83,7 @@ class _SeveralValues(TyperCommand):
         flags = {flag for option in self.params if getattr(option, "multiple", False) for flag in option.opts}
         rest: list[str] = super().parse_args(ctx, repeat_flags(args, flags))
         if not ctx.resilient_parsing:
+            check_numbers(ctx, marks_of(self.callback, Within))
             check_options(ctx)
         return rest
 
@@ -280,6 +285,7 @@ class RatingFlags:
             "--dice-limits",
             help="Review, and reject, where the Dice may be below; default: where it is lower than the calibration's.",
         ),
+        SHARE,
     ] = None
     share_limits: Annotated[
         tuple[float, float] | None,
@@ -287,6 +293,7 @@ class RatingFlags:
             "--share-limits",
             help="Review, and reject, where more of the outer mask is not in the inner one; default: not judged.",
         ),
+        SHARE,
     ] = None
 
     def one_calibration(self) -> Path | None:

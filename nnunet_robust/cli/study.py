@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from nnunet_robust.cli.checks import Within
 from nnunet_robust.cli.options import FILE, FOLDER, Commands
 from nnunet_robust.common.console import show
 from nnunet_robust.common.errors import UserError
@@ -32,8 +33,12 @@ def run(
     file: _StudyFile,
     output: _Output = None,
     executor: Annotated[str, _of_execution(help="local, slurm, or another executor plugin of Snakemake's.")] = "local",
-    jobs: Annotated[int | None, _of_execution(min=1, help="Jobs at once; default: 1 local, else 100.")] = None,
-    gpus: Annotated[int, _of_execution(min=0, help="GPUs to use at once; without, everything runs on the CPU.")] = 0,
+    jobs: Annotated[
+        int | None, _of_execution(help="Jobs at once; default: 1 local, else 100."), Within(1, 100_000)
+    ] = None,
+    gpus: Annotated[
+        int, _of_execution(help="GPUs to use at once; without, everything runs on the CPU."), Within(0, 1024)
+    ] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done.")] = False,
     partition: Annotated[str | None, _of_cluster(help="The cluster's partition or queue.")] = None,
     account: Annotated[str | None, _of_cluster(help="The account to charge.")] = None,

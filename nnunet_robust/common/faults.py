@@ -77,6 +77,8 @@ def in_words(error: BaseException) -> str | None:
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _is_memory(error)):
         said = _lowered(str(error)).partition("\n")[0]
         return f"not enough memory{f' ({said})' if said else ''}: {_LESS}"
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # pathlib, until Python 3.13
+        return f"{_lowered(str(error))}: {_ADVICE['ELOOP'][1]}"
     if isinstance(error, BrokenProcessPool):
         return f"a process of this command was ended from outside, as the system does where memory runs out: {_LESS}"
     if isinstance(error, OSError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import secrets
 import shutil
 import stat
@@ -52,7 +53,7 @@ def _refusing(option: str, path: Path, advice: str | None) -> Iterator[None]:
 
 def _kind(path: Path) -> str | None:
     """What is there, where links lead to it: folder, file, or something else in words; None: nothing."""
-    above = path.parent.resolve()
+    above = Path(os.path.realpath(path.parent))
     if above == Path("/dev") or Path("/proc") in (above, *above.parents):  # among them what /dev/stdout stands for
         return "device or pipe"
     try:
