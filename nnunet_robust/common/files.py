@@ -29,9 +29,11 @@ def atomic_path(path: Path, shared: bool = False) -> Iterator[Path]:
         flush_to_disk(temporary)
         os.replace(temporary, path)  # noqa: PTH105 -- the tests of a power cut stand in its place
         flush_to_disk(path.parent)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # of a full disk the system names no file
+            error.filename = str(path)
         raise
 
 

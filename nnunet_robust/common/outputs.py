@@ -54,7 +54,8 @@ def _refusing(option: str, path: Path, advice: str | None) -> Iterator[None]:
 def _kind(path: Path) -> str | None:
     """What is there, where links lead to it: folder, file, or something else in words; None: nothing."""
     above = Path(os.path.realpath(path.parent))
-    if above == Path("/dev") or Path("/proc") in (above, *above.parents):  # among them what /dev/stdout stands for
+    special = above == Path("/dev") or Path("/proc") in (above, *above.parents)  # /proc: what /dev/stdout stands for
+    if special and not path.is_dir():
         return "device or pipe"
     try:
         mode = path.stat().st_mode

@@ -1,0 +1,63 @@
+"""Where nobody reads what is printed the work is done all the same, without a word on it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "nnunet_robust.cli.main"]
+
+
+def shell(line: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a line of a shell in a folder; `$RUN` is our command."""
+    variables = {**os.environ, "RUN": " ".join(COMMAND), **environment}
+    script = f"set -o pipefail; {line}"
+    return subprocess.run(
+        ["bash", "-c", script], cwd=folder, env=variables, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    "redirection", ["| head -c0", "| true", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", "2> /dev/full", "> /dev/null"]
+)
+def test_the_work_is_done_though_nobody_reads(redirection: str, tmp_path: Path) -> None:
+    done = shell(f"$RUN study init smoke {redirection}", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "smoke.yaml").read_text().startswith("#")
+
+
+def test_a_full_disk_under_what_is_printed_is_told(tmp_path: Path) -> None:
+    done = shell("$RUN study init smoke > /dev/full", tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith("error: what is printed cannot be written: no space is left")
+    assert done.stderr.count("\n") == 1 and (tmp_path / "smoke.yaml").is_file()
+
+
+def test_more_than_a_pipe_holds(tmp_path: Path) -> None:
+    code = "import sys; from nnunet_robust.cli.main import main; print('x' * 10**6); sys.exit(main())"
+    done = shell(f'{sys.executable} -c "{code}" trainers | head -c 10', tmp_path)
+    assert "Traceback" not in done.stderr or "main" not in done.stderr.splitlines()[-1]
+    loud = "from nnunet_robust.cli.streams import lasting_streams as s\nwith s() as f:\n print('x' * 10**6)\n print(repr(f()))"
+    done = shell(f'{sys.executable} -c "{loud}" | head -c 10', tmp_path)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "x" * 10)
+
+
+@pytest.mark.parametrize("line", ["--help", "--version", "trainers", "perturbations", "report nowhere"])
+def test_every_kind_of_printing(line: str, tmp_path: Path) -> None:
+    done = shell(f"$RUN {line} | head -c0", tmp_path)
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+    assert done.returncode == (2 if line == "report nowhere" else 0)
+
+
+def test_a_terminal_that_lacks_letters(tmp_path: Path) -> None:
+    done = shell("$RUN trainers; $RUN report 'größe'", tmp_path, PYTHONIOENCODING="ascii", LC_ALL="C")
+    assert "Traceback" not in done.stderr and done.stderr.startswith("error: ")
+
+
+def test_the_first_file_does_not_get_the_number_of_a_closed_stream(tmp_path: Path) -> None:
+    code = "from nnunet_robust.cli.streams import lasting_streams as s\nwith s(): print(open('f', 'w').fileno(), file=open('n', 'w'))"
+    shell(f'{sys.executable} -c "{code}" <&- >&- 2>&-', tmp_path)
+    assert int((tmp_path / "n").read_text()) > 2
