@@ -24,7 +24,7 @@ def read_only(folder: Path) -> Iterator[Path]:
         _mount("-o", "remount,ro,bind", folder)
         yield folder
     finally:
-        subprocess.run(["umount", str(folder)], check=False)
+        subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
 @contextlib.contextmanager
@@ -36,7 +36,7 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        subprocess.run(["umount", str(folder)], check=False)
+        subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
 def _mount(*arguments: str | Path) -> None:

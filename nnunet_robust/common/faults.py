@@ -77,6 +77,9 @@ def in_words(error: BaseException) -> str | None:
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _is_memory(error)):
         said = _lowered(str(error)).partition("\n")[0]
         return f"not enough memory{f' ({said})' if said else ''}: {_LESS}"
+    if isinstance(error, RuntimeError) and "ITK ERROR: " in str(error):
+        said = " ".join(str(error).partition("ITK ERROR: ")[2].split())
+        return f"an image cannot be read or written: {said}: check the file, and the space on its disk"
     if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # pathlib, until Python 3.13
         return f"{_lowered(str(error))}: {_ADVICE['ELOOP'][1]}"
     if isinstance(error, BrokenProcessPool):

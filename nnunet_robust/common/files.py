@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+from nnunet_robust.common.nifti_files import check_written
+
 
 @contextlib.contextmanager
 def atomic_path(path: Path, shared: bool = False) -> Iterator[Path]:
@@ -26,6 +28,7 @@ def atomic_path(path: Path, shared: bool = False) -> Iterator[Path]:
     temporary = path.with_name(f".tmp_{own}{path.name}")  # hidden; writers go by the ending
     try:
         yield temporary
+        check_written(temporary)
         flush_to_disk(temporary)
         os.replace(temporary, path)  # noqa: PTH105 -- the tests of a power cut stand in its place
         flush_to_disk(path.parent)

@@ -19,7 +19,7 @@ from nnunet_robust.cli.checks import Within
 from nnunet_robust.cli.main import INTERNAL, main
 from nnunet_robust.cli.options import Output, _members, marks_of
 from nnunet_robust.common.errors import UserError
-from tests.cli.test_options import COMMANDS
+from tests.cli.test_options import COMMANDS, ROOT
 from tests.disks import read_only, small_disk
 from tests.eval.sweep_output import write_sweep_output
 
@@ -71,6 +71,7 @@ def run(capsys, monkeypatch, tmp_path: Path) -> Any:
         monkeypatch.setenv(variable, str(tmp_path / "nnunet" / variable))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(module, "app", ROOT.main)  # made once: that takes longer than such a command
 
     def one(words: list[str]) -> Done:
         capsys.readouterr()
@@ -177,10 +178,12 @@ def test_nnunets_folders_that_cannot_be_written_are_found_first(path: str, varia
     assert done.code == 2 and f"set {variable} to a folder of yours" in done.error
 
 
-def test_outputs_by_default_are_found_first(run, tmp_path: Path) -> None:
+def test_outputs_by_default_are_found_first(run, tmp_path: Path, monkeypatch) -> None:
     study = tmp_path / "here" / "study.yaml"
     assert run(["study", "init", "smoke", "-o", str(study)]).code == 0
     with read_only(tmp_path / "here"):
+        monkeypatch.chdir(tmp_path)  # a folder that one is in stays writable until then
+        monkeypatch.chdir(tmp_path / "here")
         assert "name another file with -o" in run(["study", "init", "clinical"]).error
         assert "name another with -o" in run(["study", "run", str(study)]).error
 
@@ -206,11 +209,12 @@ def test_a_report_on_the_results_of_somebody_else(run, tmp_path: Path) -> None:
 def test_a_disk_that_fills_up_in_a_report(run, tmp_path: Path) -> None:
     results = write_sweep_output(tmp_path / "results", n_cases=6)
     (tmp_path / "disk").mkdir()
-    with small_disk(tmp_path / "disk", "40k"):
-        for formats, file in ((["html"], "report.html"), (["xlsx"], "tables.xlsx")):
+    with small_disk(tmp_path / "disk", "200k"):
+        for formats, file in ((["html"], "report.html"), (["pdf", "png"], ".pdf")):
             done = run(["report", str(results), "-o", str(tmp_path / "disk"), "--format", *formats])
             assert done.code == 2 and f"{file}: no space is left on the disk" in done.error
-            assert contents(tmp_path / "disk") == {}
+            assert not [path for path in contents(tmp_path / "disk") if path.name.startswith(".")]
+            assert not (tmp_path / "disk" / "report.html").exists()
 
 
 @pytest.mark.parametrize("line", ["synthesize textures --id 5", "synthesize volumes --id 6 --size 64 --radius 9 9"])
@@ -241,17 +245,17 @@ def test_every_number_has_a_range(path: str, name: str) -> None:
     assert name in marks_of(COMMANDS[path].callback, Within), "mark it with a range of cli.checks"
 
 
-@pytest.mark.parametrize("number", NONE, ids=lambda text: text[:20])
 @pytest.mark.parametrize(("path", "name"), NUMBERS)
-def test_numbers_that_are_none_are_refused(path: str, name: str, number: str, run) -> None:
+def test_numbers_that_are_none_are_refused(path: str, name: str, run) -> None:
     (option,) = (option for option in COMMANDS[path].params if option.name == name)
     flag = option.opts[0]
     given = words(path)
     if flag in given:
         del given[given.index(flag) : given.index(flag) + 2]
-    done = run([*given, flag, *[number] * max(1, option.nargs)])
-    assert done.code == 2 and (flag in done.error or "level of contrast" in done.error), done.error
-    assert len(done.error) < 700 and done.seconds < 5
+    for number in NONE:
+        done = run([*given, flag, *[number] * max(1, option.nargs)])
+        assert done.code == 2 and (flag in done.error or "level of contrast" in done.error), done.error
+        assert len(done.error) < 700 and done.seconds < 5
 
 
 @pytest.mark.parametrize(

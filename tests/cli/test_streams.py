@@ -11,6 +11,18 @@ import pytest
 
 COMMAND = [sys.executable, "-m", "nnunet_robust.cli.main"]
 
+LOUD = """
+from nnunet_robust.cli.streams import lasting_streams
+with lasting_streams() as fault:
+    print('x' * 10**6)
+    print(fault())
+"""
+NUMBER = """
+from nnunet_robust.cli.streams import lasting_streams
+with lasting_streams(), open('n', 'w') as file:
+    file.write(str(file.fileno()))
+"""
+
 
 def shell(line: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a line of a shell in a folder; `$RUN` is our command."""
@@ -37,11 +49,7 @@ def test_a_full_disk_under_what_is_printed_is_told(tmp_path: Path) -> None:
 
 
 def test_more_than_a_pipe_holds(tmp_path: Path) -> None:
-    code = "import sys; from nnunet_robust.cli.main import main; print('x' * 10**6); sys.exit(main())"
-    done = shell(f'{sys.executable} -c "{code}" trainers | head -c 10', tmp_path)
-    assert "Traceback" not in done.stderr or "main" not in done.stderr.splitlines()[-1]
-    loud = "from nnunet_robust.cli.streams import lasting_streams as s\nwith s() as f:\n print('x' * 10**6)\n print(repr(f()))"
-    done = shell(f'{sys.executable} -c "{loud}" | head -c 10', tmp_path)
+    done = shell(f'{sys.executable} -c "{LOUD}" | head -c 10', tmp_path)
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "x" * 10)
 
 
@@ -58,6 +66,5 @@ def test_a_terminal_that_lacks_letters(tmp_path: Path) -> None:
 
 
 def test_the_first_file_does_not_get_the_number_of_a_closed_stream(tmp_path: Path) -> None:
-    code = "from nnunet_robust.cli.streams import lasting_streams as s\nwith s(): print(open('f', 'w').fileno(), file=open('n', 'w'))"
-    shell(f'{sys.executable} -c "{code}" <&- >&- 2>&-', tmp_path)
+    shell(f'{sys.executable} -c "{NUMBER}" <&- >&- 2>&-', tmp_path)
     assert int((tmp_path / "n").read_text()) > 2

@@ -74,18 +74,18 @@ def test_what_is_in_the_way_is_told(name: str, says: str, require: Callable[[str
 
 @pytest.mark.parametrize("path", ["/dev/full", "/dev/null", "/dev/stdout", "/dev/new", "/proc/new", "/proc/self/fd/1"])
 def test_devices_are_no_files(path: str) -> None:
-    with pytest.raises(UserError, match="is a device or pipe"):
+    with pytest.raises(UserError, match=r"is a device or pipe"):
         require_file("--json", Path(path))
-    with pytest.raises(UserError, match="is a device or pipe"):
+    with pytest.raises(UserError, match=r"is a device or pipe"):
         require_folder("-o", Path(path))
 
 
 def test_a_disk_that_can_only_be_read(tmp_path: Path) -> None:
     with read_only(tmp_path):
         for require, name in ((require_folder, ""), (require_folder, "new/a"), (require_file, "a.json")):
-            with pytest.raises(UserError, match="can only be read|no right"):
+            with pytest.raises(UserError, match=r"can only be read|no right"):
                 require("-o", tmp_path / name)
-        with pytest.raises(UserError, match="cannot be written: .*: take my advice$"):
+        with pytest.raises(UserError, match=r"cannot be written: .*: take my advice$"):
             require_folder("-o", tmp_path, "take my advice")
 
 
