@@ -28,6 +28,14 @@ SMALL_UNETR = {"feature_size": 2, "hidden_size": 12, "mlp_dim": 16, "num_heads":
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is only for the night, whatever else `-m` says."""
+    if "nightly" not in config.option.markexpr:
+        nightly = [item for item in items if item.get_closest_marker("nightly")]
+        items[:] = [item for item in items if item not in nightly]
+        config.hook.pytest_deselected(items=nightly)
+
+
 def run(command: str, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a console command of this Python's environment, as a user would."""
     executable = Path(sys.executable).with_name(command)

@@ -140,7 +140,7 @@ def test_two_processes_share_a_folder(parameters: SweepParameters, whole: dict[s
 
 
 @pytest.mark.timeout(2400)  # each kill meets a new process, which takes seconds to start
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.nightly)])
 def test_killed_at_random_moments_it_goes_on_to_the_same_files(
     kills: int, parameters: SweepParameters, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
