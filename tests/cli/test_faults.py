@@ -342,5 +342,5 @@ def test_what_goes_wrong_in_a_command_is_one_line(fault: Exception, code: int, s
         main(["--debug", "study", "init", "smoke"])
 
 
-def test_main_has_no_other_way_out() -> None:
+def test_a_fault_of_our_own_has_a_code_that_no_answer_has() -> None:
     assert module.INTERNAL not in (0, 1, 2, 3, 130)
