@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import select
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,12 +28,15 @@ class _Raw(io.RawIOBase):
         return os.isatty(self._descriptor)
 
     def write(self, data: Any) -> int:
-        try:
-            return os.write(self._descriptor, data)
-        except OSError as error:
-            self.fault = self.fault or error
-            _to_nowhere(self._descriptor)  # for everything else that prints: threads, libraries, other processes
-            return len(data)
+        while True:
+            try:
+                return os.write(self._descriptor, data)
+            except BlockingIOError:  # a pipe that does not wait for its reader
+                select.select([], [self._descriptor], [])
+            except OSError as error:
+                self.fault = self.fault or error
+                _to_nowhere(self._descriptor)  # for everything else that prints: threads, libraries, other processes
+                return len(data)
 
 
 @contextlib.contextmanager

@@ -68,3 +68,8 @@ def test_a_terminal_that_lacks_letters(tmp_path: Path) -> None:
 def test_the_first_file_does_not_get_the_number_of_a_closed_stream(tmp_path: Path) -> None:
     shell(f'{sys.executable} -c "{NUMBER}" <&- >&- 2>&-', tmp_path)
     assert int((tmp_path / "n").read_text()) > 2
+
+
+def test_a_slow_reader_of_a_pipe_that_does_not_wait_gets_all(tmp_path: Path) -> None:
+    done = shell(f'{sys.executable} -c "import os; os.set_blocking(1, False){LOUD}" | (sleep 2; wc -c)', tmp_path)
+    assert done.stderr == "" and int(done.stdout) == 10**6 + len("\nNone\n")
