@@ -17,6 +17,7 @@ import numpy as np
 import nnunet_robust
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import flush_to_disk, flush_tree, make_folder
+from nnunet_robust.common.nifti_files import check_written
 from nnunet_robust.common.nnunet_files import read_dataset_json
 from nnunet_robust.dataset_conversion.left_out import LeftOut
 from nnunet_robust.dataset_conversion.splits import SPLITS_FILE, WrittenCase, five_folds, write_splits
@@ -82,6 +83,7 @@ def _write_nifti(array: np.ndarray, path: Path, case: Case) -> None:
     if case.direction is not None:
         image.SetDirection([float(value) for value in case.direction])
     sitk.WriteImage(image, str(path), True)
+    check_written(path)
 
 
 class _Format(NamedTuple):

@@ -76,7 +76,7 @@ def tried(arguments: list[str]) -> tuple[int, str]:
     if code == 2:
         errors = [line for line in text.splitlines() if line.startswith("error: ")]
         # A command without anything prints its help, and `trainers` what is wrong with each name.
-        assert len(errors) == 1 and text.rstrip("\n").splitlines()[-1] == errors[0] or not text
+        assert (len(errors) == 1 and text.rstrip("\n").splitlines()[-1] == errors[0]) or not text
     return code, text
 
 

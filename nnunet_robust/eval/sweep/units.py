@@ -77,7 +77,7 @@ def shard(units: Sequence[Unit], text: str | None) -> list[Unit]:
     """
     if text is None:
         return list(units)
-    match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
+    match = re.fullmatch(r"([1-9]\d{0,8})/([1-9]\d{0,8})", text)
     if not match or int(match[1]) > int(match[2]):
         raise UserError(f"--shard {text}: give which of how many, from 1/n to n/n, e.g. 2/8")
     return list(units[int(match[1]) - 1 :: int(match[2])])
