@@ -43,7 +43,8 @@ def denoise(
             "give --from OUT, the folder of a sweep of this model under noise, or --always, and not both: OUT tells "
             "how much noise the model bears"
         )
-    loaded = load_model(model.one_folder(), model.folds, model.checkpoint, torch.device("cpu"), True, None)
+    chosen = model.folds, model.checkpoint, torch.device("cpu"), True, None
+    loaded = load_model(model.one_folder(), *chosen, trusted=model.trust_checkpoints)
     denoiser = Denoiser(background=loaded.background("auto"))
     if sweep is not None:
         earlier = EarlierSweep.open("--from", sweep)

@@ -21,6 +21,7 @@ from nnunet_robust.cli.options import (
     ModelFlags,
     NewImages,
     RatingFlags,
+    TrustFlag,
 )
 from nnunet_robust.common.console import bar
 from nnunet_robust.common.errors import UserError
@@ -47,6 +48,7 @@ def recommend(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write all of it into this file, too."), JSON_FILE
     ] = None,
+    trust_checkpoints: TrustFlag = False,
 ) -> None:
     """Which architecture for images like these? By what a sweep measured; exit code 3 where it declines to say.
 
@@ -66,6 +68,7 @@ def recommend(
         margin=margin,
         device=device_of(execution.device),
         track=bar("measuring"),
+        trusted=trust_checkpoints,
     )
     if json_file is not None:
         write_atomically(json_file, as_json(answer))
@@ -173,7 +176,7 @@ def apply(
     where = device_of(execution.device)
     use_nnunets_threads(where)
     folder = model.one_folder()
-    predictor = load_calibrated(folder, model.checkpoint, where, known)
+    predictor = load_calibrated(folder, model.checkpoint, where, known, model.trust_checkpoints)
     _warn_of_uninformative(known)
     assessor = Assessor(predictor, known, rating.kind, rating.dice_limits, rating.share_limits)  # type: ignore[arg-type]
     found, _ = _images(images, assessor)
@@ -217,10 +220,10 @@ def qa(
     use_nnunets_threads(where)
     folder = model.one_folder()
     if known is None:
-        loaded = load_model(folder, None, model.checkpoint, where, True, None)
+        loaded = load_model(folder, None, model.checkpoint, where, True, None, model.trust_checkpoints)
         predictor = Predictor(loaded, ("folds", "mirroring"), "exact")
     else:
-        predictor = load_calibrated(folder, model.checkpoint, where, known)
+        predictor = load_calibrated(folder, model.checkpoint, where, known, model.trust_checkpoints)
     if known is not None:
         _warn_of_uninformative(known)
     assessor = Assessor(predictor, known, rating.kind, rating.dice_limits, rating.share_limits)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from nnunet_robust.cli.checks import SHARE
-from nnunet_robust.cli.options import FILE, FOLDER, Commands, DeviceFlags, MemberFlags, ModelAndFoldsFlags
+from nnunet_robust.cli.options import FILE, FOLDER, Commands, DeviceFlags, MemberFlags, ModelAndFoldsFlags, TrustFlag
 from nnunet_robust.common.console import bar
 from nnunet_robust.common.errors import UserError
 
@@ -55,7 +55,8 @@ def fit(
     where = device_of(prediction.device)
     use_nnunets_threads(where)
     folder = model.one_folder()
-    loaded = load_model(folder, model.folds, model.checkpoint, where, prediction.mirroring, None)
+    chosen = model.folds, model.checkpoint, where, prediction.mirroring, None
+    loaded = load_model(folder, *chosen, trusted=model.trust_checkpoints)
     ending = str(loaded.predictor.dataset_json["file_ending"])
     found = new_images(images, ending, loaded.channels, patient)
     known, training = check_not_trained_on(found, loaded, REFERENCE)
@@ -90,6 +91,7 @@ def check(
     order: Annotated[
         str, typer.Option("--order", help="In which new images came: by name, or by time of the files' last change.")
     ] = "name",
+    trust_checkpoints: TrustFlag = False,
 ) -> None:
     """Take a folder's new images into the test; exit code 3: alarm, 1: images that cannot be measured, 0: neither.
 
@@ -111,7 +113,8 @@ def check(
         folder = models[0] if models else Path(setup["folder"])
         if not folder.is_dir():
             raise UserError(f"no folder {folder}: say with -m where the model of {reference} is")
-        model = load_model(folder, given["fold"].split("+"), setup["checkpoint"], where, given["mirroring"], None)
+        chosen = given["fold"].split("+"), setup["checkpoint"], where, given["mirroring"], None
+        model = load_model(folder, *chosen, trusted=trust_checkpoints)
         return checking.as_fitted(Predictor(model, given["members"], given["precision"]), fitted)
 
     done = checking.check(reference, images, output, load, bar("measuring"), order)

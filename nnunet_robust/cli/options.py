@@ -174,6 +174,12 @@ of_cases = partial(typer.Option, rich_help_panel="Cases")
 _of_rating = partial(typer.Option, rich_help_panel="Rating")
 of_execution = partial(typer.Option, rich_help_panel="Execution")
 
+TrustFlag = Annotated[
+    bool,
+    _of_models(
+        "--trust-checkpoints", help="Load whatever checkpoints and plans hold, which may run code: see SECURITY.md."
+    ),
+]
 DATASET = _of_dataset("-d", help="Dataset id or name.")
 NewImages = Annotated[Path, typer.Option("-i", help="The new images: a folder, or one file.")]
 
@@ -198,6 +204,7 @@ class ModelFlags(PlansFlags):
         list[Path], _of_models("-m", help="The trained model's folder; a sweep takes several at once.")
     ]
     checkpoint: Annotated[str, _of_models("-chk", help="File name of the checkpoint.")] = "checkpoint_final.pth"
+    trust_checkpoints: TrustFlag = False
 
     def check_one(self) -> None:
         """Refuse several models."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.common.files import atomic_path
+from nnunet_robust.common.files import atomic_path, make_folder
 
 SPLITS_FILE = "splits_final.json"
 """nnU-Net's name for the file of folds."""
@@ -83,7 +83,7 @@ def install_splits(dataset_folder: Path) -> Path | None:
     target = nnunet_folder("nnUNet_preprocessed") / dataset_folder.name / SPLITS_FILE
     splits = json.loads(source.read_text(encoding="utf-8"))
     if not target.exists():
-        target.parent.mkdir(exist_ok=True)
+        make_folder(target.parent)
         write_splits(target, splits)
         return target
     try:

@@ -29,6 +29,7 @@ from nnunet_robust.eval.images.image_files import channel_count, check_stored
 from nnunet_robust.eval.images.regions import Background, channel_names
 from nnunet_robust.eval.results.tables import cell
 from nnunet_robust.pages.plots import line_styles
+from nnunet_robust.trainers.plan_names import check_dataset
 
 ALL = "all_foreground"
 """The label column of the row for all foreground together."""
@@ -77,6 +78,7 @@ def write_complexity(
     if not (raw / "dataset.json").is_file():
         raise UserError(f"no {raw / 'dataset.json'}: complexity needs the raw dataset")
     meta = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))
+    check_dataset(meta, raw / "dataset.json")
     cases = _cases(raw, meta, images, labels)
     reader = _reader(meta, cases)
     rows: list[dict[str, Any]] = []

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.common.files import write_atomically
+from nnunet_robust.common.files import make_folder, write_atomically
 from nnunet_robust.common.folders import nnunet_folder
 from nnunet_robust.study import command_lines
 from nnunet_robust.study.attempts import Attempts
@@ -53,7 +53,7 @@ def run_job(root: Path, job_id: str) -> int:
         signal.signal(number, _terminated)
     os.environ.update(plan.environment_of(job))
     for variable in FOLDERS:
-        Path(os.environ[variable]).mkdir(parents=True, exist_ok=True)
+        make_folder(Path(os.environ[variable]))
     folder.log(job_id).parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         try:

@@ -20,6 +20,7 @@ from nnunet_robust.common.memory import in_bytes
 from nnunet_robust.trainers import TRAINERS, trainer_class
 from nnunet_robust.trainers.adversarial import RADIUS, STEPS
 from nnunet_robust.trainers.names import parse
+from nnunet_robust.trainers.plan_names import check_plans
 from nnunet_robust.trainers.plans import format_size
 
 STANDARD = "nnUNetTrainer"
@@ -60,15 +61,16 @@ class Change(NamedTuple):
     changed: str
 
 
-def read_plans(folder: Path, plans: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_plans(folder: Path, plans: str, trusted: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
     """Plans and `dataset.json` of a dataset.
 
     Args:
         folder: the dataset's folder in nnUNet_preprocessed.
         plans: the plans' identifier, e.g. `nnUNetPlans`.
+        trusted: whether the plans may name any class, whose import may run code.
 
     Raises:
-        UserError: one of the files is not there; says which plans there are.
+        UserError: one of the files is not there (says which plans there are), or see `check_plans`.
     """
     for file in (folder / f"{plans}.json", folder / "dataset.json"):
         if not file.is_file():
@@ -78,6 +80,8 @@ def read_plans(folder: Path, plans: str) -> tuple[dict[str, Any], dict[str, Any]
                 f"{folder.name[7:10]}, or give other plans with -p"
             )
     plans_json, dataset_json = (json.loads((folder / name).read_text()) for name in (f"{plans}.json", "dataset.json"))
+    if not trusted:
+        check_plans(plans_json, folder / f"{plans}.json")
     return plans_json, dataset_json
 
 

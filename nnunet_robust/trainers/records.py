@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from nnunet_robust.common.files import atomic_file
+
 FILE = "foreground_ratio.csv"
 COLUMNS = ("epoch", "patches", "mean", "std", "min", "q25", "median", "q75", "max", "share_empty")
 
@@ -42,7 +44,7 @@ def foreground_ratios(target: Tensor | Sequence[Tensor], ignore_label: int | Non
 def write_epoch(file: Path, epoch: int, ratios: Sequence[float]) -> None:
     """Add an epoch's row, in place of what the file has of it and of later ones (a resumed training repeats them).
 
-    The file is replaced as a whole, by renaming. Ratios are in [0, 1], `std` is the population's, `share_empty` the
+    The file is replaced as a whole. Ratios are in [0, 1], `std` is the population's, `share_empty` the
     share of patches without any foreground.
 
     Args:
@@ -59,9 +61,7 @@ def write_epoch(file: Path, epoch: int, ratios: Sequence[float]) -> None:
     figures = (values.mean(), values.std(), least, q25, median, q75, most, np.mean(values == 0))
     row = dict(zip(COLUMNS, (str(epoch), str(len(values)), *(f"{figure:.6g}" for figure in figures)), strict=True))
 
-    temporary = file.with_name(f"{file.name}.tmp")
-    with temporary.open("w", newline="") as stream:
+    with atomic_file(file) as stream:
         writer = csv.DictWriter(stream, COLUMNS)
         writer.writeheader()
         writer.writerows([*rows, row])
-    temporary.replace(file)

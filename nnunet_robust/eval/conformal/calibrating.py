@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from nnunet_robust import __version__
 from nnunet_robust.common.console import quiet, warn
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.files import flush_to_disk, write_atomically
 from nnunet_robust.common.locks import exclusive_lock
 from nnunet_robust.eval.conformal.calibration import Calibration, CalibrationCase, CaseScores, calibrate
 from nnunet_robust.eval.conformal.calibration_file import (
@@ -203,16 +204,21 @@ class _Unfinished:
         self.path = path
         self.cases: dict[tuple[str, str, str], CalibrationCase] = {}
         header = {"format": FORMAT, "version": __version__, "model": dict(identity), "settings": settings()}
-        first, *lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else [""]
+        first, *lines = path.read_text("utf-8", "replace").split("\n") if path.is_file() else [""]
         if first != json.dumps(header):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(header) + "\n", encoding="utf-8")
+            write_atomically(path, json.dumps(header) + "\n")
             return
+        whole: list[str] = []
         for line in lines[:-1]:  # what follows the last line break was being written
-            case = case_from_json(json.loads(line))
+            try:
+                case = case_from_json(json.loads(line))
+            except (AttributeError, KeyError, TypeError, ValueError):
+                break  # so was this when the power was cut; what follows is measured again
+            whole.append(line)
             self.cases[case.case, case.patient, case.digest] = case
-        path.write_text("\n".join([first, *lines[:-1]]) + "\n", encoding="utf-8")
+        write_atomically(path, "\n".join([first, *whole]) + "\n")
 
     def add(self, case: CalibrationCase) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(case_to_json(case)) + "\n")
+        flush_to_disk(self.path)

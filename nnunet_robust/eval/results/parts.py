@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.common.files import atomic_file
+from nnunet_robust.common.files import atomic_file, flush_all, make_folder
 from nnunet_robust.eval.results.tables import TABLES, Condition, ResultTable
 
 
@@ -40,7 +40,8 @@ class Part:
     """The rows of one file under `parts/`, by condition. Rows are appended; one process at a time may do so.
 
     The file has one column more, `rows`: how many rows the condition has. A condition that lacks some, because the
-    process was killed while it wrote, is not there, and is written over.
+    process was killed while it wrote, is not there, and is written over. Rows are on the disk after `flush`: a power
+    cut before that may leave zeros or nothing in their place, which is not there either, nor is what follows it.
     """
 
     def __init__(self, path: Path, columns: tuple[str, ...]) -> None:
@@ -48,6 +49,7 @@ class Part:
         self.rows: dict[Condition, list[dict[str, str]]] = {}
         self._lock = threading.Lock()
         self._length = 0
+        self._unflushed = False
         if path.is_file():
             self._read()
 
@@ -69,8 +71,18 @@ class Part:
         for condition in sorted(self.rows):
             yield from self.rows[condition]
 
+    @staticmethod
+    def flush(parts: Iterable[Part]) -> None:
+        """Make sure that the rows of parts are on the disk, all at once: a disk takes long for each time."""
+        written = [part for part in parts if part._unflushed]
+        flush_all({part.path for part in written})
+        flush_all({part.path.parent for part in written})
+        for part in written:
+            part._unflushed = False
+
     def _append(self, data: bytes) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
+        self._unflushed = True
         try:
             with self.path.open("r+b" if self.path.exists() else "w+b") as file:
                 file.truncate(self._length)
@@ -88,19 +100,34 @@ class Part:
             header = file.readline()
             if not header.endswith(b"\n"):
                 return
+            if b"\0" in header:
+                return
             if next(csv.reader([header.decode()])) != [*self.columns, "rows"]:
                 raise UserError(f"{self.path} has columns of another version of this package: take a new output folder")
             self._length = position = len(header)
             for line in file:
                 position += len(line)
-                *values, count = next(csv.reader([line.decode(errors="replace")]), [""])
-                if not line.endswith(b"\n") or len(values) != len(self.columns) or not count.isdigit():
+                found = self._row(line)
+                if found is None:
                     return
-                group.append(dict(zip(self.columns, values, strict=True)))
-                if len(group) == int(count):
-                    row = group[0]
-                    key = Condition(row["perturbation"], float(row["level"]), int(row["replicate"]))
+                row, key, count = found
+                group.append(row)
+                if len(group) == count:
                     self.rows[key], group, self._length = group, [], position
+
+    def _row(self, line: bytes) -> tuple[dict[str, str], Condition, int] | None:
+        """A row, its condition and how many rows that has; None where it was not wholly written."""
+        if b"\0" in line or not line.endswith(b"\n"):
+            return None
+        values = next(csv.reader([line.decode(errors="replace")]), [])
+        if len(values) != len(self.columns) + 1:
+            return None
+        row = dict(zip(self.columns, values, strict=False))
+        try:
+            key = Condition(row["perturbation"], float(row["level"]), int(row["replicate"]))
+            return row, key, int(values[-1])
+        except ValueError:
+            return None
 
 
 def open_part(table: ResultTable, output: Path, key: str, perturbation: str, case: str) -> Part:

@@ -17,7 +17,7 @@ from nnunet_robust.eval.inference.ensembles import Ensemble
 from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.inference.sliding_window import Logits
 from nnunet_robust.eval.results.failures import Failure, reason, record
-from nnunet_robust.eval.results.parts import is_disk_full
+from nnunet_robust.eval.results.parts import Part, is_disk_full
 from nnunet_robust.eval.results.tables import Condition
 from nnunet_robust.eval.sweep.arms import Arm
 from nnunet_robust.eval.sweep.scene import Scene
@@ -268,6 +268,7 @@ class Engine:
         if work.lost:
             self._busy.append(work.unit)
             return
+        Part.flush(work.parts.values())
         record(self._run.output, work.unit.case, work.unit.perturbation, work.failures)
         self._claims.release(work.unit)
 

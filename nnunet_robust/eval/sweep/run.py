@@ -11,6 +11,7 @@ import pandas as pd
 
 from nnunet_robust.common.console import quiet
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.files import make_folder
 from nnunet_robust.eval.images import pictures
 from nnunet_robust.eval.images.cases import CaseFiles
 from nnunet_robust.eval.results.failures import Failure, combine_failures, record, recorded
@@ -57,7 +58,7 @@ def execute(plan: SweepPlan, progress: Progress) -> SweepResult:
         progress: is told of every finished prediction.
     """
     parameters = plan.parameters
-    parameters.output.mkdir(parents=True, exist_ok=True)
+    make_folder(parameters.output)
     manifest = _change(plan, lambda before: describe(before, plan))
     _record_unreadable(plan)
     attacker = Attacker(plan.attacked, parameters.attack_steps, parameters.seed)

@@ -2,6 +2,9 @@
 
 A unit is one case under one perturbation, at all its levels, for all models of a run. Whoever works on it holds a
 claim: a file that only one process can create, with a heartbeat. What a dead process had claimed is taken over.
+
+Claims are not flushed to the disk as all other files are: after a power cut every process is dead, and a claim that is
+lost, empty or cut off is one that nobody holds.
 """
 
 from __future__ import annotations
