@@ -18,10 +18,7 @@ import nnunet_robust
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import flush_to_disk, flush_tree, make_folder
 from nnunet_robust.common.nifti_files import check_written
-<<<<<<< HEAD
 from nnunet_robust.common.nnunet_files import read_dataset_json
-=======
->>>>>>> i19a
 from nnunet_robust.dataset_conversion.left_out import LeftOut
 from nnunet_robust.dataset_conversion.splits import SPLITS_FILE, WrittenCase, five_folds, write_splits
 

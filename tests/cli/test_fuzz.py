@@ -35,7 +35,6 @@ from tests.eval.sweep_output import write_sweep_output
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 LEFT_OUT = {"demo", "doctor"}
 """Commands that need minutes, or that look at the machine rather than at what they are given."""
-<<<<<<< HEAD
 NASTY = (
     *(
         "",
@@ -54,14 +53,9 @@ NASTY = (
         "/",
         "$x^2$",
         "<b>",
-        "=1+1",
     ),
     *("=1+1", "\u202e", "\U0001f600", "%s", "{}", "nnUNetTrainer_bs0", "gaussian_blur=nan", "1,2", "901"),
 )
-=======
-NASTY = ("", " ", "-", "--", "nan", "inf", "-1", "0", "1e400", "9" * 5000, "a\nb", "a\x00b", "..", "/", "$x^2$",
-         "<b>", "\u202e", "\U0001f600", "=1+1", "%s", "{}", "nnUNetTrainer_bs0", "gaussian_blur=nan", "1,2", "901")  # fmt: skip
->>>>>>> i19a
 
 
 def examples(quick: int, nightly: int) -> pytest.MarkDecorator:
