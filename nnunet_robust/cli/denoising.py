@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from nnunet_robust.cli.options import Commands, ModelAndFoldsFlags, NewImages
+from nnunet_robust.cli.options import FOLDER, Commands, ModelAndFoldsFlags, NewImages
 from nnunet_robust.common.console import bar
 from nnunet_robust.common.errors import UserError
 
@@ -18,7 +18,7 @@ denoising = Commands()
 @denoising.command(rich_help_panel="New images")
 def denoise(
     images: NewImages,
-    output: Annotated[Path, typer.Option("-o", help="Folder of the images for nnUNetv2_predict.")],
+    output: Annotated[Path, typer.Option("-o", help="Folder of the images for nnUNetv2_predict."), FOLDER],
     model: ModelAndFoldsFlags,
     sweep: Annotated[
         Path | None, typer.Option("--from", metavar="OUT", help="A sweep of the model under noise: what it tolerates.")

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from nnunet_robust.cli.options import Commands, DeviceFlags, MemberFlags, ModelAndFoldsFlags, TrustFlag
+from nnunet_robust.cli.checks import SHARE
+from nnunet_robust.cli.options import FILE, FOLDER, Commands, DeviceFlags, MemberFlags, ModelAndFoldsFlags, TrustFlag
 from nnunet_robust.common.console import bar
 from nnunet_robust.common.errors import UserError
 
@@ -20,11 +21,11 @@ monitor = Commands(
 @monitor.command()
 def fit(
     images: Annotated[Path, typer.Option("-i", help="Images that the model was not trained on: a folder.")],
-    output: Annotated[Path, typer.Option("-o", help="The reference, a .json.")],
+    output: Annotated[Path, typer.Option("-o", help="The reference, a .json."), FILE],
     model: ModelAndFoldsFlags,
     prediction: MemberFlags,
     rate: Annotated[
-        float, typer.Option("--rate", help="Of false alarms: the share of streams that ever sets one off.")
+        float, typer.Option("--rate", help="Of false alarms: the share of streams that ever sets one off."), SHARE
     ] = 0.01,
     condition: Annotated[
         str, typer.Option("--condition", help="What the images are, in words.")
@@ -48,7 +49,7 @@ def fit(
     from nnunet_robust.eval.inference.predictor import Predictor
     from nnunet_robust.eval.inference.training_cases import REFERENCE, check_not_trained_on
 
-    if output.suffix != ".json" or output.is_dir():
+    if output.suffix != ".json":
         raise UserError(f"-o {output}: name the file that the reference goes into, such as reference.json")
     check_rate(rate)
     where = device_of(prediction.device)
@@ -84,7 +85,7 @@ def fit(
 def check(
     reference: Annotated[Path, typer.Argument(metavar="REFERENCE", help="What monitor fit has written.")],
     images: Annotated[Path, typer.Option("-i", help="A folder; what was seen before may be in it.")],
-    output: Annotated[Path, typer.Option("-o", help="Folder of the stream: always the same.")],
+    output: Annotated[Path, typer.Option("-o", help="Folder of the stream: always the same."), FOLDER],
     execution: DeviceFlags,
     models: Annotated[list[Path] | None, typer.Option("-m", help="The trained model's folder.")] = None,
     order: Annotated[

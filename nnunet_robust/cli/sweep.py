@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nnunet_robust.cli.options import CaseFlags, Commands, ModelAndFoldsFlags, PredictionFlags, of_cases, of_execution
+from nnunet_robust.cli.checks import ANY, LENGTH, SEED, Within
+from nnunet_robust.cli.options import (
+    FOLDER,
+    CaseFlags,
+    Commands,
+    ModelAndFoldsFlags,
+    PredictionFlags,
+    of_cases,
+    of_execution,
+)
 from nnunet_robust.common.console import show
 from nnunet_robust.common.interrupts import Stopped
 
@@ -75,15 +84,15 @@ class ConditionFlags:
             autocompletion=_known_presets,
         ),
     ] = None
-    levels: Annotated[list[float] | None, _of_perturbations("--levels", help="Levels of each --perturb.")] = None
+    levels: Annotated[list[float] | None, _of_perturbations("--levels", help="Levels of each --perturb."), ANY] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class DrawFlags:
     """How noise is drawn, and where it goes."""
 
-    replicates: Annotated[int, _of_perturbations("--replicates", help="Noise draws per level.")] = 1
-    seed: Annotated[int, _of_perturbations("--seed", help="Seed of the noise.")] = 0
+    replicates: Annotated[int, _of_perturbations("--replicates", help="Noise draws per level."), Within(1, 10_000)] = 1
+    seed: Annotated[int, _of_perturbations("--seed", help="Seed of the noise."), SEED] = 0
     background: Annotated[
         str,
         _of_perturbations(
@@ -148,7 +157,7 @@ class AttackFlags:
         list[str],
         _of_attacks("--attack-source", help="Attack these models (trainers or folders) for all; self: each itself."),
     ]
-    attack_steps: Annotated[int, _of_attacks("--attack-steps", help="Steps of each attack.")] = 20
+    attack_steps: Annotated[int, _of_attacks("--attack-steps", help="Steps of each attack."), Within(1, 100_000)] = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +169,7 @@ class SweepExecutionFlags(PredictionFlags):
         of_execution("--tile-size", help="Sliding windows, as 64 or 32x64x64; default: training's."),
     ]
     workers: Annotated[
-        int | None, of_execution("--workers", help="Threads beside the network's; default: by device.")
+        int | None, of_execution("--workers", help="Threads beside the network's; default: by device."), Within(0, 1024)
     ] = None
     shard: Annotated[
         str | None, of_execution("--shard", help="i/n: the i-th of n processes that work at different times or places.")
@@ -169,7 +178,7 @@ class SweepExecutionFlags(PredictionFlags):
 
 @sweeping.command(rich_help_panel="Evaluation")
 def sweep(
-    output: Annotated[Path, typer.Option("-o", help="Folder of the results; a sweep begun there goes on.")],
+    output: Annotated[Path, typer.Option("-o", help="Folder of the results; a sweep begun there goes on."), FOLDER],
     models: ModelAndFoldsFlags,
     cases: SweepCaseFlags,
     named: ConditionFlags,
@@ -180,7 +189,9 @@ def sweep(
     attacks: AttackFlags,
     execution: SweepExecutionFlags,
     save_predictions: Annotated[bool, typer.Option("--save-predictions", help="Keep the segmentations.")] = False,
-    tolerance_mm: Annotated[float, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice (nsd).")] = 2.0,
+    tolerance_mm: Annotated[
+        float, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice (nsd)."), LENGTH
+    ] = 2.0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say how many predictions there are, and try out how long they take.")
     ] = False,

@@ -12,6 +12,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TextIO
 
+from nnunet_robust.common.nifti_files import check_written
+
 # What file systems say that cannot flush a folder, or do not let us open it: they keep names in ways of their own.
 _CANNOT_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
 
@@ -36,10 +38,13 @@ def atomic_path(path: Path, shared: bool = False) -> Iterator[Path]:
     temporary.unlink(missing_ok=True)  # what a stranger put there may be a link to elsewhere
     try:
         yield temporary
+        check_written(temporary)
         replace_durably(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # of a full disk the system names no file
+            error.filename = str(path)
         raise
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from nnunet_robust.common.environment import may_be_set_by_a_file
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.interrupts import deaf_children
-from nnunet_robust.study.document import Document, Key, schema, suggestion
+from nnunet_robust.common.schemas import Key, suggestion
+from nnunet_robust.study.document import Document, schema
 from nnunet_robust.study.names import compose_trainers
 
 STAGES = ("dataset", "plan", "train", "sweep", "report")

@@ -25,8 +25,10 @@ from nnunet_robust.common import processes
 from nnunet_robust.common.environment import environment_for
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import write_atomically
+from nnunet_robust.common.json_files import read_json
 from nnunet_robust.study.config import FOLDERS
 from nnunet_robust.study.matrix import Job, from_json
+from nnunet_robust.study.state import HOLDER, JOBS, MARKER, read_state
 
 BEAT_SECONDS = 10.0
 STALE_SECONDS = 120.0
@@ -38,6 +40,8 @@ PARTIAL = "partial"  # a sweep some of whose predictions failed, a dataset some 
 FAILED = "failed"
 BLOCKED = "blocked"  # something that it needs has failed
 USABLE = (DONE, PARTIAL)
+
+_AGAIN = "run the study again, which writes it anew"
 
 
 @dataclass(frozen=True)
@@ -113,27 +117,22 @@ class StudyFolder:
         Raises:
             UserError: no study was run here.
         """
-        data = read_json(self.inside / "jobs.json")
-        if not data:
+        path = self.inside / "jobs.json"
+        if not path.is_file():
             raise UserError(f"no study was run in {self.root}: nnunet-robust study run STUDY.yaml")
-        return Plan(**{**data, "jobs": {entry["id"]: from_json(entry) for entry in data["jobs"]}})
+        data = read_json(path, _AGAIN, JOBS)
+        known = {name: data[name] for name in Plan.__dataclass_fields__}
+        return Plan(**{**known, "jobs": {entry["id"]: from_json(entry) for entry in data["jobs"]}})
 
     def marker(self, job: str) -> dict[str, Any]:
         """The marker of a job; empty where it is not over."""
-        return read_json(self.done(job))
+        found = read_state(self.done(job), MARKER)
+        return found and {"job": job, "digest": "", "reason": "", "seconds": 0.0, "commands": [], **found}
 
     def at_work(self, job: str) -> dict[str, Any]:
         """Who is at a job; empty where nobody is."""
         path = self.running(job)
-        return holder if (holder := read_json(path)) and is_alive(path, holder) else {}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file; empty where there is none, or a kill has left it broken."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}
+        return holder if (holder := read_state(path, HOLDER)) and is_alive(path, holder) else {}
 
 
 def myself() -> dict[str, Any]:

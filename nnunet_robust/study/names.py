@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.study.document import Document, Key, suggestion
+from nnunet_robust.common.schemas import Key, suggestion
+from nnunet_robust.study.document import Document
 from nnunet_robust.trainers import TRAINERS
 from nnunet_robust.trainers.names import Options, name_of, parse
 

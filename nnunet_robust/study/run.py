@@ -28,9 +28,10 @@ from nnunet_robust.study.config import FOLDERS, STAGES, Study
 from nnunet_robust.study.engine import Options, check_engine, command_line, limited, write_dag
 from nnunet_robust.study.estimate import estimate
 from nnunet_robust.study.failures import write_failures
-from nnunet_robust.study.folder import BEAT_SECONDS, DONE, Plan, StudyFolder, myself, nnunet_folders, read_json
+from nnunet_robust.study.folder import BEAT_SECONDS, DONE, Plan, StudyFolder, myself, nnunet_folders
 from nnunet_robust.study.locks import try_lock, visible_gpus
 from nnunet_robust.study.matrix import jobs_of
+from nnunet_robust.study.state import ENVIRONMENT, HOLDER, read_state
 
 Tell = Callable[[str], None]
 _POLL_SECONDS = 1.0
@@ -218,7 +219,7 @@ def _driving(folder: StudyFolder, options: Options) -> Iterator[int]:
     lock = try_lock(folder.inside / "driver.lock")
     known = folder.inside / "driver.json"
     if lock is None:
-        holder = read_json(known)
+        holder = read_state(known, HOLDER)
         raise UserError(
             f"the study in {folder.root} is being run already, by process {holder.get('pid')} on "
             f"{str(holder.get('host')).split()[0]}: watch it with nnunet-robust study status {folder.root}"
@@ -245,9 +246,12 @@ def _check_gpus(plan: Plan) -> None:
         )
 
 
+_BEGUN = {"type": "object", "properties": {"environment": ENVIRONMENT}}
+
+
 def _check_folders(folder: StudyFolder, plan: Plan) -> None:
     """A study stays in nnU-Net's folders in which it was begun."""
-    begun = read_json(folder.inside / "jobs.json").get("environment", {})
+    begun = read_state(folder.inside / "jobs.json", _BEGUN).get("environment", {})
     for name in FOLDERS:
         if begun.get(name, plan.environment[name]) != plan.environment[name]:
             raise UserError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.memory import in_bytes
+from nnunet_robust.common.nnunet_files import read_dataset_json, read_plans_json
 from nnunet_robust.trainers import TRAINERS, trainer_class
 from nnunet_robust.trainers.adversarial import RADIUS, STEPS
 from nnunet_robust.trainers.names import parse
@@ -77,7 +79,10 @@ def read_plans(folder: Path, plans: str, trusted: bool = False) -> tuple[dict[st
                 f"no {file.name} in {folder} (plans there: {there}): run nnUNetv2_plan_and_preprocess -d "
                 f"{folder.name[7:10]}, or give other plans with -p"
             )
-    plans_json, dataset_json = (json.loads((folder / name).read_text()) for name in (f"{plans}.json", "dataset.json"))
+    plans_json, dataset_json = (
+        read_plans_json(folder / f"{plans}.json"),
+        read_dataset_json(folder / "dataset.json", "labels"),
+    )
     if not trusted:
         check_plans(plans_json, folder / f"{plans}.json")
     return plans_json, dataset_json
@@ -130,9 +135,19 @@ def trainer_cost(name: str, plans: dict[str, Any], configuration: str, dataset_j
     channels = determine_num_input_channels(manager, resolved, dataset_json)
     outputs = manager.get_label_manager(dataset_json).num_segmentation_heads
     cls: Any = trainer_class(name)
-    network = cls.build_network_architecture(manager, resolved, channels, outputs, True)
-    # On the meta device shapes are computed and nothing else: the largest plans take no memory and a second.
-    return network_cost(network.to("meta"), (resolved.batch_size, channels, *resolved.patch_size))
+    shape = (resolved.batch_size, channels, *resolved.patch_size)
+    try:
+        # On the meta device shapes are computed and nothing else: the largest plans take no memory and a second.
+        with torch.device("meta"):
+            network = cls.build_network_architecture(manager, resolved, channels, outputs, True)
+        return network_cost(network, shape)
+    except RuntimeError as error:
+        if "overflow" not in str(error):  # 64 bits do not hold the bytes of a map
+            raise
+        raise UserError(
+            f"{name}: a batch of {format_size(shape)} numbers takes {in_bytes(4 * math.prod(shape))} for its images "
+            "alone, and its maps more than any machine has: take a smaller patch or batch"
+        ) from error
 
 
 def network_cost(network: nn.Module, shape: tuple[int, ...]) -> Cost:

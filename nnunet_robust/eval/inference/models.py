@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ from nnunet_robust import hook
 from nnunet_robust.common.console import quiet
 from nnunet_robust.common.digest import sha256
 from nnunet_robust.common.errors import UserError, one_line
+from nnunet_robust.common.memory import require_memory
 from nnunet_robust.eval.images.cases import CaseFiles, LoadedCase, label_names, load_case
 from nnunet_robust.eval.images.image_files import channel_count
 from nnunet_robust.eval.images.regions import Background, channel_names, is_colour
@@ -140,7 +142,7 @@ class Model:
         Raises:
             UserError: not such a size, another number of axes, or one that the network cannot take.
         """
-        if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", text):
+        if not re.fullmatch(r"[1-9]\d{0,8}(x[1-9]\d{0,8})*", text):
             raise UserError(f"--tile-size {text}: give voxels, for every axis alike (64) or for each (32x64x64)")
         axes = len(self.patch_size)
         tile_size = tuple(map(int, text.split("x")))
@@ -153,6 +155,8 @@ class Model:
         if tile_size == self.patch_size:
             return self
         self._check_tile_size(tile_size)
+        floats = math.prod(tile_size) * (self.channels + len(self.predictor.dataset_json["labels"]))
+        require_memory(f"--tile-size {text}", 4 * floats, "take smaller tiles")
         predictor = copy.copy(self.predictor)
         predictor.configuration_manager = copy.copy(self.predictor.configuration_manager)
         predictor.configuration_manager.configuration = {
@@ -373,6 +377,7 @@ def load_model(
         raise
     except Exception as error:
         raise UserError(f"the model in {folder} cannot be loaded: {type(error).__name__}: {one_line(error)}") from error
+    label_names(predictor.dataset_json)  # whose names tables and figures can write
     if predictor.configuration_manager.previous_stage_name is not None:
         raise UserError(
             f"{folder} is a cascade: it needs the segmentations of "

@@ -16,14 +16,13 @@ from nnunet_robust.common.files import make_folder
 from nnunet_robust.eval.images import pictures
 from nnunet_robust.eval.images.cases import CaseFiles
 from nnunet_robust.eval.results.failures import Failure, combine_failures, record, recorded
-from nnunet_robust.eval.results.manifest import Manifest, Pictures, open_manifest, write_manifest
+from nnunet_robust.eval.results.manifest import MANIFEST, Manifest, Pictures, open_manifest, write_manifest
 from nnunet_robust.eval.results.parts import combine_tables
 from nnunet_robust.eval.results.tables import RESULTS, Condition
 from nnunet_robust.eval.statistics.cautions import cautions
 from nnunet_robust.eval.statistics.tables import load_results
 from nnunet_robust.eval.sweep.attacker import Attacker
 from nnunet_robust.eval.sweep.denoised_arms import notes
-from nnunet_robust.eval.sweep.earlier_results import MANIFEST
 from nnunet_robust.eval.sweep.engine import Engine, Progress
 from nnunet_robust.eval.sweep.estimate import Expected, Stopwatch, Tried, expected, sample_of
 from nnunet_robust.eval.sweep.manifest import describe

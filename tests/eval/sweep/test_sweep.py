@@ -608,7 +608,8 @@ def test_a_tile_size_named_twice_is_one_arm(parameters: SweepParameters) -> None
 def test_a_network_that_takes_one_size_says_so(parameters: SweepParameters, monkeypatch) -> None:
     load = models_module.load_model
     monkeypatch.setattr(
-        "nnunet_robust.eval.inference.selection.load_model", lambda *given: with_foreign_network(load(*given))
+        "nnunet_robust.eval.inference.selection.load_model",
+        lambda *given, **more: with_foreign_network(load(*given, **more)),
     )
     with pytest.raises(UserError, match=r"network of its own \(Identity\) .*than those of its training, 64x64"):
         run_sweep(replace(parameters, tile_sizes=["32"]), Silent())
