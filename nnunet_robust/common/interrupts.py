@@ -16,6 +16,16 @@ PATIENCE_SECONDS = 10.0
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 _heeded: list[int] = []
+_masks: list[set[int | signal.Signals]] = []
+
+
+def _hold_back() -> None:
+    """Before a fork: signals wait, as Python forgets those that come to the new process before it is ready."""
+    _masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, _heeded))
+
+
+def _let_through() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.pop())
 
 
 def _forget() -> None:
@@ -26,10 +36,11 @@ def _forget() -> None:
     """
     for number in _heeded:
         signal.signal(number, signal.SIG_DFL)
+    _let_through()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(before=_hold_back, after_in_parent=_let_through, after_in_child=_forget)
 
 
 class Stopped(BaseException):
@@ -65,16 +76,12 @@ def stoppable(until_the_end: bool = False) -> Iterator[None]:
         yield
         return
     began: list[float] = []
-    owner = os.getpid()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != owner:  # in a forked process, before `_forget`
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        elif not began:
+        if not began:
             began.append(time.monotonic())
             raise Stopped(number)
-        elif time.monotonic() - began[0] > PATIENCE_SECONDS:
+        if time.monotonic() - began[0] > PATIENCE_SECONDS:
             os._exit(128 + number)
 
     before = {number: signal.getsignal(number) for number in _SIGNALS}
