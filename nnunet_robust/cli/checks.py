@@ -7,6 +7,7 @@ is refused by `nnunet_robust.eval.sweep.checks`, values out of range by the data
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -169,7 +170,7 @@ def check_options(context: Any) -> None:
 
 def _check_twice(flag: str, values: list[Any]) -> None:
     """Refuse the same word twice; numbers may be alike, as the sides of a volume are."""
-    words = [value.resolve() if isinstance(value, Path) else value for value in values]
+    words = [Path(os.path.realpath(value)) if isinstance(value, Path) else value for value in values]
     for at, word in enumerate(words):
         if isinstance(word, str | Path) and word in words[:at]:
             raise UserError(f"{flag} {values[at]}: it is named twice: name it once")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,13 +16,17 @@ from nnunet_robust.cli.deployment import deployment
 from nnunet_robust.cli.evaluation import evaluation
 from nnunet_robust.cli.monitor import monitor
 from nnunet_robust.cli.options import FOLDER, Commands
+from nnunet_robust.cli.stopped import what_is_kept
 from nnunet_robust.cli.streams import lasting_streams
 from nnunet_robust.cli.study import study
 from nnunet_robust.cli.sweep import sweeping
 from nnunet_robust.cli.trainers import training
 from nnunet_robust.common.console import show
+from nnunet_robust.common.environment import refuse_harmful
 from nnunet_robust.common.errors import UserError, one_line, shortened
 from nnunet_robust.common.faults import in_words, reason
+from nnunet_robust.common.interrupts import Stopped, stoppable
+from nnunet_robust.common.progress import ended_progress
 
 INTERNAL = 70
 """The exit code of a fault of this package's own, as in sysexits.h; 3 is an answer of some commands."""
@@ -54,10 +59,12 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _common(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="A traceback with an error (before the subcommand).")] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand != "doctor":
+        refuse_harmful()
 
 
 @app.command()
@@ -108,7 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
         package's, 130 after Ctrl-C; else the command's own.
     """
     with lasting_streams() as fault_of_stdout:
-        code = _run(sys.argv[1:] if arguments is None else arguments)
+        code = _run(sys.argv[1:] if arguments is None else arguments, alone=arguments is None)
         fault = fault_of_stdout()
         if fault is None or isinstance(fault, BrokenPipeError):  # one that reads no further, as head, has what it wants
             return code
@@ -116,12 +123,19 @@ def main(arguments: list[str] | None = None) -> int:
         return code or 2
 
 
-def _run(given: list[str]) -> int:
+def _run(given: list[str], alone: bool) -> int:
     debug = "--debug" in given
+    if isinstance(sys.stdout, io.TextIOWrapper):  # signs that the shell's coding lacks are no reason to fail
+        sys.stdout.reconfigure(errors="backslashreplace")
+    words = [argument for argument in given if argument != "--debug"]
     try:
-        code = app([a for a in given if a != "--debug"], prog_name="nnunet-robust", standalone_mode=False)
+        with stoppable(until_the_end=alone), ended_progress():
+            code = app(words, prog_name="nnunet-robust", standalone_mode=False)
+    except Stopped as stopped:
+        print(f"stopped: {stopped.kept or what_is_kept(words)}", file=sys.stderr)
+        return stopped.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print(f"stopped: {what_is_kept(words)}", file=sys.stderr)
         return 130
     except Exception as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help

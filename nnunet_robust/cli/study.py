@@ -53,8 +53,6 @@ def run(
 
     Example: nnunet-robust study run my_study.yaml --gpus 2
     """
-    import signal
-
     from nnunet_robust.study.config import load_study
     from nnunet_robust.study.engine import Options, gigabytes_of, hours_of
     from nnunet_robust.study.run import dry_run as tell_only
@@ -76,8 +74,6 @@ def run(
         for job in tell_only(loaded, root, options, tell):
             print(f"  {job}")
         return
-    # As Ctrl-C does: jobs are ended, not left behind.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     result = run_study(loaded, root, options, tell)
     for page in result.reports:
         print(f"report: {page}")
@@ -132,7 +128,7 @@ def init(
     Example: nnunet-robust study init skip-connections
     """
     from nnunet_robust.common.files import write_atomically
-    from nnunet_robust.study.document import suggestion
+    from nnunet_robust.common.schemas import suggestion
     from nnunet_robust.study.examples import EXAMPLES, example
 
     if name not in EXAMPLES:

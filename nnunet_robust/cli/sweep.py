@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +21,10 @@ from nnunet_robust.cli.options import (
     of_execution,
 )
 from nnunet_robust.common.console import show
+from nnunet_robust.common.interrupts import Stopped
+
+if TYPE_CHECKING:
+    from nnunet_robust.eval.sweep.estimate import Expected, Tried
 
 sweeping = Commands()
 
@@ -188,6 +192,9 @@ def sweep(
     tolerance_mm: Annotated[
         float, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice (nsd)."), LENGTH
     ] = 2.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say how many predictions there are, and try out how long they take.")
+    ] = False,
 ) -> None:
     """Perturb the test images step by step, predict with every model, and measure: results.csv, inputs.csv.
 
@@ -195,7 +202,7 @@ def sweep(
     """
     from nnunet_robust.eval.sweep.conditions import conditions_for
     from nnunet_robust.eval.sweep.progress import SweepProgress
-    from nnunet_robust.eval.sweep.sweep import SweepParameters, run_sweep
+    from nnunet_robust.eval.sweep.sweep import SweepParameters, foresee_sweep, run_sweep
 
     perturbed = named.perturb or named.preset or named.levels or not (cases.series or execution.tile_sizes)
     parameters = SweepParameters(
@@ -212,8 +219,17 @@ def sweep(
         **vars(attacks),
         **vars(execution),
     )
-    with SweepProgress() as progress:
-        result = run_sweep(parameters, progress)
+    if dry_run:
+        print(*_foreseen(*foresee_sweep(parameters)), sep="\n")
+        return
+    progress = SweepProgress(output)
+    try:
+        with progress:
+            result = run_sweep(parameters, progress)
+    except Stopped as stopped:
+        if progress.kept:
+            stopped.kept = f"{progress.kept}, and the same command goes on from there"
+        raise
     for note in result.notes:
         print(note, file=sys.stderr)
     for warning in result.warnings:
@@ -225,6 +241,19 @@ def sweep(
     print(*_answer(output), result.table, f"next: nnunet-robust report {output}", sep="\n")
     if result.failures:
         raise typer.Exit(1)
+
+
+def _foreseen(expected: Expected, tried: Tried | None) -> list[str]:
+    """What a dry run prints."""
+    from nnunet_robust.common.progress import duration
+
+    if not expected.to_make:
+        return [expected.counts(), expected.time()]
+    if tried is None:
+        return [expected.counts(), "the predictions that were tried out failed: run it, and failures.csv says why"]
+    attacks = "" if tried.attack_seconds is None else f", {tried.attack_seconds:.3g} s with an attack"
+    basis = f"{tried.seconds:.3g} s a prediction{attacks}, tried out on {tried.sample}"
+    return [expected.counts(), f"about {duration(tried.of(expected))} ({basis})"]
 
 
 def _answer(output: Path) -> list[str]:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.names import check_name
 
 
 def nnunet_folder(variable: str) -> Path:
@@ -23,6 +24,14 @@ def nnunet_folder(variable: str) -> Path:
     return Path(value)
 
 
+def is_inside(path: Path, folder: Path) -> bool:
+    """Tell whether a path, links and ".." followed, lies in a folder."""
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # a loop of links, or a name that no file can have
+        return False
+
+
 def dataset_name(name_or_id: str) -> str:
     """Return the full name of a dataset, e.g. `Dataset004_Hippocampus` for `4`.
 
@@ -32,11 +41,11 @@ def dataset_name(name_or_id: str) -> str:
     roots = [nnunet_folder(variable) for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")]
     known = sorted({path.name for root in roots for path in root.glob("Dataset[0-9][0-9][0-9]_*") if path.is_dir()})
     if name_or_id in known:
-        return name_or_id
+        return check_name(name_or_id, "dataset")
     is_id = re.fullmatch("[0-9]{1,9}", name_or_id)
     found = [name for name in known if is_id and int(name[7:10]) == int(name_or_id)]
     if len(found) == 1:
-        return found[0]
+        return check_name(found[0], "dataset")
     if found:
         raise UserError(f"dataset id {name_or_id} is ambiguous: {', '.join(found)}: give the full name")
     raise UserError(f"no dataset {name_or_id!r} in nnU-Net's folders: there are {', '.join(known) or 'none'}")

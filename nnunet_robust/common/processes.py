@@ -7,6 +7,9 @@ import os
 import socket
 from pathlib import Path
 
+LARGEST = 2**31 - 1
+"""The largest number that a process can have."""
+
 
 def host() -> str:
     """Name the place where process ids mean the same: a machine, and on Linux a container's own numbering."""

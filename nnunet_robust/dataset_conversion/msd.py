@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.json_files import read_json
 from nnunet_robust.common.seeding import numpy_generator
 from nnunet_robust.dataset_conversion.left_out import LeftOut, Note
 from nnunet_robust.dataset_conversion.nifti import is_nifti, read_volume, stem
@@ -156,12 +156,9 @@ def _read_task(source: Path) -> dict[str, Any]:
     file = source / "dataset.json"
     if not file.is_file():
         raise UserError(f"no dataset.json in {source}: {LAYOUT}")
-    try:
-        task = json.loads(file.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise UserError(f"{file} is not valid JSON ({error}): {LAYOUT}") from error
+    task = dict(read_json(file, LAYOUT, nan=True))
     for key, kind in (("modality", dict), ("labels", dict), ("training", list)):
-        if not isinstance(task, dict) or not isinstance(task.get(key), kind) or not task[key]:
+        if not isinstance(task.get(key), kind) or not task[key]:
             raise UserError(f"{file} has no {key!r}, or an empty one: {LAYOUT}")
     if set(task["modality"]) != {str(index) for index in range(len(task["modality"]))}:
         raise UserError(f"{file}: modalities must be numbered '0', '1', ..., got {task['modality']}")

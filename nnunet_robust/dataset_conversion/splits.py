@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import atomic_path, make_folder
+from nnunet_robust.common.nnunet_files import read_splits
 
 SPLITS_FILE = "splits_final.json"
 """nnU-Net's name for the file of folds."""
@@ -81,14 +82,14 @@ def install_splits(dataset_folder: Path) -> Path | None:
     if not source.is_file():
         return None
     target = nnunet_folder("nnUNet_preprocessed") / dataset_folder.name / SPLITS_FILE
-    splits = json.loads(source.read_text(encoding="utf-8"))
+    splits = read_splits(source)
     if not target.exists():
         make_folder(target.parent)
         write_splits(target, splits)
         return target
     try:
-        same = json.loads(target.read_text(encoding="utf-8")) == splits
-    except ValueError:
+        same = read_splits(target) == splits
+    except UserError:
         same = False
     if not same:
         raise UserError(f"{target} holds other folds than {source}: delete the one that you do not want")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_robust.common.console import show
+from nnunet_robust.common.nnunet_files import read_dataset_json
 from nnunet_robust.dataset_conversion.writer import IGNORE, PROVENANCE_KEY
 
 PARTS = {"Tr": "training", "Ts": "test"}
@@ -44,7 +44,7 @@ def summarise(dataset_folder: Path, part: str) -> PartSummary:
         dataset_folder: a folder that `write_dataset` returned.
         part: "Tr" or "Ts"; may have no cases.
     """
-    dataset = json.loads((dataset_folder / "dataset.json").read_text(encoding="utf-8"))
+    dataset = read_dataset_json(dataset_folder / "dataset.json", PROVENANCE_KEY, "file_ending", "labels")
     patients: Mapping[str, str] = dataset[PROVENANCE_KEY].get("patients", {})
     ending, ignore = dataset["file_ending"], dataset["labels"].get(IGNORE, 0)
     names, shapes, spacings, ratios = [], [], [], []

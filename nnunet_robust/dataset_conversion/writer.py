@@ -18,6 +18,7 @@ import nnunet_robust
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import flush_to_disk, flush_tree, make_folder
 from nnunet_robust.common.nifti_files import check_written
+from nnunet_robust.common.nnunet_files import read_dataset_json
 from nnunet_robust.dataset_conversion.left_out import LeftOut
 from nnunet_robust.dataset_conversion.splits import SPLITS_FILE, WrittenCase, five_folds, write_splits
 
@@ -208,7 +209,7 @@ def write_dataset(
 
 def read_left_out(dataset_folder: Path) -> dict[str, str]:
     """Return what a conversion left out of a dataset: the name of a case, or of a file of the source, to the reason."""
-    dataset = json.loads((dataset_folder / "dataset.json").read_text(encoding="utf-8"))
+    dataset = read_dataset_json(dataset_folder / "dataset.json", PROVENANCE_KEY)
     return dict(dataset[PROVENANCE_KEY].get("left_out", {}))
 
 
@@ -271,8 +272,8 @@ def _found(target: Path, record: Mapping[str, JSON]) -> Mapping[str, Any] | None
         if folder.name != target.name:
             raise UserError(f"dataset id {target.name[7:10]} is taken by {folder}: {remedy}")
         try:
-            found = dict(json.loads((folder / "dataset.json").read_text(encoding="utf-8"))[PROVENANCE_KEY])
-        except (OSError, ValueError, KeyError, TypeError):
+            found = dict(read_dataset_json(folder / "dataset.json", PROVENANCE_KEY)[PROVENANCE_KEY])
+        except UserError:
             raise UserError(f"{folder} exists and was not written by nnunet-robust: {remedy}") from None
         made_from = {key: value for key, value in found.items() if key not in _RESULTS}
         if made_from != record:

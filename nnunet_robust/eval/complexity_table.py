@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -23,12 +21,13 @@ from nnunet_robust.common.console import quiet, warn
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import write_atomically
 from nnunet_robust.common.folders import dataset_name, nnunet_folder
+from nnunet_robust.common.nnunet_files import read_dataset_json
 from nnunet_robust.eval.images.cases import CaseFiles, cases_of_folders, label_names, load_case
 from nnunet_robust.eval.images.complexity import VARIANTS, ComplexityMeter, Variant
 from nnunet_robust.eval.images.image_files import channel_count, check_stored
 from nnunet_robust.eval.images.regions import Background, channel_names
 from nnunet_robust.eval.results.tables import cell
-from nnunet_robust.pages.plots import line_styles
+from nnunet_robust.pages.plots import line_styles, plain_style
 from nnunet_robust.trainers.plan_names import check_dataset
 
 ALL = "all_foreground"
@@ -77,7 +76,7 @@ def write_complexity(
     raw = nnunet_folder("nnUNet_raw") / name
     if not (raw / "dataset.json").is_file():
         raise UserError(f"no {raw / 'dataset.json'}: complexity needs the raw dataset")
-    meta = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))
+    meta = read_dataset_json(raw / "dataset.json", "labels", "file_ending")
     check_dataset(meta, raw / "dataset.json")
     cases = _cases(raw, meta, images, labels)
     reader = _reader(meta, cases)
@@ -183,7 +182,7 @@ def histogram(rows: Sequence[Mapping[str, Any]], dataset: str, variant: str) -> 
     finite = np.concatenate([v[np.isfinite(v)] for v in values.values()])
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     edges = np.linspace(min(0.0, low), max(high, 0.01), 25)
-    with matplotlib.style.context("default"):
+    with plain_style():
         figure = Figure(figsize=(6, 3.6), layout="constrained")
         axes = figure.add_subplot()
         for name, style in line_styles(names).items():

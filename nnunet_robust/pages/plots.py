@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib.style
@@ -45,9 +46,15 @@ def line_styles(names: Sequence[str]) -> dict[str, LineStyle]:
     }
 
 
-def plain_style() -> contextlib.AbstractContextManager[Any]:
-    """matplotlib's own style, whatever the user's settings. Entering takes longer than a panel: do it once for many."""
-    return matplotlib.style.context("default")
+@contextlib.contextmanager
+def plain_style() -> Iterator[None]:
+    """matplotlib's own style, whatever the user's settings; a "$" in a name is a "$", and begins no formula.
+
+    Entering takes longer than a panel: do it once for many.
+    """
+    with matplotlib.style.context(["default", {"text.parse_math": False}]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # of a name: drawn as a box
+        yield
 
 
 def swatch(style: LineStyle, name: str) -> str:

@@ -165,7 +165,12 @@ def latex(table: ReportTable) -> str:
 
 
 # pandas escapes what LaTeX would read as a command in cells, not in a caption; neither knows these letters.
-_LATEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "~": r"$\sim$"}
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "^": r"\textasciicircum{}",
+    "~": r"$\sim$",
+    **{letter: f"\\{letter}" for letter in "%&_#${}"},
+}
 _LETTERS = {
     "−": "$-$",
     "–": "--",

@@ -17,8 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_robust.common.files import flush_to_disk, make_folder, write_atomically
+from nnunet_robust.common.json_files import parse_state
 from nnunet_robust.study.folder import BEAT_SECONDS, Plan, StudyFolder, myself
 from nnunet_robust.study.matrix import Job
+
+_BEGUN = {
+    "type": "object",
+    "properties": {"began": {"type": "number"}, "run": {"type": "string"}, "progress": {"type": "integer"}},
+    "required": ["began", "run", "progress"],
+}
+_OVER = {"type": "object", "properties": {"seconds": {"type": "number"}}, "required": ["seconds"]}
 
 
 class Attempts:
@@ -87,17 +95,17 @@ class Attempts:
 def list_attempts(path: Path) -> list[dict[str, Any]]:
     """The attempts at a job: `began` (seconds since 1970), `run`, `progress` before it, and `seconds` if it is over."""
     attempts: list[dict[str, Any]] = []
+    if not path.is_file():
+        return attempts
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError:
         return []
-    for line in lines:
-        with contextlib.suppress(ValueError):
-            entry = json.loads(line)
-            if "began" in entry:
-                attempts.append(entry)
-            elif attempts:
-                attempts[-1].update(entry)
+    for line in filter(None, lines):
+        if begun := parse_state(line, _BEGUN):
+            attempts.append(begun)
+        elif attempts:
+            attempts[-1].update(parse_state(line, _OVER))
     return attempts
 
 
@@ -121,7 +129,7 @@ def _size(file: Path) -> int:
 def epochs_begun(log: Path) -> int:
     """How many epochs nnU-Net says it has begun, over all attempts."""
     try:
-        text = log.read_text(encoding="utf-8", errors="replace")
+        text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     except OSError:
         return 0
     return max((int(number) + 1 for number in re.findall(r"Epoch (\d+)\s*$", text, re.MULTILINE)), default=0)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nnunet_robust.common.console import warn
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.folders import dataset_name, model_folder_of, nnunet_folder
+from nnunet_robust.common.json_files import read_json
 from nnunet_robust.study.matrix import Job
 
 PROVENANCE_KEY = "nnunet_robust"  # that of dataset_conversion.writer, which is slow to import
@@ -193,7 +194,10 @@ def _is_preprocessed(folder: Path, plans: str, configuration: str) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """A file of nnU-Net's; empty where there is none, or it is broken: it is then made anew."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+        return dict(read_json(path, "it counts as not there", nan=True))
+    except UserError as error:
+        if path.exists():
+            warn(str(error))
         return {}

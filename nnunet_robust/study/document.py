@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError
 
 from nnunet_robust.common.errors import UserError
-
-Key = tuple["str | int", ...]
-"""Where a value stands: keys and indices, from the root."""
-
-_IN_WORDS = {"integer": "a whole number", "number": "a number", "string": "a text", "boolean": "true or false",
-             "array": "a list", "object": "a mapping", "null": "null"}  # fmt: skip
+from nnunet_robust.common.schemas import Key, in_words, shown
+from nnunet_robust.study.plain_yaml import FaultAt, compose, construct, line_of, read_text
 
 
 @cache
@@ -36,26 +32,24 @@ class Document:
         path: the file.
 
     Raises:
-        UserError: it cannot be read, is not YAML, or has a key twice; with the line.
+        UserError: it cannot be read, is not plain YAML (see `plain_yaml`), or has a key twice; with the line.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(
-                f"cannot read the study {path} ({reason}): nnunet-robust study init writes an example"
-            ) from error
-        except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else 1
-            raise UserError(f"{path}, line {line}: this is not YAML: {error.problem}") from error
         self._lines: dict[Key, int] = {(): 1}
         self.data: Any = None
-        if root is not None:
-            self._note_lines(root, ())
-            self.data = _Constructor().construct_document(root)
+        try:
+            root = compose(read_text(path))
+            if root is not None:
+                self._note_lines(root, ())
+                self.data = construct(root)
+        except OSError as error:
+            raise UserError(
+                f"cannot read the study {path} ({error.strerror or error}): nnunet-robust study init writes an example"
+            ) from error
+        except FaultAt as fault:
+            raise UserError(f"{path}, line {fault.line}: {fault}") from fault
 
     def fault(self, key: Key, what: str) -> UserError:
         """An error about the value at `key`, with file and line."""
@@ -76,10 +70,10 @@ class Document:
         part = self.data
         for step in key:
             part = part[step]
-        validator = Draft202012Validator({**rules, "$defs": schema()["$defs"]})
+        validator = _Validator({**rules, "$defs": schema()["$defs"]})
         faults = []
         for error in validator.iter_errors(part):
-            where, what = self._translated(error, key)
+            where, what = in_words(error, key, "the study")
             # A key that is missing may only be misspelt: the one that is unknown comes first.
             faults.append((error.validator == "required", self._lines.get(where, 0), where, what))
         if faults:
@@ -88,80 +82,47 @@ class Document:
 
     def _note_lines(self, node: yaml.Node, key: Key) -> None:
         if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
             for name, value in node.value:
+                if name.value in seen:
+                    raise FaultAt(line_of(name), f"{shown(name.value)!r} is there twice")
+                seen.add(name.value)
                 below = (*key, name.value)
-                if below in self._lines:
-                    raise UserError(f"{self.path}, line {name.start_mark.line + 1}: {name.value!r} is there twice")
-                self._lines[below] = name.start_mark.line + 1
+                self._lines[below] = line_of(name)
                 self._note_lines(value, below)
+            for name, value in _merged(node):
+                if name.value not in seen:
+                    below = (*key, name.value)
+                    self._lines[below] = line_of(name)
+                    self._note_lines(value, below)
         elif isinstance(node, yaml.SequenceNode):
             for index, value in enumerate(node.value):
                 below = (*key, index)
-                self._lines[below] = value.start_mark.line + 1
+                self._lines[below] = line_of(value)
                 self._note_lines(value, below)
 
-    def _translated(self, error: ValidationError, key: Key) -> tuple[Key, str]:
-        """Where a fault is, and what, in words."""
-        where = (*key, *error.absolute_path)
-        name = _named(where)
-        given, limit = error.instance, error.validator_value
-        if error.validator == "additionalProperties":
-            known = list(error.schema["properties"])
-            unknown = next(entry for entry in given if entry not in known)
-            return (*where, str(unknown)), f"there is no {unknown!r} {_place(where)}: {suggestion(str(unknown), known)}"
-        if error.validator == "required":
-            missing = next(entry for entry in limit if entry not in given)
-            return where, f"{_place(where)}, {missing!r} is missing"
-        if error.validator == "type":
-            wanted = " or ".join(_IN_WORDS[kind] for kind in ([limit] if isinstance(limit, str) else limit))
-            hint = f" (write {float(given)})" if "number" in wanted and _is_number(given) else ""
-            return where, f"{name} must be {wanted}, got {_shown(given)}{hint}"
-        if error.validator in ("enum", "const"):
-            values = [entry for entry in (limit if error.validator == "enum" else [limit]) if entry is not None]
-            return where, f"{name} is {_shown(given)}: {suggestion(str(given), [_shown(value) for value in values])}"
-        bounds = {"minimum": "at least {}", "maximum": "at most {}", "exclusiveMinimum": "more than {}",
-                  "exclusiveMaximum": "less than {}", "minItems": "a list of at least {}",
-                  "maxItems": "a list of at most {}", "pattern": "of the form {}"}  # fmt: skip
-        wanted = bounds[str(error.validator)].format(limit)
-        return where, f"{name} must be {wanted}, got {_shown(given)}"
+
+def _merged(node: yaml.MappingNode) -> Iterator[tuple[yaml.Node, yaml.Node]]:
+    """The keys and values that `<<` brings into a mapping."""
+    for name, value in node.value:
+        if name.tag == "tag:yaml.org,2002:merge":
+            for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                if isinstance(source, yaml.MappingNode):
+                    yield from source.value
+                    yield from _merged(source)
 
 
-class _Constructor(yaml.constructor.SafeConstructor):
-    """Makes plain Python values of YAML's nodes."""
+def _matches(_: Any, pattern: str, given: Any, rules: Any) -> Iterator[ValidationError]:
+    """JSON schema's `pattern`, of the whole text: Python's `$` also stands before a line's end."""
+    if isinstance(given, str) and not re.fullmatch(pattern, given):
+        yield ValidationError(f"{given!r} is not of the form {pattern}")
 
 
-def suggestion(given: str, known: Iterable[str]) -> str:
-    """What to write instead: the nearest of what there is, and the list."""
-    names = list(known)
-    # Of three letters, two are soon the same: gpu is not cpu.
-    near = difflib.get_close_matches(given, names, n=1) if len(given) > 3 else []
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}there {'is' if len(names) == 1 else 'are'} {', '.join(names) or 'none'}"
-
-
-def _named(key: Sequence[str | int]) -> str:
-    """`folds[0]`, `resources.train`."""
-    text = ""
-    for step in key:
-        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else str(step)
-    return text or "the study"
-
-
-def _place(key: Sequence[str | int]) -> str:
-    return f"in {_named(key)}" if key else "at the top level"
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (dict, list)):
-        return "a mapping" if isinstance(value, dict) else f"{len(value)} values" if value else "an empty list"
-    return str(value) if value is not None else "nothing"
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return isinstance(value, str)
+_Validator = validators.extend(
+    Draft202012Validator,
+    {"pattern": _matches},
+    # JSON takes 901.0 for a whole number, and names are made of these.
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, given: isinstance(given, int) and not isinstance(given, bool)
+    ),
+)

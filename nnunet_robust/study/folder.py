@@ -22,10 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_robust.common import processes
+from nnunet_robust.common.environment import environment_for
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import write_atomically
+from nnunet_robust.common.json_files import read_json
 from nnunet_robust.study.config import FOLDERS
 from nnunet_robust.study.matrix import Job, from_json
+from nnunet_robust.study.state import HOLDER, JOBS, MARKER, read_state
 
 BEAT_SECONDS = 10.0
 STALE_SECONDS = 120.0
@@ -38,8 +41,7 @@ FAILED = "failed"
 BLOCKED = "blocked"  # something that it needs has failed
 USABLE = (DONE, PARTIAL)
 
-# Planning fails with it (nnU-Net 2.8).
-_TRAINING_ONLY = ("nnUNet_n_proc_DA",)
+_AGAIN = "run the study again, which writes it anew"
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,8 @@ class Plan:
     jobs: Mapping[str, Job]
 
     def environment_of(self, job: Job) -> dict[str, str]:
-        """The variables of one job."""
-        return {
-            name: value
-            for name, value in self.environment.items()
-            if job.stage == "train" or name not in _TRAINING_ONLY
-        }
+        """All variables of one job: the shell's and the study's, as its stage needs them."""
+        return environment_for(job.stage, {**os.environ, **self.environment})
 
     def device_of(self, job: Job) -> str:
         """nnU-Net's `-device` for a job."""
@@ -119,27 +117,22 @@ class StudyFolder:
         Raises:
             UserError: no study was run here.
         """
-        data = read_json(self.inside / "jobs.json")
-        if not data:
+        path = self.inside / "jobs.json"
+        if not path.is_file():
             raise UserError(f"no study was run in {self.root}: nnunet-robust study run STUDY.yaml")
-        return Plan(**{**data, "jobs": {entry["id"]: from_json(entry) for entry in data["jobs"]}})
+        data = read_json(path, _AGAIN, JOBS)
+        known = {name: data[name] for name in Plan.__dataclass_fields__}
+        return Plan(**{**known, "jobs": {entry["id"]: from_json(entry) for entry in data["jobs"]}})
 
     def marker(self, job: str) -> dict[str, Any]:
         """The marker of a job; empty where it is not over."""
-        return read_json(self.done(job))
+        found = read_state(self.done(job), MARKER)
+        return found and {"job": job, "digest": "", "reason": "", "seconds": 0.0, "commands": [], **found}
 
     def at_work(self, job: str) -> dict[str, Any]:
         """Who is at a job; empty where nobody is."""
         path = self.running(job)
-        return holder if (holder := read_json(path)) and is_alive(path, holder) else {}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file; empty where there is none, or a kill has left it broken."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}
+        return holder if (holder := read_state(path, HOLDER)) and is_alive(path, holder) else {}
 
 
 def myself() -> dict[str, Any]:

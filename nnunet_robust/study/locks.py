@@ -21,9 +21,24 @@ from typing import Any
 from nnunet_robust.common import processes
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import make_folder
+from nnunet_robust.common.json_files import parse_state
 
 _POLL_SECONDS = 1.0
 _PATIENCE_SECONDS = 5.0  # so long the holder's record must say the same before its leftovers are ended
+
+
+# 1 is the system's, and a group of 0 or 1 is not that of a command
+_PROCESS = {
+    "type": "integer",
+    "minimum": 2,
+    "maximum": processes.LARGEST,
+}
+_HOLDER = {
+    "type": "object",
+    "properties": {"host": {"type": "string"}, "pid": _PROCESS, "started": {"type": "string"}, "group": _PROCESS,
+                   "group_started": {"type": "string"}},
+    "required": ["host", "pid", "started", "group", "group_started"],
+}  # fmt: skip
 
 
 class Lock:
@@ -146,8 +161,8 @@ def visible_gpus() -> list[str]:
 
 def _holder(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError):
+        return parse_state(path.read_text(encoding="utf-8", errors="replace"), _HOLDER)
+    except OSError:
         return {}
 
 

@@ -19,19 +19,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnunet_robust.common.environment import environment_for
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import write_atomically
+from nnunet_robust.common.interrupts import Stopped
 from nnunet_robust.study import command_lines, slurm
 from nnunet_robust.study.config import FOLDERS, STAGES, Study
 from nnunet_robust.study.engine import Options, check_engine, command_line, limited, write_dag
 from nnunet_robust.study.estimate import estimate
 from nnunet_robust.study.failures import write_failures
-from nnunet_robust.study.folder import BEAT_SECONDS, DONE, Plan, StudyFolder, myself, nnunet_folders, read_json
+from nnunet_robust.study.folder import BEAT_SECONDS, DONE, Plan, StudyFolder, myself, nnunet_folders
 from nnunet_robust.study.locks import try_lock, visible_gpus
 from nnunet_robust.study.matrix import jobs_of
+from nnunet_robust.study.state import ENVIRONMENT, HOLDER, read_state
 
 Tell = Callable[[str], None]
 _POLL_SECONDS = 1.0
+_DRIVER = "driver"  # no stage: Snakemake has what all stages have
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,7 @@ def dry_run(study: Study, root: Path, options: Options, tell: Tell) -> list[str]
         ran = subprocess.run(
             [*command_line(dag, Path(scratch), options), "--dry-run"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+            env=environment_for(_DRIVER, os.environ),
         )  # fmt: skip
     if ran.returncode:
         raise UserError(f"Snakemake refuses the study: {_last_line(ran.stdout)}")
@@ -150,7 +155,7 @@ def _drive(
     with log.open("a", encoding="utf-8") as file:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, pass_fds=[lock],
-            start_new_session=True, preexec_fn=_prepare_child,
+            start_new_session=True, preexec_fn=_prepare_child, env=environment_for(_DRIVER, os.environ),
         )  # fmt: skip
         watch = _Watch(folder, left, tell)
         beat = time.monotonic()
@@ -162,12 +167,21 @@ def _drive(
                     beat = time.monotonic()
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_POLL_SECONDS)
-        except BaseException:  # Ctrl-C: jobs end their commands, and Snakemake cancels those on a cluster
+        except BaseException as error:  # Ctrl-C: jobs end their commands, and Snakemake cancels those on a cluster
+            alone = _ends_alone(error, plan)
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGINT)
+                os.killpg(process.pid, signal.SIGKILL if alone else signal.SIGINT)
             process.wait()
             raise
         watch.look()
+
+
+def _ends_alone(error: BaseException, plan: Plan) -> bool:
+    """Whether the jobs go on without their driver: on a cluster, when it loses its terminal."""
+    if not isinstance(error, Stopped) or error.number != signal.SIGHUP or plan.executor == "local":
+        return False
+    error.kept = "the jobs on the cluster go on, and the same command watches them again"
+    return True
 
 
 class _Watch:
@@ -205,7 +219,7 @@ def _driving(folder: StudyFolder, options: Options) -> Iterator[int]:
     lock = try_lock(folder.inside / "driver.lock")
     known = folder.inside / "driver.json"
     if lock is None:
-        holder = read_json(known)
+        holder = read_state(known, HOLDER)
         raise UserError(
             f"the study in {folder.root} is being run already, by process {holder.get('pid')} on "
             f"{str(holder.get('host')).split()[0]}: watch it with nnunet-robust study status {folder.root}"
@@ -232,9 +246,12 @@ def _check_gpus(plan: Plan) -> None:
         )
 
 
+_BEGUN = {"type": "object", "properties": {"environment": ENVIRONMENT}}
+
+
 def _check_folders(folder: StudyFolder, plan: Plan) -> None:
     """A study stays in nnU-Net's folders in which it was begun."""
-    begun = read_json(folder.inside / "jobs.json").get("environment", {})
+    begun = read_state(folder.inside / "jobs.json", _BEGUN).get("environment", {})
     for name in FOLDERS:
         if begun.get(name, plan.environment[name]) != plan.environment[name]:
             raise UserError(

@@ -11,11 +11,15 @@ from pathlib import Path
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import write_atomically
 from nnunet_robust.common.folders import dataset_name, nnunet_folder
+from nnunet_robust.common.json_files import read_json
+from nnunet_robust.common.nnunet_files import read_dataset_json
 from nnunet_robust.study import command_lines
 from nnunet_robust.study.failures import write_failures
 from nnunet_robust.study.folder import DONE, PARTIAL, USABLE, StudyFolder
 from nnunet_robust.study.matrix import Job
 from nnunet_robust.study.work import CommandFailedError, NothingToDoError, Work
+
+_MISFITS = {"type": "object", "additionalProperties": {"type": "string"}}
 
 
 def _dataset(work: Work) -> tuple[str, str]:
@@ -46,7 +50,7 @@ def _plan(work: Work) -> tuple[str, str]:
 
 def _train(work: Work) -> tuple[str, str]:
     planned = next(job for job in work.job.inputs if job.startswith("plan/"))
-    misfits = json.loads(_misfit_file(work.folder, work.plan.jobs[planned]).read_text(encoding="utf-8"))
+    misfits = read_json(_misfit_file(work.folder, work.plan.jobs[planned]), f"delete the marker of {planned}", _MISFITS)
     if work.job.id in misfits:
         raise UserError(misfits[work.job.id])
     if not command_lines.is_trained(work.job):
@@ -109,7 +113,7 @@ def _write_splits(work: Work, name: str) -> None:
     from nnunetv2.utilities.crossval_split import generate_crossval_split
 
     cases = sorted(file.name for file in (folder / "gt_segmentations").iterdir())
-    ending = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["file_ending"]
+    ending = read_dataset_json(folder / "dataset.json", "file_ending")["file_ending"]
     # nnU-Net's own call, nnUNetTrainer.do_split
     write_splits(
         folder / SPLITS_FILE,

@@ -13,8 +13,9 @@ from rich.table import Table
 
 from nnunet_robust.study.attempts import epochs_begun, list_attempts
 from nnunet_robust.study.estimate import epochs, estimate
-from nnunet_robust.study.folder import BLOCKED, DONE, FAILED, PARTIAL, Plan, StudyFolder, is_alive, read_json
+from nnunet_robust.study.folder import BLOCKED, DONE, FAILED, PARTIAL, Plan, StudyFolder, is_alive
 from nnunet_robust.study.matrix import Job
+from nnunet_robust.study.state import HOLDER, read_state
 
 _SHOWN = 12  # running and failed jobs; of the rest the number
 
@@ -73,7 +74,7 @@ def read_status(root: Path) -> Status:
     folder = StudyFolder(root)
     plan = folder.read_plan()
     known = folder.inside / "driver.json"
-    driver = holder if (holder := read_json(known)) and is_alive(known, holder) else {}
+    driver = holder if (holder := read_state(known, HOLDER)) and is_alive(known, holder) else {}
     rows: dict[tuple[str, int | None], Row] = {}
     running, failed = [], []
     for job in plan.jobs.values():

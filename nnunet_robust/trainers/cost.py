@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.memory import in_bytes
+from nnunet_robust.common.nnunet_files import read_dataset_json, read_plans_json
 from nnunet_robust.trainers import TRAINERS, trainer_class
 from nnunet_robust.trainers.adversarial import RADIUS, STEPS
 from nnunet_robust.trainers.names import parse
@@ -79,7 +79,10 @@ def read_plans(folder: Path, plans: str, trusted: bool = False) -> tuple[dict[st
                 f"no {file.name} in {folder} (plans there: {there}): run nnUNetv2_plan_and_preprocess -d "
                 f"{folder.name[7:10]}, or give other plans with -p"
             )
-    plans_json, dataset_json = (json.loads((folder / name).read_text()) for name in (f"{plans}.json", "dataset.json"))
+    plans_json, dataset_json = (
+        read_plans_json(folder / f"{plans}.json"),
+        read_dataset_json(folder / "dataset.json", "labels"),
+    )
     if not trusted:
         check_plans(plans_json, folder / f"{plans}.json")
     return plans_json, dataset_json

@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from nnunet_robust.common.console import warn
+from nnunet_robust.common.csv_files import read_csv
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import atomic_file
 
 FILE = "foreground_ratio.csv"
@@ -54,8 +57,7 @@ def write_epoch(file: Path, epoch: int, ratios: Sequence[float]) -> None:
     """
     rows = []
     if file.is_file():
-        with file.open(newline="") as stream:
-            rows = [row for row in csv.DictReader(stream) if int(row["epoch"]) < epoch]
+        rows = [row for row in _earlier(file) if int(row["epoch"]) < epoch]
     values = np.asarray(ratios, dtype=np.float64)
     least, q25, median, q75, most = np.quantile(values, (0, 0.25, 0.5, 0.75, 1))
     figures = (values.mean(), values.std(), least, q25, median, q75, most, np.mean(values == 0))
@@ -65,3 +67,15 @@ def write_epoch(file: Path, epoch: int, ratios: Sequence[float]) -> None:
         writer = csv.DictWriter(stream, COLUMNS)
         writer.writeheader()
         writer.writerows([*rows, row])
+
+
+def _earlier(file: Path) -> list[dict[str, str]]:
+    """The rows of earlier epochs. A training of days does not end because of a file that tells about it."""
+    try:
+        found = read_csv(file, COLUMNS, "the epochs in it are left out")
+        if all(row.cells["epoch"].isdecimal() for row in found):
+            return [{name: row.cells[name] for name in COLUMNS} for row in found]
+        warn(f"{file}: an epoch is no number: the epochs in it are left out")
+    except UserError as error:
+        warn(str(error))
+    return []

@@ -35,8 +35,27 @@ from tests.eval.sweep_output import write_sweep_output
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 LEFT_OUT = {"demo", "doctor"}
 """Commands that need minutes, or that look at the machine rather than at what they are given."""
-NASTY = ("", " ", "-", "--", "nan", "inf", "-1", "0", "1e400", "9" * 5000, "a\nb", "a\x00b", "..", "/", "$x^2$",
-         "<b>", "\u202e", "\U0001f600", "=1+1", "%s", "{}", "nnUNetTrainer_bs0", "gaussian_blur=nan", "1,2", "901")  # fmt: skip
+NASTY = (
+    *(
+        "",
+        " ",
+        "-",
+        "--",
+        "nan",
+        "inf",
+        "-1",
+        "0",
+        "1e400",
+        "9" * 5000,
+        "a\nb",
+        "a\x00b",
+        "..",
+        "/",
+        "$x^2$",
+        "<b>",
+    ),
+    *("=1+1", "\u202e", "\U0001f600", "%s", "{}", "nnUNetTrainer_bs0", "gaussian_blur=nan", "1,2", "901"),
+)
 
 
 def examples(quick: int, nightly: int) -> pytest.MarkDecorator:
@@ -213,7 +232,7 @@ def one_line_or_read(read: Callable[[Path], Any], path: Path, data: bytes) -> No
 @pytest.fixture(scope="module")
 def calibration(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("calibration") / "calibration.json"
-    write_calibration(path, calibrate((case(i) for i in range(20)), CALIBRATED, "clean images", 0.1, 0.1, 0.2))
+    write_calibration(path, calibrate((case(i) for i in range(30)), CALIBRATED, "clean images", 0.1, 0.1, 0.2))
     return path.read_bytes()
 
 

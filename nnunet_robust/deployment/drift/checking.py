@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from nnunet_robust.common.digest import sha256
 from nnunet_robust.common.errors import UserError, one_line
 from nnunet_robust.common.files import write_atomically
 from nnunet_robust.common.locks import exclusive_lock
+from nnunet_robust.common.schemas import shown
+from nnunet_robust.common.text_files import file_fault
 from nnunet_robust.deployment.drift.checked import FEWEST_RECENT, RECENT, Checked
 from nnunet_robust.deployment.drift.measuring import Meter, new_images
 from nnunet_robust.deployment.drift.page import page
-from nnunet_robust.deployment.drift.reference import Reference, read_reference
+from nnunet_robust.deployment.drift.reference import Reference, check_setup, read_reference
 from nnunet_robust.deployment.drift.stream import Stream
 from nnunet_robust.deployment.drift.two_sample import TwoSample, compare
 from nnunet_robust.eval.images.image_files import ImageFiles
@@ -55,6 +58,7 @@ def check(
             on the same stream.
     """
     reference = read_reference(reference_file)
+    check_setup(reference_file, reference)
     setup = reference.setup
     held = f"another process is checking into {output}: wait for it, or give another output"
     with exclusive_lock(output / ".lock", held):
@@ -62,7 +66,7 @@ def check(
         if (output / STREAM).exists():
             stream.read(output / STREAM)
         before = len(stream.images)
-        channels = int(setup.get("channels", _MOST_CHANNELS))
+        channels = _channels(reference_file, setup.get("channels", str(_MOST_CHANNELS)))
         found = new_images(images, setup["file_ending"], channels, setup["patient"], order)
         digests = {image: image.digest() for image in found}
         new = [image for image, digest in digests.items() if stream.left_out(image.patient, digest) is None]
@@ -80,6 +84,12 @@ def check(
         write_atomically(output / TABLE, table(reference, stream))
         write_atomically(output / PAGE, page(done))
     return done
+
+
+def _channels(path: Path, text: str) -> int:
+    if not re.fullmatch("[0-9]{1,4}", text):
+        raise file_fault(path, f"setup.channels must be a whole number, got {shown(text)}", "fit it again")
+    return int(text)
 
 
 def _take(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from nnunet_robust import __version__
+from nnunet_robust.common.console import warn
 from nnunet_robust.common.errors import UserError, one_line
 from nnunet_robust.common.files import write_atomically
+from nnunet_robust.common.json_files import read_json
 from nnunet_robust.common.locks import exclusive_lock
+from nnunet_robust.common.schemas import check_schema
+from nnunet_robust.common.text_files import file_fault
 from nnunet_robust.deployment.drift.measuring import Meter
 from nnunet_robust.deployment.drift.reference import (
+    IMAGES,
     MeasuredImage,
     Reference,
     check_patients,
@@ -23,6 +27,7 @@ from nnunet_robust.deployment.drift.reference import (
 from nnunet_robust.eval.images.image_files import ImageFiles
 from nnunet_robust.eval.inference.predictor import Predictor
 
+_SCHEMA = {"type": "object", "properties": {"images": IMAGES}, "required": ["images"]}
 Track = Callable[[Sequence[ImageFiles]], Iterable[ImageFiles]]
 
 
@@ -86,10 +91,12 @@ def _earlier(path: Path, head: Mapping[str, object]) -> dict[tuple[str, str, str
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if any(content[name] != value for name, value in head.items()):
+        content = read_json(path, "all images are measured again")
+        if any(content.get(name) != value for name, value in head.items()):
             return {}
+        check_schema(content, _SCHEMA, lambda what: file_fault(path, what, "all images are measured again"))
         images = [image_from_json(image) for image in content["images"]]
-    except (ValueError, KeyError, TypeError, AttributeError):  # of another version
+    except (ValueError, TypeError, OverflowError) as error:
+        warn(one_line(error))
         return {}
     return {(image.case, image.patient, image.digest): image for image in images}

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from nnunet_robust.common.console import quiet
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.nnunet_files import recorded_patients
 from nnunet_robust.deployment.drift.deepest import Deepest
 from nnunet_robust.deployment.drift.features import image_features, prediction_features
 from nnunet_robust.deployment.drift.reference import MeasuredImage
 from nnunet_robust.deployment.qa.input_checks import check_form
 from nnunet_robust.deployment.qa.training import read_training
-from nnunet_robust.eval.images.cases import recorded_patients
 from nnunet_robust.eval.images.image_files import ImageFiles, UnreadableError, check_stored, find_images, read_image
 from nnunet_robust.eval.inference.predictor import Predictor
 

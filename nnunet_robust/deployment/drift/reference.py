@@ -14,11 +14,59 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_robust import __version__
-from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.errors import UserError, one_line
 from nnunet_robust.common.files import write_atomically
+from nnunet_robust.common.json_files import read_json
+from nnunet_robust.common.schemas import check_schema
+from nnunet_robust.common.text_files import file_fault
 from nnunet_robust.deployment.drift.bottleneck import Basis, basis_patients
 
 FORMAT = 1
+
+_AGAIN = "fit it again with nnunet-robust monitor fit"
+_OF_A_VERSION = {"type": "object", "required": ["format"]}
+IMAGES: Mapping[str, Any] = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "properties": {
+            "case": {"type": "string"},
+            "patient": {"type": "string"},
+            "digest": {"type": "string"},
+            "features": {"type": "object", "additionalProperties": {"type": ["number", "null"]}},
+            "activations": {"type": "array"},
+        },
+        "required": ["case", "patient", "digest", "features", "activations"],
+    },
+}
+"""The schema of measured images."""
+_SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {
+        "model": {"type": "object"},
+        "condition": {"type": "string"},
+        "n_left_out": {"type": "integer", "minimum": 0},
+        "rate": {"type": "number"},
+        "setup": {"type": "object", "additionalProperties": {"type": "string"}},
+        "images": IMAGES,
+    },
+    "required": ["model", "condition", "n_left_out", "rate", "setup", "images"],
+}
+_IN_USE: Mapping[str, Any] = {
+    "properties": {
+        "setup": {"required": ["folder", "checkpoint", "file_ending", "patient", "training"]},
+        "model": {
+            "properties": {
+                "fold": {"type": "string"},
+                "mirroring": {"type": "boolean"},
+                "members": {"type": "array", "items": {"type": "string"}},
+                "precision": {"type": "string"},
+            },
+            "required": ["trainer", "plans", "configuration", "fold", "mirroring", "members", "precision"],
+        },
+    }
+}
+"""What new images need."""
 
 FEWEST_PATIENTS = 10
 """The fewest patients of a reference.
@@ -185,17 +233,32 @@ def read_reference(path: Path) -> Reference:
     """
     if not path.is_file():
         raise UserError(f"no reference {path}: make one with nnunet-robust monitor fit")
+    content = read_json(path, _AGAIN, _OF_A_VERSION)
+    if content["format"] != FORMAT:
+        raise UserError(f"{path} is of another version of this package ({content.get('version')}): {_AGAIN}")
+    check_schema(content, _SCHEMA, lambda what: file_fault(path, what, _AGAIN))
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            raise UserError(f"{path} is of another version of this package ({content['version']}): fit it again")
         images = [image_from_json(image) for image in content["images"]]
         made = Reference.of(images, content["model"], content["condition"], content["rate"], content["setup"])
         return made.leaving_out(int(content["n_left_out"]))
-    except UserError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not a reference ({type(error).__name__}: {error}): fit it again") from error
+    except UserError as error:  # of its images
+        raise file_fault(path, str(error), _AGAIN) from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
+        raise UserError(f"{path} is not a reference ({type(error).__name__}: {one_line(error)}): {_AGAIN}") from error
+
+
+def check_setup(path: Path, reference: Reference) -> None:
+    """Make sure that a reference says how new images are to be read, and by which model.
+
+    Args:
+        path: of its file, for messages.
+        reference: as read.
+
+    Raises:
+        UserError: it lacks something.
+    """
+    stored = {"setup": dict(reference.setup), "model": reference.model}
+    check_schema(stored, _IN_USE, lambda what: file_fault(path, what, _AGAIN))
 
 
 def lines_to_json(head: Mapping[str, Any], images: Iterable[Mapping[str, Any]]) -> str:

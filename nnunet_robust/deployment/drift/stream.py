@@ -6,15 +6,18 @@ numbers as all at once, and a run that was killed has changed nothing.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from nnunet_robust import __version__
-from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.errors import UserError, one_line
 from nnunet_robust.common.files import write_atomically
+from nnunet_robust.common.json_files import read_json
+from nnunet_robust.common.schemas import check_schema
+from nnunet_robust.common.text_files import file_fault
 from nnunet_robust.deployment.drift.martingale import BETS, JUMP, DriftTest
 from nnunet_robust.deployment.drift.reference import (
+    IMAGES,
     MeasuredImage,
     Reference,
     image_from_json,
@@ -23,6 +26,8 @@ from nnunet_robust.deployment.drift.reference import (
 )
 
 FORMAT = 1
+_ADVICE = "restore it, or begin a new stream with another -o"
+_SCHEMA = {"type": "object", "properties": {"images": IMAGES}, "required": ["images"]}
 
 
 class Stream:
@@ -95,20 +100,20 @@ class Stream:
         Raises:
             UserError: not a stream, or one with another reference, rate, seed or version of this package.
         """
+        content = read_json(path, _ADVICE, {"type": "object", "required": list(self._settings)})
+        for name, value in self._settings.items():
+            if content[name] != value:
+                raise UserError(
+                    f"{path} was begun with another {name} ({_short(content[name])}, now {_short(value)}): a rate "
+                    f"of false alarms holds for one stream with one test; begin a new file"
+                )
+        check_schema(content, _SCHEMA, lambda what: file_fault(path, what, _ADVICE))
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            for name, value in self._settings.items():
-                if content[name] != value:
-                    raise UserError(
-                        f"{path} was begun with another {name} ({_short(content[name])}, now {_short(value)}): a rate "
-                        f"of false alarms holds for one stream with one test; begin a new file"
-                    )
-            images = [image_from_json(image) for image in content["images"]]
-        except UserError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is not a stream ({type(error).__name__}: {error}): begin a new file") from error
-        left_out = self.add(images)
+            left_out = self.add([image_from_json(image) for image in content["images"]])
+        except UserError as error:  # of its images
+            raise file_fault(path, str(error), _ADVICE) from error
+        except (ValueError, TypeError, OverflowError) as error:
+            raise UserError(f"{path} is not a stream ({type(error).__name__}: {one_line(error)}): {_ADVICE}") from error
         if left_out:
             case, reason = next(iter(left_out.items()))
             raise UserError(f"{path} was changed: {case} counts there, but {reason}; begin a new file")

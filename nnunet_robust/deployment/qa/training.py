@@ -7,7 +7,6 @@ comes from the images of a calibration, where there are some (`ImageStatistics`)
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.json_files import OBJECT, read_json
+from nnunet_robust.common.nnunet_files import DATASET, PLANS
 from nnunet_robust.eval.images.image_statistics import ImageStatistics
 from nnunet_robust.eval.images.normalisation import Normalisation
+
+_SCHEMAS = {"dataset.json": DATASET, "plans.json": PLANS}
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,7 @@ def read_training(model_folder: Path, configuration: str, calibration: Iterable[
             raise UserError(
                 f"no {path}: give a trained model's folder, or copy the file there from nnUNet_preprocessed"
             )
-        try:
-            files[name] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path} is not JSON ({error}): restore it from nnUNet_preprocessed") from error
+        files[name] = read_json(path, "restore it from nnUNet_preprocessed", _SCHEMAS.get(name, OBJECT), nan=True)
     fingerprint, dataset, plans = files.values()
     try:
         names = dataset["channel_names"] if "channel_names" in dataset else dataset["modality"]
@@ -70,7 +70,7 @@ def read_training(model_folder: Path, configuration: str, calibration: Iterable[
         spacings = np.array(fingerprint["spacings"], float)
         extents = np.array(fingerprint["shapes_after_crop"], float) * spacings
         in_fingerprint = len(fingerprint["foreground_intensity_properties_per_channel"])
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{model_folder} has no nnU-Net fingerprint or plans of {configuration} ({error!r})") from error
     if not len(channels) == len(normalisation.schemes) == in_fingerprint:
         raise UserError(

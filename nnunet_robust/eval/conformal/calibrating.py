@@ -15,6 +15,7 @@ from nnunet_robust import __version__
 from nnunet_robust.common.console import quiet, warn
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import flush_to_disk, write_atomically
+from nnunet_robust.common.json_files import parse_state
 from nnunet_robust.common.locks import exclusive_lock
 from nnunet_robust.eval.conformal.calibration import Calibration, CalibrationCase, CaseScores, calibrate
 from nnunet_robust.eval.conformal.calibration_file import (
@@ -207,21 +208,28 @@ class _Unfinished:
         self.path = path
         self.cases: dict[tuple[str, str, str], CalibrationCase] = {}
         header = {"format": FORMAT, "version": __version__, "model": dict(identity), "settings": settings()}
-        first, *lines = path.read_text("utf-8", "replace").split("\n") if path.is_file() else [""]
+        first, *lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else [""]
         if first != json.dumps(header):
             write_atomically(path, json.dumps(header) + "\n")
             return
-        whole: list[str] = []
+        whole = []
         for line in lines[:-1]:  # what follows the last line break was being written
-            try:
-                case = case_from_json(json.loads(line))
-            except (AttributeError, KeyError, TypeError, ValueError):
-                break  # so was this when the power was cut; what follows is measured again
-            whole.append(line)
-            self.cases[case.case, case.patient, case.digest] = case
+            if (case := _measured(line)) is not None:
+                self.cases[case.case, case.patient, case.digest] = case
+                whole.append(line)
+        if len(whole) < len(lines) - 1:
+            warn(f"{path}: {len(lines) - 1 - len(whole)} lines are damaged: their cases are measured again")
         write_atomically(path, "\n".join([first, *whole]) + "\n")
 
     def add(self, case: CalibrationCase) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(case_to_json(case)) + "\n")
         flush_to_disk(self.path)
+
+
+def _measured(line: str) -> CalibrationCase | None:
+    """The case of a line; None where the line is damaged."""
+    try:
+        return case_from_json(parse_state(line))
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError):
+        return None

@@ -14,8 +14,11 @@ from typing import Any
 import numpy as np
 
 from nnunet_robust import __version__
-from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.errors import UserError, one_line
 from nnunet_robust.common.files import write_atomically
+from nnunet_robust.common.json_files import read_json
+from nnunet_robust.common.schemas import check_schema
+from nnunet_robust.common.text_files import file_fault
 from nnunet_robust.eval.conformal.calibration import Calibration, CalibrationCase, CaseScores, calibrate
 from nnunet_robust.eval.conformal.false_alarms import FalseAlarms
 from nnunet_robust.eval.conformal.loss_curves import SETTINGS, Kind, LossCurve
@@ -25,6 +28,42 @@ from nnunet_robust.eval.images.normalisation import NetworkView
 FORMAT = 3
 _EARLIER = 2
 """Of the version before: without sizes of outer masks, what the network sees of an image, and false alarms."""
+_AGAIN = "calibrate again"
+_OF_A_VERSION = {"type": "object", "required": ["format", "settings"]}
+_CASE = {
+    "type": "object",
+    "properties": {
+        "case": {"type": "string"},
+        "patient": {"type": "string"},
+        "digest": {"type": "string"},
+        "image": {"type": "object"},
+        "labels": {"type": "object", "additionalProperties": {"type": "object"}},
+    },
+    "required": ["case", "patient", "digest", "image", "labels"],
+}
+_SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {
+        "model": {
+            "type": "object",
+            "properties": {
+                "fold": {"type": "string"},
+                "mirroring": {"type": "boolean"},
+                "members": {"type": "array", "items": {"type": "string"}},
+                "precision": {"type": "string"},
+            },
+            "required": ["fold", "mirroring", "members", "precision"],
+        },
+        "condition": {"type": "string"},
+        "alpha": {"type": "number"},
+        "delta": {"type": ["number", "null"]},
+        "interval_alpha": {"type": "number"},
+        "training": {"type": "string"},
+        "false_alarms": {"type": ["object", "null"]},
+        "cases": {"type": "array", "items": _CASE},
+    },
+    "required": ["model", "condition", "alpha", "delta", "interval_alpha", "training", "cases"],
+}
 _GIVEN = ("model", "condition", "alpha", "delta", "interval_alpha", "training")
 
 
@@ -53,10 +92,11 @@ def read_calibration(path: Path) -> Calibration:
     """
     if not path.is_file():
         raise UserError(f"no calibration {path}: make one with nnunet-robust calibrate")
+    content = read_json(path, _AGAIN, _OF_A_VERSION)
+    if content["format"] not in (FORMAT, _EARLIER) or content["settings"] != settings():
+        raise UserError(f"{path} is of another version of this package ({content.get('version')}): {_AGAIN}")
+    check_schema(content, _SCHEMA, lambda what: file_fault(path, what, _AGAIN))
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] not in (FORMAT, _EARLIER) or content["settings"] != settings():
-            raise UserError(f"{path} is of another version of this package ({content['version']}): calibrate again")
         cases = [case_from_json(case) for case in content["cases"]]
         calibration = calibrate(cases, **{name: content[name] for name in _GIVEN})
         if (counted := content.get("false_alarms")) is not None:
@@ -65,10 +105,10 @@ def read_calibration(path: Path) -> Calibration:
         if content["format"] == _EARLIER:  # which had other words
             made = {name: made[name] for name in ("bounds", "intervals")}
         stored = {name: content[name] for name in made}
-    except UserError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not a calibration ({type(error).__name__}: {error}): calibrate again") from error
+    except UserError as error:  # of its cases
+        raise file_fault(path, str(error), _AGAIN) from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
+        raise UserError(f"{path} is not a calibration ({type(error).__name__}: {one_line(error)}): {_AGAIN}") from error
     if stored != made:
         raise UserError(f"the promises in {path} are not those of its cases: the file was changed, calibrate again")
     return calibration

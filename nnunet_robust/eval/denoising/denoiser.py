@@ -72,7 +72,7 @@ class Denoiser:
 
     def matches(self, described: Mapping[str, Any]) -> bool:
         """Tell whether it does the same to images as one that a manifest describes, whatever each was learned from."""
-        then = (described["filter"], described.get("threshold"), described.get("background", "perturb"))
+        then = (described.get("filter"), described.get("threshold"), described.get("background", "perturb"))
         return then == (FILTER, self.threshold, self.background.mode)
 
     def described(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from nnunet_robust.common.console import quiet
 from nnunet_robust.common.digest import sha256
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import atomic_path, write_atomically
+from nnunet_robust.common.json_files import read_json
 from nnunet_robust.eval.denoising.denoiser import Denoiser
 from nnunet_robust.eval.denoising.writers import write_image
 from nnunet_robust.eval.images.image_files import ImageFiles, load_image
@@ -22,6 +23,25 @@ from nnunet_robust.eval.inference.models import Model
 
 RECORD = "denoised.json"
 """Beside the images; nnU-Net looks for files of the dataset's ending only."""
+_RECORD: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {
+        "denoise": {"type": "object"},
+        "cases": {
+            "type": "object",
+            "additionalProperties": {
+                "type": "object",
+                "properties": {
+                    "noise_sigma": {"type": ["number", "null"]},
+                    "denoised": {"type": "boolean"},
+                    "files": {"type": "array", "items": {"type": "string"}},
+                },
+                "required": ["noise_sigma", "denoised", "files"],
+            },
+        },
+    },
+    "required": ["model", "checkpoints", "denoise", "cases"],
+}
 
 
 @dataclass(frozen=True)
@@ -117,11 +137,14 @@ def _earlier(
         if there := sorted(path for path in targets if path.exists()):
             raise UserError(f"-o {output} holds {there[0].name} already, and no {RECORD}: take a new folder")
         return {}
-    before = json.loads(record.read_text(encoding="utf-8"))
+    before = read_json(record, "restore it, or take a new folder for -o", _RECORD)
     same = all(before.get(name) == settings[name] for name in ("model", "checkpoints"))
     if not same or not denoiser.matches(before["denoise"]):
         raise UserError(f"-o {output} was made for another model or by another threshold: take a new folder")
-    return {name: Done(**{**entry, "files": tuple(entry["files"])}) for name, entry in before["cases"].items()}
+    return {
+        name: Done(entry["noise_sigma"], entry["denoised"], tuple(entry["files"]))
+        for name, entry in before["cases"].items()
+    }
 
 
 def _copy(original: Path, target: Path) -> None:

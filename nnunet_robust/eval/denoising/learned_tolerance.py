@@ -76,7 +76,7 @@ def learn(earlier: EarlierSweep, key: str) -> NoiseTolerance:
     where = f"{earlier.flag} {earlier.folder}"
     table = earlier.folder / "inputs.csv"
     point = ["patient", "case", *CONDITION]
-    inputs = read_table(table) if table.is_file() else pd.DataFrame()
+    inputs = read_table(table, point, f"sweep again for {earlier.flag}") if table.is_file() else pd.DataFrame()
     if not {*point, "noise_sigma"} <= set(inputs):
         raise UserError(f"{where}: its inputs.csv has no noise_sigma: it is of an earlier version, sweep it again")
     own = earlier.rows[earlier.rows["key"] == key]

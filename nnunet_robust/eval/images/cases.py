@@ -4,7 +4,6 @@ computed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,8 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from nnunet_robust.common.digest import digest_of_case
 from nnunet_robust.common.errors import UserError, one_line
 from nnunet_robust.common.folders import nnunet_folder
+from nnunet_robust.common.names import check_name
+from nnunet_robust.common.nnunet_files import read_dataset_json, read_splits, recorded_patients
 from nnunet_robust.eval.images.grids import Grid, compare_grids
 from nnunet_robust.eval.images.image_files import (
     ImageFiles,
@@ -95,9 +96,14 @@ def sha256_of_case(case: CaseFiles, channels: int) -> str:
 
 
 def label_names(dataset_json: Mapping[str, Any]) -> dict[int, str]:
-    """List every label value that `dataset.json` declares, with the first name that has it."""
+    """List every label value that `dataset.json` declares, with the first name that has it.
+
+    Raises:
+        UserError: a name has a line break or another control character.
+    """
     known: dict[int, str] = {}
     for name, value in dataset_json["labels"].items():
+        check_name(name, "label", path=False)
         for v in value if isinstance(value, (list, tuple)) else (value,):
             known.setdefault(int(v), name)
     return known
@@ -156,7 +162,7 @@ def drawn_by_experts(cases: Sequence[CaseFiles], folders: Sequence[Path], refere
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"no folder {folder}: give existing folders with -l")
-    names = [folder.resolve().name for folder in folders]
+    names = [check_name(folder.resolve().name, "expert", path=False) for folder in folders]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"two folders of labels are called {twice[0]}: their names name the experts, give others")
     return [
@@ -186,9 +192,10 @@ def cases_of_dataset(dataset: str, fold: str, file_ending: str, channels: int) -
     if not fold.isdigit():
         raise UserError(f"{dataset} has no labelsTs, and fold {fold!r} has no validation cases of its own: give -i, -l")
     splits_file = nnunet_folder("nnUNet_preprocessed") / dataset / "splits_final.json"
-    splits = json.loads(splits_file.read_text()) if splits_file.is_file() else []
+    splits = read_splits(splits_file) if splits_file.is_file() else []
     if int(fold) >= len(splits):
         raise UserError(f"{dataset} has no labelsTs, and {splits_file} has no fold {fold}: give -i and -l")
+    read_dataset_json(raw / "dataset.json", "file_ending")  # nnU-Net reads it, too
     files = get_filenames_of_train_images_and_targets(str(raw))
     patients = recorded_patients(raw)
     unknown = [name for name in splits[int(fold)]["val"] if name not in files]
@@ -196,7 +203,7 @@ def cases_of_dataset(dataset: str, fold: str, file_ending: str, channels: int) -
         raise UserError(f"validation case {unknown[0]!r} of fold {fold} is not in {raw}: restore it, or give -i and -l")
     return [
         CaseFiles(
-            name,
+            check_name(name, "case"),
             patients.get(name, name),
             tuple(map(Path, files[name]["images"])),
             Path(files[name]["label"]),
@@ -204,12 +211,6 @@ def cases_of_dataset(dataset: str, fold: str, file_ending: str, channels: int) -
         )
         for name in sorted(splits[int(fold)]["val"])
     ]
-
-
-def recorded_patients(raw: Path) -> dict[str, str]:
-    """Read the patient of each case, where one of our converters has recorded it in a raw dataset's `dataset.json`."""
-    file = raw / "dataset.json"
-    return json.loads(file.read_text()).get("nnunet_robust", {}).get("patients", {}) if file.is_file() else {}
 
 
 def _check_present(case: CaseFiles) -> None:

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from nnunet_robust.common.console import warn
 from nnunet_robust.common.digest import digest_of_files
 from nnunet_robust.common.errors import UserError, one_line
+from nnunet_robust.common.names import check_name
+from nnunet_robust.common.schemas import shown
 from nnunet_robust.eval.images.grids import Grid, compare_grids
 
 _NAMED = 20  # files that are none of the images
@@ -123,15 +125,25 @@ def files_of_cases(folder: Path, file_ending: str, channels: int) -> dict[str, t
         channels: how many channels an image has, C.
 
     Returns:
-        Case -> its files, by channel; sorted by case. Empty where no file is named `<case>_0000<ending>`.
+        Case -> its files, by channel; sorted by case. Empty where no file is named `<case>_0000<ending>`. Hidden files
+        are none of them: macOS leaves a `._x.png` beside every x.png on a foreign disk.
+
+    Raises:
+        UserError: a case has a name that cannot stand in a table or be a file's, see `check_name`.
     """
-    pattern = re.compile(r"(.+)_(\d{4})" + re.escape(file_ending))
+    pattern = re.compile(r"(.+)_([0-9]{4})" + re.escape(file_ending), re.DOTALL)
     by_case: dict[str, tuple[Path, ...]] = {}
-    for path in sorted(folder.iterdir()):
+    for path in _seen(folder):
         if (match := pattern.fullmatch(path.name)) and int(match[2]) < channels:
+            check_name(match[1], "case")
             by_case[match[1]] = (*by_case.get(match[1], ()), path)
     named = any(path.name == f"{case}_0000{file_ending}" for case, (path, *_) in by_case.items())
     return dict(sorted(by_case.items())) if named else {}
+
+
+def _seen(folder: Path) -> list[Path]:
+    """The files of a folder that are not hidden, sorted."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
 
 
 def find_images(folder: Path, file_ending: str, channels: int) -> list[ImageFiles]:
@@ -149,19 +161,19 @@ def find_images(folder: Path, file_ending: str, channels: int) -> list[ImageFile
         The images, their files sorted.
 
     Raises:
-        UserError: there is no such folder, or no file of the ending in it.
+        UserError: there is no such folder, no file of the ending in it, or a name that cannot be one.
     """
     if folder.is_file() and folder.name.endswith(file_ending):
-        name = folder.name.removesuffix(file_ending)
+        name = check_name(folder.name.removesuffix(file_ending), "image")
         return [ImageFiles(name, name, (folder,))]
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: give the folder of the new images ({file_ending} files) with -i")
-    files = sorted(path for path in folder.iterdir() if path.name.endswith(file_ending) and path.is_file())
+    files = [path for path in _seen(folder) if path.name.endswith(file_ending) and path.is_file()]
     if not files:
         raise UserError(f"no {file_ending} files in {folder}: the models take such files, convert the new images")
     by_case = files_of_cases(folder, file_ending, channels)
     by_case = by_case or {path.name.removesuffix(file_ending): (path,) for path in files}
-    images = [ImageFiles(name, name, of_case) for name, of_case in by_case.items()]
+    images = [ImageFiles(check_name(name, "image"), name, of_case) for name, of_case in by_case.items()]
     warn_of_others(folder, images, file_ending, channels)
     return images
 
@@ -178,7 +190,7 @@ def warn_of_others(folder: Path, images: Sequence[ImageFiles], file_ending: str,
     if others := [name for name in other_files(folder, images) if name not in spacings]:
         named = f"<case>_0000{file_ending}" + (f" to _{channels - 1:04d}{file_ending}" if channels > 1 else "")
         more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
-        warn(f"not looked at, as they are no images {named}: {', '.join(others[:_NAMED])}{more}")
+        warn(f"not looked at, as they are no images {named}: {', '.join(map(shown, others[:_NAMED]))}{more}")
 
 
 def read_image(files: ImageFiles, reader: BaseReaderWriter) -> LoadedImage:

@@ -377,6 +377,7 @@ def load_model(
         raise
     except Exception as error:
         raise UserError(f"the model in {folder} cannot be loaded: {type(error).__name__}: {one_line(error)}") from error
+    label_names(predictor.dataset_json)  # whose names tables and figures can write
     if predictor.configuration_manager.previous_stage_name is not None:
         raise UserError(
             f"{folder} is a cascade: it needs the segmentations of "

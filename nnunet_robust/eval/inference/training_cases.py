@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from nnunet_robust.common.digest import sha256
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.folders import nnunet_folder
+from nnunet_robust.common.nnunet_files import read_dataset_json, read_splits
 from nnunet_robust.common.sentences import listed
 from nnunet_robust.eval.images.image_files import ImageFiles
 from nnunet_robust.eval.inference.models import Model
@@ -204,8 +204,7 @@ class _Dataset:
             return None
         if not file.is_file():
             return None
-        splits: Sequence[Mapping[str, Sequence[str]]] = json.loads(file.read_text(encoding="utf-8"))
-        return splits
+        return read_splits(file)
 
     @cached_property
     def listed(self) -> Mapping[str, Sequence[str]] | None:
@@ -216,6 +215,7 @@ class _Dataset:
             return None
         if not (raw / "dataset.json").is_file():
             return None
+        read_dataset_json(raw / "dataset.json", "file_ending")  # nnU-Net reads it, too
         files = get_filenames_of_train_images_and_targets(str(raw))
         return {name: files[name]["images"] for name in sorted(files)}
 

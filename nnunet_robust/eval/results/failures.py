@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from nnunet_robust.common.errors import one_line
+from nnunet_robust.common.csv_files import read_csv
+from nnunet_robust.common.errors import UserError, one_line
 from nnunet_robust.common.files import atomic_file
 
+FAILURES = "failures.csv"
 MISSING = "missing.txt"
 """A file in a sweep's folder in which whoever had it made says, a line each, what it lacks, and why."""
 
@@ -70,7 +72,7 @@ def combine_failures(output: Path) -> list[Failure]:
     found: list[Failure] = []
     for path in (output / "parts" / "failures").glob("*/*.csv"):
         found += _read(path)
-    target = output / "failures.csv"
+    target = output / FAILURES
     if found:
         _write(target, sorted(found))
     else:
@@ -80,7 +82,7 @@ def combine_failures(output: Path) -> list[Failure]:
 
 def read_failures(output: Path) -> list[Failure]:
     """Read the failures in a sweep's folder; none where there is no `failures.csv`."""
-    return _read(output / "failures.csv")
+    return _read(output / FAILURES)
 
 
 def _part(output: Path, case: str, perturbation: str) -> Path:
@@ -89,10 +91,12 @@ def _part(output: Path, case: str, perturbation: str) -> Path:
 
 def _read(path: Path) -> list[Failure]:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return [Failure(**row) for row in csv.DictReader(file)]
-    except FileNotFoundError:  # nothing has failed, or another process has just succeeded
-        return []
+        rows = read_csv(path, _COLUMNS, "delete it, and run the sweep again")
+    except UserError:
+        if path.exists():
+            raise
+        return []  # nothing has failed, or another process has just succeeded
+    return [Failure(**{name: row.cells[name] for name in _COLUMNS}) for row in rows]
 
 
 def _write(path: Path, failures: Iterable[Failure]) -> None:

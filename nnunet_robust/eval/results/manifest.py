@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from types import UnionType
+from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import write_atomically
+from nnunet_robust.common.json_files import read_json
 from nnunet_robust.eval.results.tables import ARM
 
+MANIFEST = "manifest.json"
 _IS = "is"  # in a field's metadata: the class of its value
 _ARE = "are"  # the same for each value of a mapping
 _Own = TypeVar("_Own", bound="Entry")
@@ -64,6 +68,38 @@ class Entry:
 
 def _stored_fields(of: type[Entry]) -> list[Any]:
     return [known for known in fields(of) if known.name != "as_read"]
+
+
+_SCALARS = {str: "string", bool: "boolean", int: "integer", float: "number"}
+
+
+@cache
+def manifest_schema() -> dict[str, Any]:
+    """Make the JSON schema of the file: of each known key the type of its field; none must be there, and others may."""
+    return _schema_of(Manifest)
+
+
+def _schema_of(kind: Any) -> dict[str, Any]:
+    """The JSON schema of an annotation."""
+    if isinstance(kind, UnionType):
+        kind = next(one for one in get_args(kind) if one is not type(None))
+        schema = _schema_of(kind)
+        return {**schema, "type": [schema["type"], "null"]} if "type" in schema else schema
+    origin, arguments = get_origin(kind), get_args(kind)
+    if isinstance(kind, type) and issubclass(kind, Entry):
+        types = get_type_hints(kind)
+        entries = {known.name: _schema_of(types[known.name]) for known in _stored_fields(kind)}
+        needed = [known.name for known in _stored_fields(kind) if _is_needed(known)]
+        return {"type": "object", "properties": entries, "required": needed}
+    if origin is Mapping:
+        return {"type": "object", "additionalProperties": _schema_of(arguments[1])}
+    if origin is Sequence:
+        return {"type": "array", "items": _schema_of(arguments[0])}
+    return {"type": _SCALARS[kind]} if kind in _SCALARS else {}
+
+
+def _is_needed(known: Any) -> bool:
+    return known.default is MISSING and known.default_factory is MISSING
 
 
 def _default(known: Any) -> Any:
@@ -353,14 +389,17 @@ class Manifest(Entry):
             (self.as_read or {})[name]
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path, advice: str = "restore the file, or sweep into a new folder") -> Manifest:
     """Read a manifest.
 
+    Args:
+        path: the file.
+        advice: what to do where it cannot be read, a clause.
+
     Raises:
-        FileNotFoundError: there is none.
-        json.JSONDecodeError: the file is not JSON.
+        UserError: there is none, it is no JSON, or a key does not hold what it should.
     """
-    return Manifest.from_json(json.loads(path.read_text(encoding="utf-8")))
+    return Manifest.from_json(read_json(path, advice, manifest_schema(), nan=True))
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nnunet_robust.common.console import warn
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import atomic_file, flush_all, make_folder
 from nnunet_robust.eval.results.tables import TABLES, Condition, ResultTable
@@ -95,39 +96,50 @@ class Part:
         self._length += len(data)
 
     def _read(self) -> None:
-        group: list[dict[str, str]] = []
         with self.path.open("rb") as file:
             header = file.readline()
-            if not header.endswith(b"\n"):
-                return
-            if b"\0" in header:
-                return
-            if next(csv.reader([header.decode()])) != [*self.columns, "rows"]:
-                raise UserError(f"{self.path} has columns of another version of this package: take a new output folder")
-            self._length = position = len(header)
-            for line in file:
-                position += len(line)
-                found = self._row(line)
-                if found is None:
-                    return
-                row, key, count = found
-                group.append(row)
-                if len(group) == count:
-                    self.rows[key], group, self._length = group, [], position
+            if not header.endswith(b"\n") or b"\0" in header:  # a power cut leaves zeros
+                return None
+            if _cells(header) != [*self.columns, "rows"]:
+                raise UserError(
+                    f"{self.path} has columns of another version of this package, or was changed: take a new output "
+                    f"folder, or delete the file to have it computed again"
+                )
+            self._length = len(header)
+            lines = file.readlines()
+        group: list[dict[str, str]] = []
+        position = self._length
+        for number, line in enumerate(lines, 1):
+            position += len(line)
+            *values, count = _cells(line)
+            if not line.endswith(b"\n") or len(values) != len(self.columns) or not count.isdecimal():
+                return self._tell_of_damage(number, len(lines))
+            group.append(dict(zip(self.columns, values, strict=True)))
+            if str(len(group)) == count:
+                try:
+                    condition = _condition(group[0])
+                except ValueError:
+                    return self._tell_of_damage(number, len(lines))
+                self.rows[condition], group, self._length = group, [], position
+        return None
 
-    def _row(self, line: bytes) -> tuple[dict[str, str], Condition, int] | None:
-        """A row, its condition and how many rows that has; None where it was not wholly written."""
-        if b"\0" in line or not line.endswith(b"\n"):
-            return None
-        values = next(csv.reader([line.decode(errors="replace")]), [])
-        if len(values) != len(self.columns) + 1:
-            return None
-        row = dict(zip(self.columns, values, strict=False))
-        try:
-            key = Condition(row["perturbation"], float(row["level"]), int(row["replicate"]))
-            return row, key, int(values[-1])
-        except ValueError:
-            return None
+    def _tell_of_damage(self, number: int, last: int) -> None:
+        """A kill cuts off the last line; a fault before that was made by somebody else."""
+        if number < last:
+            warn(f"{self.path}, line {number + 1}: this is no row of a sweep: it and what follows is computed again")
+
+
+def _cells(line: bytes) -> list[str]:
+    if b"\0" in line:
+        return [""]
+    try:
+        return next(csv.reader([line.decode(errors="replace")]), None) or [""]  # an empty line has no cell
+    except csv.Error:
+        return [""]
+
+
+def _condition(row: Mapping[str, str]) -> Condition:
+    return Condition(row["perturbation"], float(row["level"]), int(row["replicate"]))
 
 
 def open_part(table: ResultTable, output: Path, key: str, perturbation: str, case: str) -> Part:

@@ -65,6 +65,11 @@ class ResultTable:
     optional: bool = True
     reported: bool = True
 
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The columns that every version has written; what is measured of images came with time."""
+        return tuple(name for name in self.columns if name not in {*MEASURED, *SCORES})
+
     def file(self, output: Path) -> Path:
         """Name the table's file in an output folder."""
         return output / f"{self.name}.csv"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,10 +40,10 @@ class EarlierSweep:
         manifest_file = folder / "manifest.json"
         if not manifest_file.is_file() or not (folder / "results.csv").is_file():
             raise UserError(f"{flag} {folder}: not the folder of a finished sweep")
+        manifest = read_manifest(manifest_file, f"give {flag} the folder of a finished sweep")
         try:
-            manifest = read_manifest(manifest_file)
             manifest.require("models", "identity")
-        except (json.JSONDecodeError, KeyError) as error:
+        except KeyError as error:
             raise UserError(f"{flag} {folder}: {manifest_file.name} is not a sweep's ({error!r})") from error
         return cls(flag, folder, manifest)
 

@@ -86,19 +86,11 @@ def load_results(path: Path, *more: Path) -> pd.DataFrame:
 def _read(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise UserError(f"No results at {path}: give the output folder of `nnunet-robust sweep`.")
-    try:
-        results = read_table(path)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise UserError(f"{path} is not a table of results ({str(error).strip()}): run the sweep again.") from error
-    if missing := [name for name in _TEXT + _NUMBERS if name not in results]:
-        raise UserError(f"{path} lacks the columns {', '.join(missing)}: it is not a sweep's results.csv.")
+    results = read_table(path, [*_TEXT, *_NUMBERS], "give a sweep's results.csv, or run the sweep again")
     if results.empty:
         raise UserError(f"{path} has no rows: the sweep has not finished its first case, run it again to go on.")
     numbers = [*_NUMBERS, *(name for name in _SCORES if name in results)]
-    try:
-        results[numbers] = results[numbers].astype(float)
-    except ValueError as error:
-        raise UserError(f"{path} has text where a number belongs ({error}): run the sweep again.") from error
+    results[numbers] = results[numbers].astype(float)
     if unknown := set(results["outcome"]) - _OUTCOMES:
         raise UserError(f"{path} has the outcome {min(unknown)!r}: it is one of {', '.join(sorted(_OUTCOMES))}.")
     key = ["dataset", *_MODEL, "case", "perturbation", "level", "replicate", "label"]

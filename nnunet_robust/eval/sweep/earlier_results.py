@@ -7,13 +7,11 @@ from pathlib import Path
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.inference.models import Model
-from nnunet_robust.eval.results.manifest import Identity, Manifest, ModelEntry, open_manifest
+from nnunet_robust.eval.results.manifest import MANIFEST, Identity, Manifest, ModelEntry, open_manifest
 from nnunet_robust.eval.results.tables import BOUNDS, RESULTS
 from nnunet_robust.eval.sweep.arms import Arm
 from nnunet_robust.eval.sweep.attack_settings import AttackSettings, refuse_other_attacks
 from nnunet_robust.eval.sweep.guarantees import Guarantees
-
-MANIFEST = "manifest.json"
 
 
 def read_known(

@@ -11,13 +11,13 @@ Paths are relative to the file, or absolute. Names of folders are free; cases in
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nnunet_robust.common.csv_files import read_csv
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.attacks.rows import PERTURBATIONS
 from nnunet_robust.eval.images.cases import CaseFiles, cases_of_folders, sha256_of_case
@@ -71,29 +71,21 @@ def read_series(path: Path) -> list[SeriesSet]:
         UserError: no such file, columns missing, no rows, a name that is taken or cannot be one, a level that is no
             finite number or is there twice, two units for one perturbation, or a folder that is not there.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or ()
-            rows = [{name: (value or "").strip() for name, value in row.items() if name} for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot read the series {path} ({reason}): give a CSV file with --series") from error
-    if missing := [name for name in _COLUMNS if name not in columns]:
-        raise UserError(f"{path} lacks the columns {', '.join(missing)}: it needs {', '.join(_COLUMNS)}")
+    rows = read_csv(path, _COLUMNS, f"give --series a CSV file with the columns {', '.join(_COLUMNS)}")
     if not rows:
         raise UserError(f"{path} has no rows: name at least one test set")
     sets: list[SeriesSet] = []
-    for number, row in enumerate(rows, 1):
-        added = _read_row(row, path.parent, f"{path}, row {number}")
+    for line, row in rows:
+        where = f"{path}, line {line}"
+        added = _read_row({name: cell.strip() for name, cell in row.items()}, path.parent, where)
         for other in sets:
             if other.condition.perturbation != added.condition.perturbation:
                 continue
             if other.condition.name == added.condition.name:
-                raise UserError(f"{path}, row {number}: {added.condition.name} is there twice, to six digits")
+                raise UserError(f"{where}: {added.condition.name} is there twice, to six digits")
             if other.unit != added.unit:
                 raise UserError(
-                    f"{path}, row {number}: {added.condition.perturbation} is counted in {added.unit!r} here and in "
+                    f"{where}: {added.condition.perturbation} is counted in {added.unit!r} here and in "
                     f"{other.unit!r} before: give it one unit"
                 )
         sets.append(added)
@@ -183,6 +175,6 @@ def _read_row(row: Mapping[str, str], folder: Path, where: str) -> SeriesSet:
     folders = {}
     for column in ("images", "labels"):
         folders[column] = folder / row[column]
-        if not row[column] or not folders[column].is_dir():
+        if not row[column] or "\0" in row[column] or not folders[column].is_dir():
             raise UserError(f"{where}: no folder {str(folders[column])!r} of {column}; paths are relative to the file")
     return SeriesSet(Condition(name, level), row.get("unit", ""), **folders)

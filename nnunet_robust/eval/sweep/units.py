@@ -24,6 +24,7 @@ from filelock import FileLock
 
 from nnunet_robust.common import processes
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.json_files import parse_state
 from nnunet_robust.eval.images.cases import CaseFiles
 from nnunet_robust.eval.results.parts import is_disk_full
 from nnunet_robust.eval.results.tables import Condition
@@ -31,6 +32,14 @@ from nnunet_robust.eval.results.tables import Condition
 BEAT_SECONDS = 10.0
 STALE_SECONDS = 120.0
 """A claim of another machine whose heartbeat did not move while it was watched for so long is taken over."""
+_CLAIM = {
+    "type": "object",
+    "properties": {
+        "host": {"type": "string"},
+        "pid": {"type": "integer", "minimum": 1, "maximum": processes.LARGEST},
+        "started": {"type": "string"},
+    },
+}
 _EMPTY_SECONDS = 5.0  # the same for a claim that nobody has written
 
 
@@ -189,7 +198,7 @@ class Claims:
 
     def _read(self, path: Path) -> str | None:
         try:
-            return path.read_text()
+            return path.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return None
 
@@ -218,7 +227,4 @@ class Claims:
 
 def _parsed(text: str) -> dict[str, Any]:
     """A claim; empty where it is not written yet, or never will be, as its process was killed."""
-    try:
-        return dict(json.loads(text))
-    except ValueError:
-        return {}
+    return parse_state(text, _CLAIM)

@@ -91,9 +91,10 @@ def test_what_cannot_be_a_reference(tmp_path: Path) -> None:
             Reference.of(images, MODEL, "clean")
     with pytest.raises(UserError, match="no reference"):
         read_reference(tmp_path / "none.json")
-    for text in ("{", "[]", '{"format": 1}'):
+    for text, message in (("{", "it ends too early"), ("[]", "must be a mapping"), ("{}", "'format' is missing"),
+                          ('{"format": 1}', "'model' is missing")):  # fmt: skip
         (tmp_path / "bad.json").write_text(text)
-        with pytest.raises(UserError, match="is not a reference"):
+        with pytest.raises(UserError, match=rf"bad\.json.*{message}.*: fit it again"):
             read_reference(tmp_path / "bad.json")
     write_reference(tmp_path / "old.json", Reference.of(good, MODEL, "clean"))
     (tmp_path / "old.json").write_text((tmp_path / "old.json").read_text().replace('"format": 1', '"format": 0'))
@@ -155,9 +156,9 @@ def test_another_test_needs_another_file(made: Reference, tmp_path: Path) -> Non
     text = path.read_text()
     for changed, message in (
         (text.replace("p101", "p100"), "case_101 counts there, but another image of patient p100 counts"),
-        (text.replace('"p101"', "[]"), "is not a stream"),
+        (text.replace('"p101"', "[]"), r"images\[1\]\.patient must be a text"),
         (text.replace('"jump": 0.01', '"jump": 0.02'), r"another jump \(0.02, now 0.01\)"),
-        (text[:-5], "is not a stream"),
+        (text[:-5], "ends too early"),
     ):
         path.write_text(changed)
         with pytest.raises(UserError, match=message):

@@ -423,7 +423,7 @@ def test_files_that_do_not_fit(model_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"1 channels in dataset.json, 2 in plans.json, 2 in"):
         read_training(folder, "3d_fullres")
     (folder / "dataset.json").write_text("{")
-    with pytest.raises(UserError, match=r"dataset\.json is not JSON"):
+    with pytest.raises(UserError, match=r"dataset\.json, line 1: "):
         read_training(folder, "3d_fullres")
     (folder / "dataset_fingerprint.json").unlink()
     with pytest.raises(UserError, match=r"no .*dataset_fingerprint\.json: give a trained model's folder"):

@@ -19,7 +19,8 @@ from nnunet_robust.eval.conformal.informative import MaskSize
 from nnunet_robust.eval.conformal.loss_curves import SETTINGS, bound_mask, loss_curves
 from nnunet_robust.eval.images.image_statistics import ImageStatistics
 
-MODEL = {"key": "nnUNetTrainer__nnUNetPlans__2d__fold0", "checkpoints": {"0": "ab12"}}
+MODEL = {"trainer": "nnUNetTrainer", "fold": "0", "checkpoints": {"0": "ab12"}, "mirroring": True, "members": ["folds"],
+         "precision": "exact"}  # fmt: skip
 SPACING = (0.5, 1.0)
 
 
@@ -114,9 +115,9 @@ def test_files_that_are_not_what_they_were(made: Calibration, tmp_path: Path) ->
     curves = json.loads(json.dumps(content["cases"]))
     curves[0]["labels"]["disc"]["curves"]["outer_threshold"]["wrong"].pop()
     for broken, message in (
-        (text[: len(text) // 2], "is not a calibration"),
-        ("[]", "is not a calibration"),
-        ("{}", "is not a calibration"),
+        (text[: len(text) // 2], "ends too early"),
+        ("[]", "the file must be a mapping"),
+        ("{}", "'format' is missing"),
         (changed(format=1), "another version"),
         (changed(sizes={}), "are not those of its cases"),
         (changed(uninformative=["disc: all is well"]), "are not those of its cases"),

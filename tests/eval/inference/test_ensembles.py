@@ -231,7 +231,10 @@ def test_weights_by_complexity_are_learned_from_other_cases(
     manifest = json.loads((learned.output / "manifest.json").read_text())
     for entry in manifest["models"].values():
         entry["checkpoints"] = dict.fromkeys(entry["checkpoints"], "0" * 64)
-    for text, says in ((json.dumps(manifest), "has other checkpoints there"), ("{", "manifest.json is not a sweep's")):
+    for text, says in (
+        (json.dumps(manifest), "has other checkpoints there"),
+        ("{", "manifest.json, line 1"),
+    ):
         (learned.output / "manifest.json").write_text(text)
         with pytest.raises(UserError, match=says):
             run_sweep(replace(by_complexity, output=tmp_path / "other"), Silent())

@@ -43,7 +43,7 @@ def test_missing_and_empty_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No results at"):
         load_results(tmp_path / "results.csv")
     (tmp_path / "results.csv").write_text("")
-    with pytest.raises(UserError, match="not a table"):
+    with pytest.raises(UserError, match="the file is empty"):
         load_results(tmp_path / "results.csv")
     pd.DataFrame([result("a", "clean", 0, 0.9)]).iloc[:0].to_csv(tmp_path / "results.csv", index=False)
     with pytest.raises(UserError, match="no rows"):

@@ -58,17 +58,17 @@ def test_as_a_spreadsheet_saves_it_and_without_units(folder: Path) -> None:
     ("text", "says"),
     [
         ("perturbation,level\nsite,1\n", r"lacks the columns images, labels"),
-        ("", r"lacks the columns"),
+        ("", r"the file is empty"),
         (HEADER, r"has no rows"),
-        (HEADER + "site,high,a/images,a/labels,\n", r"row 1: the level must be a number .*'high'"),
+        (HEADER + "site,high,a/images,a/labels,\n", r"line 2: the level must be a number .*'high'"),
         (HEADER + "site,inf,a/images,a/labels,\n", r"'inf'"),
-        (HEADER + "site,1,a/images\n", r"row 1: no folder"),
+        (HEADER + "site,1,a/images\n", r"line 2: it has 3 cells, and the header 5"),
         (HEADER + "site,1,a/images,c/labels,\n", r"no folder '.*c/labels' of labels"),
         (HEADER + "my site,1,a/images,a/labels,\n", r"got 'my site'"),
         (HEADER + "clean,1,a/images,a/labels,\n", r"'clean' is the name of one of"),
         (HEADER + "gaussian_blur,1,a/images,a/labels,\n", r"'gaussian_blur' is the name of one of"),
-        (HEADER + "s,1,a/images,a/labels,\ns,1.0000001,b/images,b/labels,\n", r"row 2: s_1 is there twice"),
-        (HEADER + "s,1,a/images,a/labels,mm\ns,2,b/images,b/labels,cm\n", r"row 2: s is counted in 'cm' here"),
+        (HEADER + "s,1,a/images,a/labels,\ns,1.0000001,b/images,b/labels,\n", r"line 3: s_1 is there twice"),
+        (HEADER + "s,1,a/images,a/labels,mm\ns,2,b/images,b/labels,cm\n", r"line 3: s is counted in 'cm' here"),
     ],
 )
 def test_bad_files(folder: Path, text: str, says: str) -> None:
@@ -78,7 +78,7 @@ def test_bad_files(folder: Path, text: str, says: str) -> None:
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cannot read the series .*nowhere.csv"):
+    with pytest.raises(UserError, match=r"there is no .*nowhere.csv"):
         read_series(tmp_path / "nowhere.csv")
 
 

@@ -29,6 +29,7 @@ from nnunet_robust.eval.images.image_quality import image_quality
 from nnunet_robust.eval.inference import models as models_module
 from nnunet_robust.eval.inference import precision
 from nnunet_robust.eval.inference.sliding_window import SlidingWindow
+from nnunet_robust.eval.sweep.estimate import Expected
 from nnunet_robust.eval.sweep.sweep import SweepParameters, run_sweep
 from nnunet_robust.perturbations import PRESETS
 from tests.conftest import here, run, run_ok, train
@@ -38,6 +39,9 @@ class Silent:
     """Counts what a sweep tells."""
 
     total = steps = 0
+
+    def announce(self, expected: Expected) -> None:
+        self.expected = expected
 
     def start(self, predictions: int) -> None:
         self.total = predictions

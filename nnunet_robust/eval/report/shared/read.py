@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +9,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.folders import is_inside
+from nnunet_robust.common.text_files import read_text
 from nnunet_robust.eval.report.shared.architectures import (
     Architecture,
     architectures_of,
@@ -19,10 +20,10 @@ from nnunet_robust.eval.report.shared.architectures import (
     with_short_names,
 )
 from nnunet_robust.eval.results.display_names import DisplayNames, display_names
-from nnunet_robust.eval.results.failures import MISSING, read_failures
-from nnunet_robust.eval.results.manifest import Manifest, PerturbationEntry, read_manifest
+from nnunet_robust.eval.results.failures import FAILURES, MISSING, read_failures
+from nnunet_robust.eval.results.manifest import MANIFEST, Manifest, PerturbationEntry, read_manifest
 from nnunet_robust.eval.results.reading import read_table
-from nnunet_robust.eval.results.tables import ARM, BOUNDS, INPUTS, RELIABILITY, TABLES
+from nnunet_robust.eval.results.tables import ARM, BOUNDS, INPUTS, RELIABILITY, TABLES, ResultTable
 from nnunet_robust.eval.statistics import CLEAN, comparable, load_results
 
 _FAILURES_SHOWN = 20
@@ -133,16 +134,15 @@ def read_sweep(folder: Path) -> Sweep:
     Raises:
         UserError: the folder lacks a file, a file is broken, or nothing in it can be compared.
     """
+    check_own_files(folder)
     return _sweep(folder, load_results(folder / "results.csv"), _manifest(folder))
 
 
 def _manifest(folder: Path) -> Manifest:
-    try:
-        return read_manifest(folder / "manifest.json")
-    except FileNotFoundError:
-        raise UserError(f"No manifest.json in {folder}: give the output folder of `nnunet-robust sweep`.") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{folder / 'manifest.json'} is not JSON ({error}): run the sweep again.") from error
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(f"No manifest.json in {folder}: give the output folder of `nnunet-robust sweep`.")
+    return read_manifest(path, "restore the file, or sweep into a new folder")
 
 
 def _sweep(folder: Path, results: pd.DataFrame, manifest: Manifest) -> Sweep:
@@ -157,7 +157,7 @@ def _sweep(folder: Path, results: pd.DataFrame, manifest: Manifest) -> Sweep:
 
 
 def _tables(folder: Path, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    found = {table: _table(table.file(folder)) for table in TABLES if table.reported}
+    found = {table: _table(table, folder) for table in TABLES if table.reported}
     return {
         table.name: beside(rows, stored) if table.per_arm else stored
         for table, stored in found.items()
@@ -165,13 +165,21 @@ def _tables(folder: Path, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
-def _table(path: Path) -> pd.DataFrame | None:
-    if not path.is_file():
-        return None
-    try:
-        return read_table(path)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise UserError(f"{path} is not a table of {path.stem} ({str(error).strip()}): run the sweep again.") from error
+def _table(table: ResultTable, folder: Path) -> pd.DataFrame | None:
+    path = table.file(folder)
+    return read_table(path, table.required, "run the sweep again, or delete the file") if path.exists() else None
+
+
+def check_own_files(folder: Path) -> None:
+    """Make sure that what a report reads of a folder lies in it: somebody else's may link to what is not theirs.
+
+    Raises:
+        UserError: a file is a link that leads out of the folder.
+    """
+    names = [MANIFEST, MISSING, FAILURES, *(table.file(folder).name for table in TABLES)]
+    for path in (folder / name for name in names):
+        if path.is_symlink() and not is_inside(path, folder):
+            raise UserError(f"{path} is a link that leads out of the folder: put a copy of the file in its place")
 
 
 def beside(rows: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
@@ -211,12 +219,16 @@ def _holes(folder: Path, datasets: Sequence[str]) -> list[str]:
     """What a sweep does not have, and why, in sentences."""
     where = ", ".join(datasets)
     missing = folder / MISSING
-    said = missing.read_text(encoding="utf-8").splitlines() if missing.is_file() else []
+    said = read_text(missing, "delete the file, or save it as UTF-8").splitlines() if _is_filled(missing) else []
     failures = read_failures(folder)
     said += [f"not computed: {failure}" for failure in failures[:_FAILURES_SHOWN]]
     if (more := len(failures) - _FAILURES_SHOWN) > 0:
         said.append(f"not computed: {more} more, see {folder.name}/failures.csv")
     return [f"{where}: {sentence}" for sentence in said]
+
+
+def _is_filled(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
 
 
 def read_sweeps(folders: Sequence[Path]) -> list[Sweep]:
@@ -230,6 +242,8 @@ def read_sweeps(folders: Sequence[Path]) -> list[Sweep]:
     """
     if not folders:
         raise UserError("No sweep given: name the output folder of `nnunet-robust sweep`.")
+    for folder in folders:
+        check_own_files(folder)
     tables = [folder / "results.csv" for folder in folders]
     datasets = [list(load_results(table)["dataset"].unique()) for table in tables]
     holder: dict[str, Path] = {}

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from nnunet_robust.eval.report.shared.picture_files import PictureFolder
 from nnunet_robust.eval.report.shared.read import Sweep
 from nnunet_robust.eval.results.tables import ARM, arm_key
 from nnunet_robust.eval.statistics import CLEAN
@@ -127,21 +128,21 @@ def _is_white_box(sweep: Sweep, name: str) -> bool:
 def _step(
     sweep: Sweep, name: str, level: float, case: str, keys: Mapping[str, str], notes: Mapping[tuple, str]
 ) -> Step:
-    folder = sweep.folder / "pictures" / case
-
-    def stored(*parts: str) -> Path | None:
-        path = folder.joinpath(*parts)
-        return path if path.is_file() else None
-
+    stored = PictureFolder(sweep.folder, case)
     condition = CLEAN if name == CLEAN else f"{name}_{level:g}"
-    reference = stored(f"{condition}_reference.png") or stored("reference.png")  # a series has labels of its own
-    predictions = tuple(stored(key, f"{condition}.png") for key in keys.values())
+    white_box = _is_white_box(sweep, name)
+    image = stored.image(f"{CLEAN if white_box else condition}.png")
+    # A series has labels of its own.
+    reference = stored.labels(f"{condition}_reference.png", on=image) or stored.labels("reference.png", on=image)
+    like = image or reference
+    own = tuple(stored.image(k, f"{condition}_image.png", like=like) for k in keys.values()) if white_box else ()
+    predictions = tuple(
+        stored.labels(key, f"{condition}.png", on=on or reference)
+        for key, on in zip(keys.values(), own or (image,) * len(keys), strict=True)
+    )
     below = tuple(notes.get((line, case, name, level), "not run") for line in keys)
     words = ("0 (clean)", _CLEAN_IMAGE) if name == CLEAN else (f"{level:g}", f"{sweep.names[name]} {level:g}")
-    if _is_white_box(sweep, name):
-        own = tuple(stored(key, f"{condition}_image.png") for key in keys.values())
-        return Step(*words, stored(f"{CLEAN}.png"), reference, predictions, below, own)
-    return Step(*words, stored(f"{condition}.png"), reference, predictions, below)
+    return Step(*words, image, reference, predictions, below, own)
 
 
 def _notes(rows: pd.DataFrame) -> dict[tuple, str]:

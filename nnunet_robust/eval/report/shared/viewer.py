@@ -196,7 +196,7 @@ def _fixed(shows: Sequence[SweepPictures], pool: _Pool, all_levels: bool) -> lis
         case = next((case for case in show.cases if case.rank == "median"), show.cases[0])
         for perturbation in case.perturbations:
             steps = [step for step in perturbation.steps if step.image]
-            chosen = steps if all_levels else [steps[len(steps) // 2]]
+            chosen = steps if all_levels else steps[len(steps) // 2 :][:1]  # none, where the clean image is broken
             shown = [_drawn(pool.add(step), pool, seen) for step in chosen]
             what = {"dataset": show.dataset, "case": case.name, "rank": case.rank}
             found.append({**what, "name": perturbation.name, "lines": show.lines, "steps": shown})

@@ -1,0 +1,91 @@
+"""nnU-Net's own JSON files, as far as they are read here: `dataset.json`, `splits_final.json`, plans, fingerprints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nnunet_robust.common.json_files import OBJECT, read_json
+from nnunet_robust.common.names import check_name
+from nnunet_robust.common.text_files import file_fault
+
+_TEXTS: Mapping[str, Any] = {"type": "object", "additionalProperties": {"type": "string"}}
+DATASET: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {
+        "labels": {
+            "type": "object",
+            "additionalProperties": {"type": ["integer", "string", "array"], "pattern": "^[0-9]+$"},
+        },
+        "channel_names": OBJECT,
+        "modality": OBJECT,
+        "file_ending": {"type": "string", "pattern": "^[.]"},
+        "numTraining": {"type": "number"},
+        "nnunet_robust": {"type": "object", "properties": {"patients": _TEXTS, "left_out": _TEXTS}},
+    },
+}
+"""The schema of a `dataset.json`; our converters' record stands in it, too."""
+_NAMES = {"type": "array", "items": {"type": "string"}}
+SPLITS: Mapping[str, Any] = {
+    "type": "array",
+    "items": {"type": "object", "properties": {"train": _NAMES, "val": _NAMES}, "required": ["train", "val"]},
+}
+"""The schema of a `splits_final.json`."""
+PLANS: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {"configurations": {"type": "object", "additionalProperties": OBJECT}},
+    "required": ["configurations"],
+}
+"""The schema of plans, as far as it is the same for all planners."""
+
+
+def read_dataset_json(path: Path, *needed: str) -> dict[str, Any]:
+    """Read a `dataset.json`.
+
+    Args:
+        path: the file.
+        needed: keys that it must have.
+
+    Raises:
+        UserError: it cannot be read, is not nnU-Net's, lacks a key, or a label has a name that cannot be one.
+    """
+    advice = "restore nnU-Net's dataset.json"
+    found = read_json(path, advice, {**DATASET, "required": list(needed)}, nan=True)
+    for name in found.get("labels", ()):
+        try:
+            check_name(name, "label", path=False)
+        except ValueError as error:
+            raise file_fault(path, str(error), advice) from error
+    return dict(found)
+
+
+def recorded_patients(raw: Path) -> dict[str, str]:
+    """Read the patient of each case, where one of our converters has recorded it in a raw dataset's `dataset.json`.
+
+    Args:
+        raw: the folder of the dataset; nothing is known where it has no such file.
+    """
+    path = raw / "dataset.json"
+    if not path.is_file():
+        return {}
+    return dict(read_dataset_json(path).get("nnunet_robust", {}).get("patients", {}))
+
+
+def read_splits(path: Path) -> list[dict[str, list[str]]]:
+    """Read a `splits_final.json`.
+
+    Raises:
+        UserError: it cannot be read, or is not nnU-Net's.
+    """
+    advice = "restore the folds, or delete the file so that nnU-Net makes them again"
+    return list(read_json(path, advice, SPLITS))
+
+
+def read_plans_json(path: Path) -> dict[str, Any]:
+    """Read a planner's plans.
+
+    Raises:
+        UserError: they cannot be read, or are not nnU-Net's.
+    """
+    return dict(read_json(path, "make it again with nnUNetv2_plan_and_preprocess", PLANS, nan=True))
