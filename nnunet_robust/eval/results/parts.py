@@ -119,7 +119,7 @@ class Part:
 
 def _cells(line: bytes) -> list[str]:
     try:
-        return next(csv.reader([line.decode(errors="replace")]), [""])
+        return next(csv.reader([line.decode(errors="replace")]), []) or [""]
     except csv.Error:
         return [""]
 
