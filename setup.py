@@ -11,13 +11,29 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 START = "nnunet_robust.hook:activate\n"
-PTH = "import nnunet_robust.hook; nnunet_robust.hook.activate()\n"
-# A moved source folder would otherwise print a traceback at every start of Python. importlib.util costs nothing here:
-# setuptools' own finder of an editable install has imported it.
-EDITABLE_PTH = (
-    "import importlib.util; "
-    "importlib.util.find_spec('nnunet_robust') and __import__('nnunet_robust.hook').hook.activate()\n"
-)
+
+
+def pth(path: str) -> str:
+    """The line that `site` runs when Python starts.
+
+    It runs the file itself: neither a package of our name elsewhere on the path nor a missing one matters, and nothing
+    has to be imported. Whatever is wrong with the file, every start of Python would print it: `nnunet-robust doctor`
+    says it instead. The line is ASCII, as older Pythons read it in the locale's encoding.
+
+    Args:
+        path: of hook.py, an expression; `sitedir` is the folder of the .pth file.
+    """
+    run = (
+        "try:\n"
+        f" with open({path}, encoding='utf-8') as file: hook = {{'__file__': file.name}}; exec(file.read(), hook)\n"
+        " hook['activate']()\n"
+        "except Exception: pass"
+    )
+    return f"import os; exec({run!a})\n"
+
+
+PTH = pth("os.path.join(sitedir, 'nnunet_robust', 'hook.py')")
+EDITABLE_PTH = pth(ascii(str(Path(__file__).resolve().parent / "nnunet_robust" / "hook.py")))
 
 
 class BuildPyWithHook(build_py):

@@ -155,7 +155,7 @@ def sweep(
         f"  p = SweepParameters(output=Path({str(out)!r}), conditions={conditions!r},"
         f" model_folders=[Path({str(model_folder)!r})], folds=['0'], images=Path({str(images)!r}),"
         f" labels=[Path({str(labels)!r})], device={device!r}, precision={precision!r})\n"
-        "  with Timed() as progress: run_sweep(p, progress)\n"
+        "  with Timed(p.output) as progress: run_sweep(p, progress)\n"
         "  print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, file=sys.stderr)\n"
     )
     begun = time.time()

@@ -1,6 +1,7 @@
 """Makes nnU-Net find our trainers: runs at every start of Python, from `nnunet_robust.pth` (see setup.py).
 
-Imports nothing but `os`, which Python has loaded by then, so that it costs no measurable start-up time.
+Imports nothing but `os`, which Python has loaded by then, so that it costs no measurable start-up time. Nothing else of
+the package is there when it runs.
 """
 
 import os

@@ -8,7 +8,7 @@ import pkgutil
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -47,6 +47,82 @@ def test_a_folder_that_only_starts_like_ours_is_not_ours(monkeypatch: pytest.Mon
 
 def test_the_plugin_folder_holds_the_one_module() -> None:
     assert [module.name for module in pkgutil.iter_modules([hook.PLUGIN_FOLDER])] == ["nnunet_robust_plugin"]
+
+
+class Site:
+    """A folder like site-packages with the hook's .pth file, as setup.py writes it, and Pythons that start with it."""
+
+    def __init__(self, folder: Path, editable: bool) -> None:
+        self.folder = folder
+        self.package = (folder.parent / "sources é'\"" if editable else folder) / "nnunet_robust"
+        (self.package / "plugin").mkdir(parents=True)
+        folder.mkdir(exist_ok=True)
+        shutil.copy(ROOT / "nnunet_robust" / "hook.py", self.package)
+        if editable:
+            shutil.copy(ROOT / "setup.py", self.package.parent)
+        file = self.package.parent / "setup.py" if editable else ROOT / "setup.py"
+        code = f"import setuptools; setuptools.setup = lambda **_: None; exec(open({str(file)!r}).read())"
+        written: dict[str, str] = {"__file__": str(file)}
+        exec(code, written)
+        (folder / "nnunet_robust.pth").write_text(written["EDITABLE_PTH" if editable else "PTH"], encoding="ascii")
+
+    def start(self, cwd: Path | None = None, **variables: str) -> tuple[str, str]:
+        """The variable in a Python that has just started, and what that has printed on its own."""
+        code = f"import os, site; site.addsitedir({str(self.folder)!r}); print(os.environ.get({hook.VARIABLE!r}))"
+        environment = {key: value for key, value in os.environ.items() if key != hook.VARIABLE} | variables
+        command = [sys.executable, "-X", "dev", "-S", "-c", code]
+        done = subprocess.run(
+            command, check=True, capture_output=True, text=True, env=environment, cwd=cwd or self.folder.parent
+        )
+        return done.stdout.strip(), done.stderr
+
+
+@pytest.fixture(params=["regular", "editable"])
+def installed(request: pytest.FixtureRequest, tmp_path: Path) -> Site:
+    return Site(tmp_path / "site", request.param == "editable")
+
+
+def test_the_pth_file_activates_the_hook(installed: Site) -> None:
+    plugin = str(installed.package / "plugin")
+    assert installed.start() == (plugin, "")
+    assert installed.start(nnUNet_extTrainer="/mine") == (f"/mine{os.pathsep}{plugin}", "")
+    assert installed.start(LC_ALL="C", PYTHONUTF8="0")[1] == ""  # whether that path can be named there or not
+
+
+SPOILT: dict[str, Callable[[Path], object]] = {
+    "a removed package": shutil.rmtree,
+    "a removed hook": lambda package: (package / "hook.py").unlink(),
+    "an empty hook": lambda package: (package / "hook.py").write_text(""),
+    "a hook of another Python": lambda package: (package / "hook.py").write_text("match ! :\n"),
+    "a hook that cannot be decoded": lambda package: (package / "hook.py").write_bytes(b"# \xff\n"),
+    "a hook of zeros": lambda package: (package / "hook.py").write_bytes(b"\0" * 100),
+    "a hook that cannot be opened": lambda package: ((package / "hook.py").unlink(), (package / "hook.py").mkdir()),
+    "a hook that fails": lambda package: (package / "hook.py").write_text("def activate(): 1 / 0"),
+    "a hook that lacks what it needs": lambda package: (package / "hook.py").write_text("import no_such_module"),
+}
+
+
+@pytest.mark.parametrize("fault", SPOILT)
+def test_whatever_is_wrong_with_the_package_python_starts_in_silence(fault: str, installed: Site) -> None:
+    SPOILT[fault](installed.package)
+    assert installed.start() == ("None", "")
+
+
+def test_a_package_of_our_name_elsewhere_is_not_imported(installed: Site, tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign"
+    (foreign / "nnunet_robust").mkdir(parents=True)
+    (foreign / "nnunet_robust" / "__init__.py").write_text("print('it was imported'); raise SystemExit(1)")
+    plugin = str(installed.package / "plugin")
+    assert installed.start(PYTHONPATH=str(foreign)) == (plugin, "")
+    assert installed.start(cwd=foreign) == (plugin, "")
+
+
+def test_a_working_folder_that_is_gone(installed: Site, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    code = f"import os, site; os.rmdir({str(gone)!r}); site.addsitedir({str(installed.folder)!r})"
+    done = subprocess.run([sys.executable, "-S", "-c", code], cwd=gone, check=True, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_the_start_files_entry_point_resolves() -> None:

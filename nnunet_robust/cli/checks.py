@@ -6,8 +6,9 @@ is refused by `nnunet_robust.eval.sweep.checks`, values out of range by the data
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,6 +78,68 @@ IDLE = (
         "it is of a cluster's jobs: give --executor, as in --executor slurm, or leave it out",
     ),
 )  # fmt: skip
+
+
+class Within(NamedTuple):
+    """Marks an option as numbers of a range, beside Typer's own description of it; nan is in none.
+
+    Attributes:
+        low: the least number.
+        high: the greatest.
+    """
+
+    low: float
+    high: float
+
+
+SEED = Within(0, 2**63 - 1)
+SHARE = Within(0, 1)
+COUNT = Within(1, 1_000_000)
+LENGTH = Within(0, 1e6)
+ANY = Within(-math.inf, math.inf)
+"""For numbers whose range another option tells."""
+
+
+def check_words(words: Sequence[str], texts: Collection[str]) -> None:
+    """Refuse what no file's name and no number can be: nothing at all, or a zero byte in it.
+
+    Args:
+        words: of a command, as the shell hands them over.
+        texts: flags of the options that are any text, also an empty one.
+
+    Raises:
+        UserError: names the option.
+    """
+    for before, word in zip(["", *words], words, strict=False):
+        flag, value = word.split("=", 1) if word.startswith("--") and "=" in word else (before, word)
+        if "\0" in value:
+            raise UserError(f"{value}: it has a zero byte in it, which no name may have")
+        if not value and flag not in texts:
+            raise UserError(f"{flag if flag.startswith('-') else 'an argument'} is empty: is a variable not set?")
+
+
+def check_numbers(context: Any, ranges: Mapping[str, Within]) -> None:
+    """Refuse numbers that are out of range, or none.
+
+    Args:
+        context: click's, its arguments parsed.
+        ranges: of the options that are numbers, by the names of their parameters.
+
+    Raises:
+        UserError: names the first option, its value and the range.
+    """
+    for option in context.command.params:
+        value = context.params[option.name]
+        for number in value if isinstance(value, list | tuple) else [value]:
+            low, high = ranges.get(option.name, ANY)
+            if number is not None and option.name in ranges and not low <= number <= high:
+                kind = "a whole number" if isinstance(number, int) else "a number"
+                raise UserError(f"{option.opts[0]} {_number(number)}: give {kind} from {low:g} to {_number(high)}")
+
+
+def _number(value: float) -> str:
+    """A number in few letters: those of thousands of digits are refused, too."""
+    return f"{value:g}" if isinstance(value, float) else str(value) if abs(value) < 2**63 else "of so many digits"
 
 
 def check_options(context: Any) -> None:

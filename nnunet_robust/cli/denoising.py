@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from nnunet_robust.cli.options import Commands, ModelAndFoldsFlags, NewImages
+from nnunet_robust.cli.options import FOLDER, Commands, ModelAndFoldsFlags, NewImages
 from nnunet_robust.common.console import bar
 from nnunet_robust.common.errors import UserError
 
@@ -18,7 +18,7 @@ denoising = Commands()
 @denoising.command(rich_help_panel="New images")
 def denoise(
     images: NewImages,
-    output: Annotated[Path, typer.Option("-o", help="Folder of the images for nnUNetv2_predict.")],
+    output: Annotated[Path, typer.Option("-o", help="Folder of the images for nnUNetv2_predict."), FOLDER],
     model: ModelAndFoldsFlags,
     sweep: Annotated[
         Path | None, typer.Option("--from", metavar="OUT", help="A sweep of the model under noise: what it tolerates.")
@@ -43,7 +43,8 @@ def denoise(
             "give --from OUT, the folder of a sweep of this model under noise, or --always, and not both: OUT tells "
             "how much noise the model bears"
         )
-    loaded = load_model(model.one_folder(), model.folds, model.checkpoint, torch.device("cpu"), True, None)
+    chosen = model.folds, model.checkpoint, torch.device("cpu"), True, None
+    loaded = load_model(model.one_folder(), *chosen, trusted=model.trust_checkpoints)
     denoiser = Denoiser(background=loaded.background("auto"))
     if sweep is not None:
         earlier = EarlierSweep.open("--from", sweep)

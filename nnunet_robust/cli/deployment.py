@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nnunet_robust.cli.checks import SHARE
 from nnunet_robust.cli.console import print_table
 from nnunet_robust.cli.options import (
+    FILE,
+    FOLDER,
     CaseFlags,
     Commands,
     DeviceFlags,
@@ -18,6 +21,7 @@ from nnunet_robust.cli.options import (
     ModelFlags,
     NewImages,
     RatingFlags,
+    TrustFlag,
 )
 from nnunet_robust.common.console import bar
 from nnunet_robust.common.errors import UserError
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
 
 deployment = Commands()
 
+JSON_FILE = FILE._replace(flag="--json")
+
 
 @deployment.command(rich_help_panel="New images")
 def recommend(
@@ -38,8 +44,11 @@ def recommend(
     models: Annotated[
         list[Path] | None, typer.Option("-m", help="A trained model of that sweep, to predict masks with.")
     ] = None,
-    margin: Annotated[float, typer.Option("--margin", help="Difference in Dice that matters.")] = 0.01,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write all of it into this file, too.")] = None,
+    margin: Annotated[float, typer.Option("--margin", help="Difference in Dice that matters."), SHARE] = 0.01,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write all of it into this file, too."), JSON_FILE
+    ] = None,
+    trust_checkpoints: TrustFlag = False,
 ) -> None:
     """Which architecture for images like these? By what a sweep measured; exit code 3 where it declines to say.
 
@@ -59,6 +68,7 @@ def recommend(
         margin=margin,
         device=device_of(execution.device),
         track=bar("measuring"),
+        trusted=trust_checkpoints,
     )
     if json_file is not None:
         write_atomically(json_file, as_json(answer))
@@ -72,19 +82,24 @@ def recommend(
 
 @deployment.command(rich_help_panel="New images")
 def calibrate(
-    output: Annotated[Path, typer.Option("-o", help="The calibration, a .json.")],
+    output: Annotated[Path, typer.Option("-o", help="The calibration, a .json."), FILE],
     wanted: CaseFlags,
     model: ModelAndFoldsFlags,
     prediction: MemberFlags,
     alpha: Annotated[
-        float, typer.Option("--alpha", help="Share of the object that may be missed on average, or be wrongly claimed.")
+        float,
+        typer.Option("--alpha", help="Share of the object that may be missed on average, or be wrongly claimed."),
+        SHARE,
     ] = 0.1,
     delta: Annotated[
         float,
         typer.Option("--delta", help="1 - the confidence of that, e.g. 0.1; 0: in expectation over calibration sets."),
+        SHARE,
     ] = 0.0,
     interval_alpha: Annotated[
-        float, typer.Option("--interval-alpha", help="Share of cases whose Dice may lie outside of its interval.")
+        float,
+        typer.Option("--interval-alpha", help="Share of cases whose Dice may lie outside of its interval."),
+        SHARE,
     ] = 0.1,
     condition: Annotated[
         str, typer.Option("--condition", help="What the images are, in words, for every sentence on them.")
@@ -104,7 +119,7 @@ def calibrate(
     from nnunet_robust.eval.inference.selection import ModelSelection, interface, models_of
     from nnunet_robust.eval.inference.training_cases import check_not_trained_on
 
-    if output.suffix != ".json" or output.is_dir():
+    if output.suffix != ".json":
         raise UserError(f"-o {output}: name the file that the calibration goes into, such as calibration.json")
     if len(wanted.labels) > 1:
         raise UserError(f"-l names {len(wanted.labels)} folders: a calibration is on one reference, name it alone")
@@ -137,7 +152,7 @@ def calibrate(
 @deployment.command(rich_help_panel="New images")
 def apply(
     images: NewImages,
-    output: Annotated[Path, typer.Option("-o", help="Folder of the masks and ratings.")],
+    output: Annotated[Path, typer.Option("-o", help="Folder of the masks and ratings."), FOLDER],
     rating: RatingFlags,
     model: ModelFlags,
     execution: DeviceFlags,
@@ -161,7 +176,7 @@ def apply(
     where = device_of(execution.device)
     use_nnunets_threads(where)
     folder = model.one_folder()
-    predictor = load_calibrated(folder, model.checkpoint, where, known)
+    predictor = load_calibrated(folder, model.checkpoint, where, known, model.trust_checkpoints)
     _warn_of_uninformative(known)
     assessor = Assessor(predictor, known, rating.kind, rating.dice_limits, rating.share_limits)  # type: ignore[arg-type]
     found, _ = _images(images, assessor)
@@ -178,7 +193,7 @@ def apply(
 @deployment.command(rich_help_panel="New images")
 def qa(
     images: NewImages,
-    output: Annotated[Path, typer.Option("-o", help="Folder of qa.csv and qa.html.")],
+    output: Annotated[Path, typer.Option("-o", help="Folder of qa.csv and qa.html."), FOLDER],
     rating: RatingFlags,
     model: ModelFlags,
     execution: DeviceFlags,
@@ -205,10 +220,10 @@ def qa(
     use_nnunets_threads(where)
     folder = model.one_folder()
     if known is None:
-        loaded = load_model(folder, None, model.checkpoint, where, True, None)
+        loaded = load_model(folder, None, model.checkpoint, where, True, None, model.trust_checkpoints)
         predictor = Predictor(loaded, ("folds", "mirroring"), "exact")
     else:
-        predictor = load_calibrated(folder, model.checkpoint, where, known)
+        predictor = load_calibrated(folder, model.checkpoint, where, known, model.trust_checkpoints)
     if known is not None:
         _warn_of_uninformative(known)
     assessor = Assessor(predictor, known, rating.kind, rating.dice_limits, rating.share_limits)  # type: ignore[arg-type]

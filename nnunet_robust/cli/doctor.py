@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 from nnunet_robust import __version__, hook
+from nnunet_robust.common.environment import harmful
 
 
 def _dotted(version: tuple[int, ...]) -> str:
@@ -71,7 +72,7 @@ def _rows() -> list[Check]:
     # Finding a trainer needs all of the above, so that the first fault there is the one to mend.
     first_fix = next((row.fix for row in rows if row.ok is False), _reinstall())
     rows += [_lookup(first_fix), *_trainers(first_fix), _gpu()]
-    return rows + [_folder(variable) for variable in FOLDERS]
+    return rows + [_folder(variable) for variable in FOLDERS] + _environment()
 
 
 def _python() -> Check:
@@ -176,6 +177,15 @@ def _gpu() -> Check:
         detail = f"torch {torch.__version__} is built without CUDA: it cannot use this GPU"
         return Check("GPU", None, detail, "pip install --force-reinstall torch torchvision")
     return Check("GPU", None, "none: use -device cpu; trainings at full length take days")
+
+
+def _environment() -> list[Check]:
+    """A row for each variable of the shell that does harm; one where none does."""
+    found = [
+        Check(harm.variable, False if harm.fatal else None, f"{harm.value or 'empty'}: {harm.what}", harm.fix)
+        for harm in harmful()
+    ]
+    return found or [Check("environment", True, "no variable that does harm")]
 
 
 def _folder(variable: str) -> Check:

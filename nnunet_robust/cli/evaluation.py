@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
-from nnunet_robust.cli.options import DATASET, CaseFlags, Commands
+from nnunet_robust.cli.checks import SHARE
+from nnunet_robust.cli.options import DATASET, FILE, FOLDER, CaseFlags, Commands
 from nnunet_robust.common.console import bar
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.outputs import require_file, require_folder
 
 evaluation = Commands()
 
@@ -18,7 +20,7 @@ evaluation = Commands()
 @evaluation.command(rich_help_panel="Evaluation")
 def complexity(
     dataset: Annotated[str, DATASET],
-    output: Annotated[Path, typer.Option("-o", help="The table, a .csv; the histogram, a .png, goes beside it.")],
+    output: Annotated[Path, typer.Option("-o", help="The table, a .csv; the histogram, a .png, goes beside it."), FILE],
     cases: CaseFlags,
     variant: Annotated[str, typer.Option("--variant", help="symmetric, or published: as in the papers.")] = "symmetric",
 ) -> None:
@@ -30,6 +32,7 @@ def complexity(
     """
     from nnunet_robust.eval.complexity_table import write_complexity
 
+    require_file("-o", output.with_suffix(".png"))
     if len(cases.labels) > 1:
         raise UserError(f"-l names {len(cases.labels)} folders: complexity is measured with one, name it alone")
     figure, failed = write_complexity(
@@ -51,7 +54,9 @@ def complexity(
 def report(
     outputs: Annotated[list[Path], typer.Argument(metavar="OUT [OUT ...]", help="Folders of sweeps, one per dataset.")],
     folder: Annotated[
-        Path | None, typer.Option("-o", help="Where the report goes; default: OUT. Needed with several OUT.")
+        Path | None,
+        typer.Option("-o", help="Where the report goes; default: OUT. Needed with several OUT."),
+        FOLDER,
     ] = None,
     formats: Annotated[
         list[str] | None,
@@ -62,7 +67,9 @@ def report(
             "gif, mp4: videos of cases under rising level.",
         ),
     ] = None,
-    margin: Annotated[float, typer.Option("--margin", help="Difference in Dice that matters, for the recipe.")] = 0.01,
+    margin: Annotated[
+        float, typer.Option("--margin", help="Difference in Dice that matters, for the recipe."), SHARE
+    ] = 0.01,
     labels: Annotated[
         list[str] | None,
         typer.Option("--label", help="Structures that the report is about, by nnU-Net's names; default: all of them."),
@@ -90,7 +97,7 @@ def report(
     check_formats(wanted)
     if folder is None and len(outputs) > 1:
         raise UserError(f"{len(outputs)} sweeps make one report: say with -o in which folder it goes")
-    target = outputs[0] if folder is None else folder
+    target = _target(outputs[0], folder)
     analysis = analyse(outputs, margin, labels or ())
     print(*printed_answer(analysis), sep="\n")
     for warning in analysis.warnings:
@@ -105,6 +112,13 @@ def report(
         print(write_page(analysis, target / "report.html"))
 
 
+def _target(results: Path, folder: Path | None) -> Path:
+    """The folder of the report; the results' own must be there, and be writable, where no other is named."""
+    if folder is None and results.is_dir():
+        require_folder("the folder of the results", results, "say with -o where the report goes")
+    return folder or results
+
+
 def _compare(outputs: list[Path], folder: Path | None, formats: list[str] | None) -> None:
     from nnunet_robust.eval.report.compare_page import write_comparison
 
@@ -112,4 +126,4 @@ def _compare(outputs: list[Path], folder: Path | None, formats: list[str] | None
         raise UserError(f"--compare takes two sweeps, got {len(outputs)}: nnunet-robust report --compare OUT1 OUT2")
     if formats:
         raise UserError("--compare writes one page, compare.html, with a CSV behind every figure: leave out --format")
-    print(write_comparison(outputs[0], outputs[1], folder))
+    print(write_comparison(outputs[0], outputs[1], _target(outputs[1], folder)))

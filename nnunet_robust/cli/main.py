@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,12 +15,21 @@ from nnunet_robust.cli.denoising import denoising
 from nnunet_robust.cli.deployment import deployment
 from nnunet_robust.cli.evaluation import evaluation
 from nnunet_robust.cli.monitor import monitor
-from nnunet_robust.cli.options import Commands
+from nnunet_robust.cli.options import FOLDER, Commands
+from nnunet_robust.cli.stopped import what_is_kept
+from nnunet_robust.cli.streams import lasting_streams
 from nnunet_robust.cli.study import study
 from nnunet_robust.cli.sweep import sweeping
 from nnunet_robust.cli.trainers import training
 from nnunet_robust.common.console import show
-from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.environment import refuse_harmful
+from nnunet_robust.common.errors import UserError, one_line, shortened
+from nnunet_robust.common.faults import in_words, reason
+from nnunet_robust.common.interrupts import Stopped, stoppable
+from nnunet_robust.common.progress import ended_progress
+
+INTERNAL = 70
+"""The exit code of a fault of this package's own, as in sysexits.h; 3 is an answer of some commands."""
 
 app = Commands(
     help="Which segmentation architecture stays accurate when the images get worse? An extension of nnU-Net v2.",
@@ -49,10 +59,12 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _common(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="A traceback with an error (before the subcommand).")] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand != "doctor":
+        refuse_harmful()
 
 
 @app.command()
@@ -77,7 +89,7 @@ def doctor() -> None:
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option("-o", help="Where to work; a demo begun there goes on.")] = Path(
+    output: Annotated[Path, typer.Option("-o", help="Where to work; a demo begun there goes on."), FOLDER] = Path(
         "nnunet_robust_demo"
     ),
     quick: Annotated[
@@ -96,30 +108,59 @@ def demo(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line. A fault of the user's is one line on stderr and exit 2.
+    """Run the command line. A fault is one line on stderr, never a traceback.
 
     Returns:
-        The exit code, for `sys.exit`.
+        The exit code, for `sys.exit`: 2 for what the user, or the machine, can mend, `INTERNAL` for a fault of this
+        package's, 130 after Ctrl-C; else the command's own.
     """
-    given = sys.argv[1:] if arguments is None else arguments
+    with lasting_streams() as fault_of_stdout:
+        code = _run(sys.argv[1:] if arguments is None else arguments, alone=arguments is None)
+        fault = fault_of_stdout()
+        if fault is None or isinstance(fault, BrokenPipeError):  # one that reads no further, as head, has what it wants
+            return code
+        print(f"error: what is printed cannot be written: {reason(fault)}", file=sys.stderr)
+        return code or 2
+
+
+def _run(given: list[str], alone: bool) -> int:
     debug = "--debug" in given
+    if isinstance(sys.stdout, io.TextIOWrapper):  # signs that the shell's coding lacks are no reason to fail
+        sys.stdout.reconfigure(errors="backslashreplace")
+    words = [argument for argument in given if argument != "--debug"]
     try:
-        code = app([a for a in given if a != "--debug"], prog_name="nnunet-robust", standalone_mode=False)
-    except UserError as error:
-        if debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except _UsageFault as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
-            print(error.format_message())
-        else:
-            print(f"error: {error.format_message()}", file=sys.stderr)
-        return 2
+        with stoppable(until_the_end=alone), ended_progress():
+            code = app(words, prog_name="nnunet-robust", standalone_mode=False)
+    except Stopped as stopped:
+        print(f"stopped: {stopped.kept or what_is_kept(words)}", file=sys.stderr)
+        return stopped.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print(f"stopped: {what_is_kept(words)}", file=sys.stderr)
         return 130
+    except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+            print(error.format_message())  # type: ignore[attr-defined]
+            return 2
+        if debug and not isinstance(error, _UsageFault):
+            raise
+        line, code = _told(error)
+        print(f"error: {shortened(line)}", file=sys.stderr)
     return code if isinstance(code, int) else 0
+
+
+def _told(error: Exception) -> tuple[str, int]:
+    """A fault's line, and its exit code."""
+    if isinstance(error, UserError):
+        return str(error), 2
+    if isinstance(error, _UsageFault):
+        return error.format_message(), 2
+    if line := in_words(error):
+        return line, 2
+    return (
+        f"a fault of nnunet-robust: {type(error).__name__}: {one_line(error)}: nnunet-robust --debug ... shows where; "
+        "please report it with that",
+        INTERNAL,
+    )
 
 
 if __name__ == "__main__":

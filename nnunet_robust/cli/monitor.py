@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from nnunet_robust.cli.options import Commands, DeviceFlags, MemberFlags, ModelAndFoldsFlags
+from nnunet_robust.cli.checks import SHARE
+from nnunet_robust.cli.options import FILE, FOLDER, Commands, DeviceFlags, MemberFlags, ModelAndFoldsFlags, TrustFlag
 from nnunet_robust.common.console import bar
 from nnunet_robust.common.errors import UserError
 
@@ -20,11 +21,11 @@ monitor = Commands(
 @monitor.command()
 def fit(
     images: Annotated[Path, typer.Option("-i", help="Images that the model was not trained on: a folder.")],
-    output: Annotated[Path, typer.Option("-o", help="The reference, a .json.")],
+    output: Annotated[Path, typer.Option("-o", help="The reference, a .json."), FILE],
     model: ModelAndFoldsFlags,
     prediction: MemberFlags,
     rate: Annotated[
-        float, typer.Option("--rate", help="Of false alarms: the share of streams that ever sets one off.")
+        float, typer.Option("--rate", help="Of false alarms: the share of streams that ever sets one off."), SHARE
     ] = 0.01,
     condition: Annotated[
         str, typer.Option("--condition", help="What the images are, in words.")
@@ -48,13 +49,14 @@ def fit(
     from nnunet_robust.eval.inference.predictor import Predictor
     from nnunet_robust.eval.inference.training_cases import REFERENCE, check_not_trained_on
 
-    if output.suffix != ".json" or output.is_dir():
+    if output.suffix != ".json":
         raise UserError(f"-o {output}: name the file that the reference goes into, such as reference.json")
     check_rate(rate)
     where = device_of(prediction.device)
     use_nnunets_threads(where)
     folder = model.one_folder()
-    loaded = load_model(folder, model.folds, model.checkpoint, where, prediction.mirroring, None)
+    chosen = model.folds, model.checkpoint, where, prediction.mirroring, None
+    loaded = load_model(folder, *chosen, trusted=model.trust_checkpoints)
     ending = str(loaded.predictor.dataset_json["file_ending"])
     found = new_images(images, ending, loaded.channels, patient)
     known, training = check_not_trained_on(found, loaded, REFERENCE)
@@ -83,12 +85,13 @@ def fit(
 def check(
     reference: Annotated[Path, typer.Argument(metavar="REFERENCE", help="What monitor fit has written.")],
     images: Annotated[Path, typer.Option("-i", help="A folder; what was seen before may be in it.")],
-    output: Annotated[Path, typer.Option("-o", help="Folder of the stream: always the same.")],
+    output: Annotated[Path, typer.Option("-o", help="Folder of the stream: always the same."), FOLDER],
     execution: DeviceFlags,
     models: Annotated[list[Path] | None, typer.Option("-m", help="The trained model's folder.")] = None,
     order: Annotated[
         str, typer.Option("--order", help="In which new images came: by name, or by time of the files' last change.")
     ] = "name",
+    trust_checkpoints: TrustFlag = False,
 ) -> None:
     """Take a folder's new images into the test; exit code 3: alarm, 1: images that cannot be measured, 0: neither.
 
@@ -110,7 +113,8 @@ def check(
         folder = models[0] if models else Path(setup["folder"])
         if not folder.is_dir():
             raise UserError(f"no folder {folder}: say with -m where the model of {reference} is")
-        model = load_model(folder, given["fold"].split("+"), setup["checkpoint"], where, given["mirroring"], None)
+        chosen = given["fold"].split("+"), setup["checkpoint"], where, given["mirroring"], None
+        model = load_model(folder, *chosen, trusted=trust_checkpoints)
         return checking.as_fitted(Predictor(model, given["members"], given["precision"]), fitted)
 
     done = checking.check(reference, images, output, load, bar("measuring"), order)

@@ -12,13 +12,14 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import partial, wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, NamedTuple, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperCommand
 
-from nnunet_robust.cli.checks import check_options
+from nnunet_robust.cli.checks import SHARE, Within, check_numbers, check_options, check_words
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.outputs import require_file, require_folder
 
 CommandFunction = Callable[..., None]
 
@@ -29,16 +30,74 @@ class Commands(typer.Typer):
     def command(self, *arguments: Any, **settings: Any) -> Any:
         """Register a command; a parameter whose type is a dataclass stands for the options that are its fields."""
         register = super().command(*arguments, **{"cls": _SeveralValues, **settings})
-        return lambda function: register(with_groups(function))
+        return lambda function: register(with_groups(checking_outputs(function)))
+
+
+class Output(NamedTuple):
+    """Marks an option as a place that the command writes to, beside Typer's own description of it.
+
+    Attributes:
+        require: refuses a place that cannot be written, see `common.outputs`. It is asked before the command begins.
+        flag: of the option.
+    """
+
+    require: Callable[[str, Path], None]
+    flag: str = "-o"
+
+
+FOLDER = Output(require_folder)
+FILE = Output(require_file)
+Mark = TypeVar("Mark", Output, Within)
+
+
+def marks_of(command: Any, kind: type[Mark]) -> dict[str, Mark]:
+    """Find the options of a command that are marked as outputs (`Output`) or as numbers of a range (`Within`).
+
+    Returns:
+        Parameter -> mark.
+    """
+    parameters = signature(command, eval_str=True).parameters.values()
+    marked = {one.name: getattr(one.annotation, "__metadata__", ()) for one in parameters}
+    return {name: mark for name, marks in marked.items() for mark in marks if isinstance(mark, kind)}
+
+
+def checking_outputs(command: CommandFunction) -> CommandFunction:
+    """The command with all of its outputs checked before it begins; those that are not given are its own affair."""
+    outputs = marks_of(command, Output)
+    if not outputs:
+        return command
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        for name, output in outputs.items():
+            if given[name] is not None:
+                output.require(output.flag, given[name])
+        command(**given)
+
+    return run
 
 
 class _SeveralValues(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        check_words(args, {flag for option in self.params if self._is_text(option) for flag in option.opts})
         flags = {flag for option in self.params if getattr(option, "multiple", False) for flag in option.opts}
         rest: list[str] = super().parse_args(ctx, repeat_flags(args, flags))
         if not ctx.resilient_parsing:
+            check_numbers(ctx, marks_of(self.callback, Within))
             check_options(ctx)
         return rest
+
+    def _is_text(self, option: Any) -> bool:
+        parameter = signature(cast(Any, self.callback), eval_str=True).parameters.get(option.name)
+        return parameter is not None and str in _members(parameter.annotation)
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The types that an annotation names: of Annotated[list[Path] | None, ...] Path and None."""
+    parts = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        parts = parts[:1]
+    return [member for part in parts for member in _members(part)] if parts else [annotation]
 
 
 def repeat_flags(arguments: list[str], flags: set[str]) -> list[str]:
@@ -115,6 +174,12 @@ of_cases = partial(typer.Option, rich_help_panel="Cases")
 _of_rating = partial(typer.Option, rich_help_panel="Rating")
 of_execution = partial(typer.Option, rich_help_panel="Execution")
 
+TrustFlag = Annotated[
+    bool,
+    _of_models(
+        "--trust-checkpoints", help="Load whatever checkpoints and plans hold, which may run code: see SECURITY.md."
+    ),
+]
 DATASET = _of_dataset("-d", help="Dataset id or name.")
 NewImages = Annotated[Path, typer.Option("-i", help="The new images: a folder, or one file.")]
 
@@ -139,6 +204,7 @@ class ModelFlags(PlansFlags):
         list[Path], _of_models("-m", help="The trained model's folder; a sweep takes several at once.")
     ]
     checkpoint: Annotated[str, _of_models("-chk", help="File name of the checkpoint.")] = "checkpoint_final.pth"
+    trust_checkpoints: TrustFlag = False
 
     def check_one(self) -> None:
         """Refuse several models."""
@@ -226,6 +292,7 @@ class RatingFlags:
             "--dice-limits",
             help="Review, and reject, where the Dice may be below; default: where it is lower than the calibration's.",
         ),
+        SHARE,
     ] = None
     share_limits: Annotated[
         tuple[float, float] | None,
@@ -233,6 +300,7 @@ class RatingFlags:
             "--share-limits",
             help="Review, and reject, where more of the outer mask is not in the inner one; default: not judged.",
         ),
+        SHARE,
     ] = None
 
     def one_calibration(self) -> Path | None:

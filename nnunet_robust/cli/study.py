@@ -10,9 +10,11 @@ from typing import Annotated
 
 import typer
 
-from nnunet_robust.cli.options import Commands
+from nnunet_robust.cli.checks import Within
+from nnunet_robust.cli.options import FILE, FOLDER, Commands
 from nnunet_robust.common.console import show
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.outputs import require_file, require_folder
 
 study = Commands(help="A whole matrix of trainings and sweeps from one YAML.", no_args_is_help=True)
 
@@ -20,7 +22,9 @@ _StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The stud
 _of_execution = partial(typer.Option, rich_help_panel="Execution")
 _of_cluster = partial(typer.Option, rich_help_panel="Cluster")
 _Output = Annotated[
-    Path | None, typer.Option("-o", help="The study's folder; default: named after the study, beside the YAML.")
+    Path | None,
+    typer.Option("-o", help="The study's folder; default: named after the study, beside the YAML."),
+    FOLDER,
 ]
 
 
@@ -29,8 +33,12 @@ def run(
     file: _StudyFile,
     output: _Output = None,
     executor: Annotated[str, _of_execution(help="local, slurm, or another executor plugin of Snakemake's.")] = "local",
-    jobs: Annotated[int | None, _of_execution(min=1, help="Jobs at once; default: 1 local, else 100.")] = None,
-    gpus: Annotated[int, _of_execution(min=0, help="GPUs to use at once; without, everything runs on the CPU.")] = 0,
+    jobs: Annotated[
+        int | None, _of_execution(help="Jobs at once; default: 1 local, else 100."), Within(1, 100_000)
+    ] = None,
+    gpus: Annotated[
+        int, _of_execution(help="GPUs to use at once; without, everything runs on the CPU."), Within(0, 1024)
+    ] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done.")] = False,
     partition: Annotated[str | None, _of_cluster(help="The cluster's partition or queue.")] = None,
     account: Annotated[str | None, _of_cluster(help="The account to charge.")] = None,
@@ -45,8 +53,6 @@ def run(
 
     Example: nnunet-robust study run my_study.yaml --gpus 2
     """
-    import signal
-
     from nnunet_robust.study.config import load_study
     from nnunet_robust.study.engine import Options, gigabytes_of, hours_of
     from nnunet_robust.study.run import dry_run as tell_only
@@ -58,6 +64,8 @@ def run(
     options = Options(executor, jobs, gpus, partition, account, time_hours, memory_gb, gres, snakemake)
     loaded = load_study(file)
     root = output or file.parent / loaded.name
+    if output is None and not dry_run:
+        require_folder("the study's folder", root, "name another with -o")
 
     def tell(line: str) -> None:
         print(line, flush=True)
@@ -66,8 +74,6 @@ def run(
         for job in tell_only(loaded, root, options, tell):
             print(f"  {job}")
         return
-    # As Ctrl-C does: jobs are ended, not left behind.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     result = run_study(loaded, root, options, tell)
     for page in result.reports:
         print(f"report: {page}")
@@ -115,12 +121,13 @@ def status(
 @study.command()
 def init(
     name: Annotated[str, typer.Argument(metavar="NAME", help="skip-connections, context, clinical or smoke.")],
-    output: Annotated[Path | None, typer.Option("-o", help="The file; default: NAME.yaml.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", help="The file; default: NAME.yaml."), FILE] = None,
 ) -> None:
     """Write a commented example of a study.yaml.
 
     Example: nnunet-robust study init skip-connections
     """
+    from nnunet_robust.common.files import write_atomically
     from nnunet_robust.common.schemas import suggestion
     from nnunet_robust.study.examples import EXAMPLES, example
 
@@ -129,7 +136,9 @@ def init(
     path = output or Path(f"{name}.yaml")
     if path.exists():
         raise UserError(f"{path} exists: give another name with -o")
-    path.write_text(example(name).read_text(encoding="utf-8"), encoding="utf-8")
+    if output is None:
+        require_file("the example", path, "name another file with -o")
+    write_atomically(path, example(name).read_bytes())
     print(f"{path}: {EXAMPLES[name]}\nnext: nnunet-robust study run {path} --dry-run")
 
 

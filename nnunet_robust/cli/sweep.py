@@ -6,12 +6,25 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nnunet_robust.cli.options import CaseFlags, Commands, ModelAndFoldsFlags, PredictionFlags, of_cases, of_execution
+from nnunet_robust.cli.checks import ANY, LENGTH, SEED, Within
+from nnunet_robust.cli.options import (
+    FOLDER,
+    CaseFlags,
+    Commands,
+    ModelAndFoldsFlags,
+    PredictionFlags,
+    of_cases,
+    of_execution,
+)
 from nnunet_robust.common.console import show
+from nnunet_robust.common.interrupts import Stopped
+
+if TYPE_CHECKING:
+    from nnunet_robust.eval.sweep.estimate import Expected, Tried
 
 sweeping = Commands()
 
@@ -71,15 +84,15 @@ class ConditionFlags:
             autocompletion=_known_presets,
         ),
     ] = None
-    levels: Annotated[list[float] | None, _of_perturbations("--levels", help="Levels of each --perturb.")] = None
+    levels: Annotated[list[float] | None, _of_perturbations("--levels", help="Levels of each --perturb."), ANY] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class DrawFlags:
     """How noise is drawn, and where it goes."""
 
-    replicates: Annotated[int, _of_perturbations("--replicates", help="Noise draws per level.")] = 1
-    seed: Annotated[int, _of_perturbations("--seed", help="Seed of the noise.")] = 0
+    replicates: Annotated[int, _of_perturbations("--replicates", help="Noise draws per level."), Within(1, 10_000)] = 1
+    seed: Annotated[int, _of_perturbations("--seed", help="Seed of the noise."), SEED] = 0
     background: Annotated[
         str,
         _of_perturbations(
@@ -144,7 +157,7 @@ class AttackFlags:
         list[str],
         _of_attacks("--attack-source", help="Attack these models (trainers or folders) for all; self: each itself."),
     ]
-    attack_steps: Annotated[int, _of_attacks("--attack-steps", help="Steps of each attack.")] = 20
+    attack_steps: Annotated[int, _of_attacks("--attack-steps", help="Steps of each attack."), Within(1, 100_000)] = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +169,7 @@ class SweepExecutionFlags(PredictionFlags):
         of_execution("--tile-size", help="Sliding windows, as 64 or 32x64x64; default: training's."),
     ]
     workers: Annotated[
-        int | None, of_execution("--workers", help="Threads beside the network's; default: by device.")
+        int | None, of_execution("--workers", help="Threads beside the network's; default: by device."), Within(0, 1024)
     ] = None
     shard: Annotated[
         str | None, of_execution("--shard", help="i/n: the i-th of n processes that work at different times or places.")
@@ -165,7 +178,7 @@ class SweepExecutionFlags(PredictionFlags):
 
 @sweeping.command(rich_help_panel="Evaluation")
 def sweep(
-    output: Annotated[Path, typer.Option("-o", help="Folder of the results; a sweep begun there goes on.")],
+    output: Annotated[Path, typer.Option("-o", help="Folder of the results; a sweep begun there goes on."), FOLDER],
     models: ModelAndFoldsFlags,
     cases: SweepCaseFlags,
     named: ConditionFlags,
@@ -176,7 +189,12 @@ def sweep(
     attacks: AttackFlags,
     execution: SweepExecutionFlags,
     save_predictions: Annotated[bool, typer.Option("--save-predictions", help="Keep the segmentations.")] = False,
-    tolerance_mm: Annotated[float, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice (nsd).")] = 2.0,
+    tolerance_mm: Annotated[
+        float, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice (nsd)."), LENGTH
+    ] = 2.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say how many predictions there are, and try out how long they take.")
+    ] = False,
 ) -> None:
     """Perturb the test images step by step, predict with every model, and measure: results.csv, inputs.csv.
 
@@ -184,7 +202,7 @@ def sweep(
     """
     from nnunet_robust.eval.sweep.conditions import conditions_for
     from nnunet_robust.eval.sweep.progress import SweepProgress
-    from nnunet_robust.eval.sweep.sweep import SweepParameters, run_sweep
+    from nnunet_robust.eval.sweep.sweep import SweepParameters, foresee_sweep, run_sweep
 
     perturbed = named.perturb or named.preset or named.levels or not (cases.series or execution.tile_sizes)
     parameters = SweepParameters(
@@ -201,8 +219,17 @@ def sweep(
         **vars(attacks),
         **vars(execution),
     )
-    with SweepProgress() as progress:
-        result = run_sweep(parameters, progress)
+    if dry_run:
+        print(*_foreseen(*foresee_sweep(parameters)), sep="\n")
+        return
+    progress = SweepProgress(output)
+    try:
+        with progress:
+            result = run_sweep(parameters, progress)
+    except Stopped as stopped:
+        if progress.kept:
+            stopped.kept = f"{progress.kept}, and the same command goes on from there"
+        raise
     for note in result.notes:
         print(note, file=sys.stderr)
     for warning in result.warnings:
@@ -214,6 +241,19 @@ def sweep(
     print(*_answer(output), result.table, f"next: nnunet-robust report {output}", sep="\n")
     if result.failures:
         raise typer.Exit(1)
+
+
+def _foreseen(expected: Expected, tried: Tried | None) -> list[str]:
+    """What a dry run prints."""
+    from nnunet_robust.common.progress import duration
+
+    if not expected.to_make:
+        return [expected.counts(), expected.time()]
+    if tried is None:
+        return [expected.counts(), "the predictions that were tried out failed: run it, and failures.csv says why"]
+    attacks = "" if tried.attack_seconds is None else f", {tried.attack_seconds:.3g} s with an attack"
+    basis = f"{tried.seconds:.3g} s a prediction{attacks}, tried out on {tried.sample}"
+    return [expected.counts(), f"about {duration(tried.of(expected))} ({basis})"]
 
 
 def _answer(output: Path) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from nnunet_robust.cli.options import Commands, PlansFlags, known_trainers
+from nnunet_robust.cli.options import Commands, PlansFlags, TrustFlag, known_trainers
 from nnunet_robust.common.console import show
 from nnunet_robust.common.errors import UserError
 
@@ -19,13 +19,14 @@ def trainers(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="NAME", help="Trainers, with options.", autocompletion=known_trainers)
     ] = None,
+    trust_checkpoints: TrustFlag = False,
 ) -> None:
     """The trainers and the grammar of their names; for names and a dataset, what they change and cost.
 
     Example: nnunet-robust trainers nnUNetTrainerNoSkip_ps64_st5 -d 4 -c 3d_fullres
     """
     if names and given.dataset:
-        _print_costs(names, given.dataset, given.configuration, given.plans)
+        _print_costs(names, given, trust_checkpoints)
     elif names:
         raise UserError(f"the cost of {names[0]} depends on the plans: name a dataset with -d, a configuration with -c")
     elif given.dataset:
@@ -50,7 +51,7 @@ def _print_trainers() -> None:
     print("what a name changes and costs: nnunet-robust trainers NAME [NAME ...] -d DATASET -c CONFIGURATION")
 
 
-def _print_costs(names: list[str], dataset: str, configuration: str, plans: str) -> None:
+def _print_costs(names: list[str], given: PlansFlags, trusted: bool) -> None:
     from rich.table import Table
 
     from nnunet_robust.common.folders import dataset_name, nnunet_folder
@@ -58,8 +59,10 @@ def _print_costs(names: list[str], dataset: str, configuration: str, plans: str)
     from nnunet_robust.trainers.cost import STANDARD, changes, format_si, read_plans, trainer_cost
     from nnunet_robust.trainers.names import parse
 
-    folder = nnunet_folder("nnUNet_preprocessed") / dataset_name(dataset)
-    plans_json, dataset_json = read_plans(folder, plans)
+    assert given.dataset is not None
+    configuration, plans = given.configuration, given.plans
+    folder = nnunet_folder("nnUNet_preprocessed") / dataset_name(given.dataset)
+    plans_json, dataset_json = read_plans(folder, plans, trusted)
     lines = []
     for name in names:
         changed = changes(name, plans_json, configuration)

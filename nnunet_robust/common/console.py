@@ -1,4 +1,4 @@
-"""What is printed: tables and progress bars for people, and nothing of what nnU-Net prints meanwhile."""
+"""What is printed: tables and progress for people, and nothing of what nnU-Net prints meanwhile."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import io
 import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
+
+from nnunet_robust.common.progress import Progress
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -28,15 +30,12 @@ def warn(text: str) -> None:
 
 
 def bar(what: str) -> Callable[[Iterable[Any]], Iterable[Any]]:
-    """Make a function that wraps the items of a loop in a progress bar on the standard error stream.
+    """Make a function that goes through the items of a loop and shows how far it is, see `Progress`.
 
     Args:
         what: is done with each item, for instance "measuring".
     """
-    from rich.console import Console
-    from rich.progress import track
-
-    return lambda items: track(items, what, console=Console(stderr=True))
+    return lambda items: Progress(what).over(items)
 
 
 def quiet() -> contextlib.AbstractContextManager[Any]:

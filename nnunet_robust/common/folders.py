@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from nnunet_robust.common.errors import UserError
@@ -41,7 +42,8 @@ def dataset_name(name_or_id: str) -> str:
     known = sorted({path.name for root in roots for path in root.glob("Dataset[0-9][0-9][0-9]_*") if path.is_dir()})
     if name_or_id in known:
         return check_name(name_or_id, "dataset")
-    found = [name for name in known if name_or_id.isdigit() and int(name[7:10]) == int(name_or_id)]
+    is_id = re.fullmatch("[0-9]{1,9}", name_or_id)
+    found = [name for name in known if is_id and int(name[7:10]) == int(name_or_id)]
     if len(found) == 1:
         return check_name(found[0], "dataset")
     if found:

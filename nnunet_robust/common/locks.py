@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.files import make_folder
 
 
 @contextlib.contextmanager
@@ -22,7 +23,7 @@ def exclusive_lock(path: Path, held: str) -> Iterator[None]:
     Raises:
         UserError: another process holds it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     lock = FileLock(path)
     try:
         acquired = lock.acquire(blocking=False)

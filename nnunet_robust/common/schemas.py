@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,8 @@ _IN_WORDS = {"integer": "a whole number", "number": "a number", "string": "a tex
              "array": "a list", "object": "a mapping", "null": "null"}  # fmt: skip
 _BOUNDS = {"minimum": "at least {}", "maximum": "at most {}", "exclusiveMinimum": "more than {}",
            "exclusiveMaximum": "less than {}", "minItems": "a list of at least {}",
-           "maxItems": "a list of at most {}", "pattern": "of the form {}"}  # fmt: skip
+           "maxItems": "a list of at most {}", "pattern": "of the form {}",
+           "maxLength": "a text of at most {} characters"}  # fmt: skip
 _LONGEST = 60  # letters of a value that are shown
 
 
@@ -52,7 +54,7 @@ def in_words(error: ValidationError, key: Key, whole: str) -> tuple[Key, str]:
         known = list(error.schema["properties"])
         unknown = next(entry for entry in given if entry not in known)
         place = _place(where, whole)
-        return (*where, str(unknown)), f"there is no {unknown!r} {place}: {suggestion(str(unknown), known)}"
+        return (*where, unknown), f"there is no {shown(unknown)!r} {place}: {suggestion(str(unknown), known)}"
     if error.validator == "required":
         missing = next(entry for entry in limit if entry not in given)
         return where, f"{_place(where, whole)}, {missing!r} is missing"
@@ -70,7 +72,7 @@ def suggestion(given: str, known: Iterable[str]) -> str:
     """What to write instead: the nearest of what there is, and the list."""
     names = list(known)
     # Of three letters, two are soon the same: gpu is not cpu.
-    near = difflib.get_close_matches(given, names, n=1) if len(given) > 3 else []
+    near = difflib.get_close_matches(given, names, n=1) if 3 < len(given) < 100 else []
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{hint}there {'is' if len(names) == 1 else 'are'} {', '.join(names) or 'none'}"
 
@@ -100,7 +102,6 @@ def _place(key: Sequence[str | int], whole: str) -> str:
 
 def _is_number(value: Any) -> bool:
     try:
-        float(value)
-    except (TypeError, ValueError):
+        return isinstance(value, str) and math.isfinite(float(value))
+    except ValueError:
         return False
-    return isinstance(value, str)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.common.files import atomic_path
+from nnunet_robust.common.files import atomic_path, make_folder
 from nnunet_robust.common.nnunet_files import read_splits
 
 SPLITS_FILE = "splits_final.json"
@@ -84,7 +84,7 @@ def install_splits(dataset_folder: Path) -> Path | None:
     target = nnunet_folder("nnUNet_preprocessed") / dataset_folder.name / SPLITS_FILE
     splits = read_splits(source)
     if not target.exists():
-        target.parent.mkdir(exist_ok=True)
+        make_folder(target.parent)
         write_splits(target, splits)
         return target
     try:

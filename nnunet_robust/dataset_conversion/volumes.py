@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.memory import require_memory
 from nnunet_robust.common.seeding import numpy_generator
 from nnunet_robust.dataset_conversion.series import SeriesSet, check_levels, series_writer
 from nnunet_robust.dataset_conversion.solids import SOLIDS, draw_solid, extent_mm, random_rotation
@@ -33,6 +35,7 @@ NOISE = 204
 """The highest value of the noise, the papers' 0.8."""
 
 RADIUS_UNIT = "radius in mm"
+_BYTES_A_VOXEL = 58  # measured: of a cylinder, whose drawing takes the least memory of all shapes
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class VolumeParameters:
                 raise UserError(f"{field} must be at least {low}, got {getattr(self, field)}")
         if min(self.size) < SMALLEST_SIZE:
             raise UserError(f"size must be at least {SMALLEST_SIZE} along each axis, got {_listed(self.size)}")
+        require_memory(f"--size {_listed(self.size)}", _BYTES_A_VOXEL * math.prod(self.size), "take smaller volumes")
         if not all(0 < value < np.inf for value in self.spacing_mm):
             raise UserError(f"spacing must be a positive number of mm along each axis, got {_listed(self.spacing_mm)}")
         if self.shape not in SOLIDS:

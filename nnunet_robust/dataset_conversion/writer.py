@@ -16,6 +16,8 @@ import numpy as np
 
 import nnunet_robust
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.files import flush_to_disk, flush_tree, make_folder
+from nnunet_robust.common.nifti_files import check_written
 from nnunet_robust.common.nnunet_files import read_dataset_json
 from nnunet_robust.dataset_conversion.left_out import LeftOut
 from nnunet_robust.dataset_conversion.splits import SPLITS_FILE, WrittenCase, five_folds, write_splits
@@ -81,6 +83,7 @@ def _write_nifti(array: np.ndarray, path: Path, case: Case) -> None:
     if case.direction is not None:
         image.SetDirection([float(value) for value in case.direction])
     sitk.WriteImage(image, str(path), True)
+    check_written(path)
 
 
 class _Format(NamedTuple):
@@ -164,7 +167,7 @@ def write_dataset(
 
     partial = raw_folder / f"{_partial_prefix(dataset_id)}{secrets.token_hex(4)}"
     try:
-        raw_folder.mkdir(parents=True, exist_ok=True)
+        make_folder(raw_folder)
         _remove_stale(raw_folder, dataset_id)
         partial.mkdir()
     except OSError as error:
@@ -196,7 +199,9 @@ def write_dataset(
             PROVENANCE_KEY: record,
         }
         (partial / "dataset.json").write_text(json.dumps(dataset_json, indent=2) + "\n", encoding="utf-8")
+        flush_tree(partial)  # a whole dataset or none, also after a power cut
         partial.rename(target)
+        flush_to_disk(raw_folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target

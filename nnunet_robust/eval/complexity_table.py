@@ -28,6 +28,7 @@ from nnunet_robust.eval.images.image_files import channel_count, check_stored
 from nnunet_robust.eval.images.regions import Background, channel_names
 from nnunet_robust.eval.results.tables import cell
 from nnunet_robust.pages.plots import line_styles, plain_style
+from nnunet_robust.trainers.plan_names import check_dataset
 
 ALL = "all_foreground"
 """The label column of the row for all foreground together."""
@@ -76,6 +77,7 @@ def write_complexity(
     if not (raw / "dataset.json").is_file():
         raise UserError(f"no {raw / 'dataset.json'}: complexity needs the raw dataset")
     meta = read_dataset_json(raw / "dataset.json", "labels", "file_ending")
+    check_dataset(meta, raw / "dataset.json")
     cases = _cases(raw, meta, images, labels)
     reader = _reader(meta, cases)
     rows: list[dict[str, Any]] = []

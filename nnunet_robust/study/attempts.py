@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nnunet_robust.common.files import write_atomically
+from nnunet_robust.common.files import flush_to_disk, make_folder, write_atomically
 from nnunet_robust.common.json_files import parse_state
 from nnunet_robust.study.folder import BEAT_SECONDS, Plan, StudyFolder, myself
 from nnunet_robust.study.matrix import Job
@@ -85,9 +85,11 @@ class Attempts:
             self._note(seconds=round(max(0.0, last - attempts[-1]["began"]), 1))
 
     def _note(self, **entry: Any) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._path.parent)
         with self._path.open("a", encoding="utf-8") as file:
             file.write("\n" + json.dumps(entry))  # the line before may have been cut off
+        flush_to_disk(self._path)
+        flush_to_disk(self._path.parent)
 
 
 def list_attempts(path: Path) -> list[dict[str, Any]]:

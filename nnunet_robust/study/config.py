@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nnunet_robust.common.environment import may_be_set_by_a_file
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.interrupts import deaf_children
 from nnunet_robust.common.schemas import Key, suggestion
 from nnunet_robust.study.document import Document, schema
 from nnunet_robust.study.names import compose_trainers
 
 STAGES = ("dataset", "plan", "train", "sweep", "report")
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+MOST_TRAININGS = 10_000
+"""Of a study: Snakemake's graph of more takes hours to be made."""
 
 # nnU-Net's planners and the names of their plans.
 PLANNERS = {
@@ -158,10 +163,32 @@ def load_study(path: Path) -> Study:
             for stage, default in DEFAULT_RESOURCES.items()
         },
         cluster={key: data["resources"][key] for key in ("partition", "account") if key in data.get("resources", {})},
-        environment={name: _text(value) for name, value in data.get("environment", {}).items()},
+        environment=_environment(document),
     )
     _refuse_twice(document, "folds", list(study.folds))
+    arms = sum(len(dataset.configurations) for dataset in study.datasets) * len(study.planners)
+    if (trainings := arms * len(study.trainers) * len(study.folds)) > MOST_TRAININGS:
+        raise document.fault(("trainers",), f"these are {trainings} trainings: a study has at most {MOST_TRAININGS}")
     return study
+
+
+def _environment(document: Document) -> dict[str, str]:
+    given = document.data.get("environment", {})
+    for name in given:
+        if not may_be_set_by_a_file(name):
+            raise document.fault(
+                ("environment", name),
+                f"a study does not set {name}, which could make its commands run other code: export it in your shell",
+            )
+    return {name: _text(value) for name, value in given.items()}
+
+
+def _path(document: Document, key: Key, text: str) -> Path:
+    """A path in a study.yaml: absolute, or from the YAML's folder."""
+    try:
+        return (document.path.parent / Path(text).expanduser()).resolve()
+    except (OSError, RuntimeError) as error:  # no such user, a loop of links
+        raise document.fault(key, f"{text} is no path here: {error}") from error
 
 
 def _datasets(document: Document) -> tuple[Dataset, ...]:
@@ -187,14 +214,14 @@ def _datasets(document: Document) -> tuple[Dataset, ...]:
         if origin == "convert":
             if "source" not in entry:
                 raise document.fault(key, f"dataset {entry['id']}: 'source', the folder to convert, is missing")
-            source = (document.path.parent / Path(entry["source"]).expanduser()).resolve()
-            if not source.is_dir():
+            source = _path(document, (*key, "source"), entry["source"])
+            if not os.path.isdir(source):  # noqa: PTH112 -- Path.is_dir raises an error for a name that is too long
                 raise document.fault((*key, "source"), f"there is no folder {source}: name where the source lies")
         configurations = entry.get("configurations", data.get("configurations", ["2d"]))
         datasets.append(
             Dataset(entry["id"], command, source, entry.get("name"), entry.get("parameters", {}), tuple(configurations))
         )
-        _refuse_twice(document, "datasets", [dataset.id for dataset in datasets])
+    _refuse_twice(document, "datasets", [dataset.id for dataset in datasets])
     return tuple(datasets)
 
 
@@ -211,7 +238,7 @@ def _planners(document: Document) -> tuple[tuple[str, str], ...]:
             planners.append((entry, PLANNERS[entry]))
         else:
             planners.append((entry["planner"], entry["plans"]))
-        _refuse_twice(document, "planners", [plans for _, plans in planners])
+    _refuse_twice(document, "planners", [plans for _, plans in planners])
     return tuple(planners)
 
 
@@ -231,8 +258,8 @@ def _sweeps(document: Document) -> tuple[Sweep, ...]:
                 key, f"sweep {entry['name']!r} has nothing to do: give it perturbations, a preset, series or tile_sizes"
             )
         if isinstance(series := options.get("series"), str):
-            file = (document.path.parent / Path(series).expanduser()).resolve()
-            if not file.is_file():
+            file = _path(document, (*key, "series"), series)
+            if not os.path.isfile(file):  # noqa: PTH113 -- as above
                 raise document.fault((*key, "series"), f"there is no file {file}: give a series.csv, or true")
             options["series"] = str(file)
         if "preset" in options:
@@ -243,7 +270,7 @@ def _sweeps(document: Document) -> tuple[Sweep, ...]:
             where = (*key, "perturbations", name if isinstance(given, dict) else position)
             asked.append((where, {"names": [name], "preset": None, "levels": levels}))
         sweeps.append(Sweep(entry["name"], tuple(entry["datasets"]) if "datasets" in entry else None, options))
-        _refuse_twice(document, "sweeps", [sweep.name for sweep in sweeps])
+    _refuse_twice(document, "sweeps", [sweep.name for sweep in sweeps])
     for (where, _), what in zip(asked, _faults_of_conditions([conditions for _, conditions in asked]), strict=True):
         if what:
             raise document.fault(where, what)
@@ -261,7 +288,9 @@ def _faults_of_conditions(asked: list[dict[str, Any]]) -> list[str]:
     from concurrent.futures import ProcessPoolExecutor
 
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_check_conditions, asked).result()
+        with deaf_children():
+            checked = pool.submit(_check_conditions, asked)
+        return checked.result()
 
 
 def _check_conditions(asked: list[dict[str, Any]]) -> list[str]:
@@ -278,9 +307,11 @@ def _check_conditions(asked: list[dict[str, Any]]) -> list[str]:
 
 
 def _refuse_twice(document: Document, section: str, values: list[Any]) -> None:
+    seen = set()
     for index, value in enumerate(values):
-        if value in values[:index]:
+        if value in seen:
             raise document.fault((section, index), f"{section}: {value} is there twice")
+        seen.add(value)
 
 
 def _text(value: Any) -> str:

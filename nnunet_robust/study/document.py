@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, validators
+from jsonschema.exceptions import ValidationError
 
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.common.schemas import Key, in_words
+from nnunet_robust.common.schemas import Key, in_words, shown
+from nnunet_robust.study.plain_yaml import FaultAt, compose, construct, line_of, read_text
 
 
 @cache
@@ -29,26 +32,24 @@ class Document:
         path: the file.
 
     Raises:
-        UserError: it cannot be read, is not YAML, or has a key twice; with the line.
+        UserError: it cannot be read, is not plain YAML (see `plain_yaml`), or has a key twice; with the line.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(
-                f"cannot read the study {path} ({reason}): nnunet-robust study init writes an example"
-            ) from error
-        except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else 1
-            raise UserError(f"{path}, line {line}: this is not YAML: {error.problem}") from error
         self._lines: dict[Key, int] = {(): 1}
         self.data: Any = None
-        if root is not None:
-            self._note_lines(root, ())
-            self.data = _Constructor().construct_document(root)
+        try:
+            root = compose(read_text(path))
+            if root is not None:
+                self._note_lines(root, ())
+                self.data = construct(root)
+        except OSError as error:
+            raise UserError(
+                f"cannot read the study {path} ({error.strerror or error}): nnunet-robust study init writes an example"
+            ) from error
+        except FaultAt as fault:
+            raise UserError(f"{path}, line {fault.line}: {fault}") from fault
 
     def fault(self, key: Key, what: str) -> UserError:
         """An error about the value at `key`, with file and line."""
@@ -69,7 +70,7 @@ class Document:
         part = self.data
         for step in key:
             part = part[step]
-        validator = Draft202012Validator({**rules, "$defs": schema()["$defs"]})
+        validator = _Validator({**rules, "$defs": schema()["$defs"]})
         faults = []
         for error in validator.iter_errors(part):
             where, what = in_words(error, key, "the study")
@@ -81,18 +82,47 @@ class Document:
 
     def _note_lines(self, node: yaml.Node, key: Key) -> None:
         if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
             for name, value in node.value:
+                if name.value in seen:
+                    raise FaultAt(line_of(name), f"{shown(name.value)!r} is there twice")
+                seen.add(name.value)
                 below = (*key, name.value)
-                if below in self._lines:
-                    raise UserError(f"{self.path}, line {name.start_mark.line + 1}: {name.value!r} is there twice")
-                self._lines[below] = name.start_mark.line + 1
+                self._lines[below] = line_of(name)
                 self._note_lines(value, below)
+            for name, value in _merged(node):
+                if name.value not in seen:
+                    below = (*key, name.value)
+                    self._lines[below] = line_of(name)
+                    self._note_lines(value, below)
         elif isinstance(node, yaml.SequenceNode):
             for index, value in enumerate(node.value):
                 below = (*key, index)
-                self._lines[below] = value.start_mark.line + 1
+                self._lines[below] = line_of(value)
                 self._note_lines(value, below)
 
 
-class _Constructor(yaml.constructor.SafeConstructor):
-    """Makes plain Python values of YAML's nodes."""
+def _merged(node: yaml.MappingNode) -> Iterator[tuple[yaml.Node, yaml.Node]]:
+    """The keys and values that `<<` brings into a mapping."""
+    for name, value in node.value:
+        if name.tag == "tag:yaml.org,2002:merge":
+            for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                if isinstance(source, yaml.MappingNode):
+                    yield from source.value
+                    yield from _merged(source)
+
+
+def _matches(_: Any, pattern: str, given: Any, rules: Any) -> Iterator[ValidationError]:
+    """JSON schema's `pattern`, of the whole text: Python's `$` also stands before a line's end."""
+    if isinstance(given, str) and not re.fullmatch(pattern, given):
+        yield ValidationError(f"{given!r} is not of the form {pattern}")
+
+
+_Validator = validators.extend(
+    Draft202012Validator,
+    {"pattern": _matches},
+    # JSON takes 901.0 for a whole number, and names are made of these.
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, given: isinstance(given, int) and not isinstance(given, bool)
+    ),
+)

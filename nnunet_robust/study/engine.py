@@ -173,7 +173,7 @@ def hours_of(text: str) -> float:
     Raises:
         UserError: not such a text.
     """
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
+    match = re.fullmatch(r"(?:(\d{1,6})-)?(\d{1,6})(?::(\d{1,6}))?(?::(\d{1,6}))?", text)
     if not match:
         raise UserError(f"--time {text}: write minutes, hours:minutes:seconds or days-hours, e.g. 24:00:00")
     days, *rest = match.groups()
@@ -191,7 +191,7 @@ def gigabytes_of(text: str) -> float:
     Raises:
         UserError: not such a text.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([MGT]?)B?", text, re.IGNORECASE)
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([MGT]?)B?", text, re.IGNORECASE)
     if not match:
         raise UserError(f"--mem {text}: write an amount with its unit, e.g. 32G")
     return float(match[1]) * {"": 0.001, "M": 0.001, "G": 1.0, "T": 1000.0}[match[2].upper()]

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_robust.common import processes
+from nnunet_robust.common.environment import environment_for
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import write_atomically
 from nnunet_robust.common.json_files import read_json
@@ -41,8 +42,6 @@ BLOCKED = "blocked"  # something that it needs has failed
 USABLE = (DONE, PARTIAL)
 
 _AGAIN = "run the study again, which writes it anew"
-# Planning fails with it (nnU-Net 2.8).
-_TRAINING_ONLY = ("nnUNet_n_proc_DA",)
 
 
 @dataclass(frozen=True)
@@ -68,12 +67,8 @@ class Plan:
     jobs: Mapping[str, Job]
 
     def environment_of(self, job: Job) -> dict[str, str]:
-        """The variables of one job."""
-        return {
-            name: value
-            for name, value in self.environment.items()
-            if job.stage == "train" or name not in _TRAINING_ONLY
-        }
+        """All variables of one job: the shell's and the study's, as its stage needs them."""
+        return environment_for(job.stage, {**os.environ, **self.environment})
 
     def device_of(self, job: Job) -> str:
         """nnU-Net's `-device` for a job."""

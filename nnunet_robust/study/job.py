@@ -11,15 +11,13 @@ import contextlib
 import datetime
 import json
 import os
-import signal
 import socket
 import time
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.common.files import write_atomically
+from nnunet_robust.common.files import make_folder, write_atomically
 from nnunet_robust.common.folders import nnunet_folder
 from nnunet_robust.study import command_lines
 from nnunet_robust.study.attempts import Attempts
@@ -49,11 +47,12 @@ def run_job(root: Path, job_id: str) -> int:
     if job_id not in plan.jobs:
         raise UserError(f"the study in {root} has no job {job_id!r}: see {folder.inside / 'jobs.json'}")
     job = plan.jobs[job_id]
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _terminated)
-    os.environ.update(plan.environment_of(job))
+    environment = plan.environment_of(job)
+    os.environ.update(environment)
+    for variable in set(os.environ) - set(environment):
+        del os.environ[variable]
     for variable in FOLDERS:
-        Path(os.environ[variable]).mkdir(parents=True, exist_ok=True)
+        make_folder(Path(os.environ[variable]))
     folder.log(job_id).parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         try:
@@ -133,7 +132,3 @@ def _leave_marker(
     if outcome == FAILED:
         marker["log_tail"] = tail(folder.log(job.id))
     write_atomically(folder.done(job.id), json.dumps(marker, indent=1) + "\n")
-
-
-def _terminated(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import signal
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_robust.common import processes
+from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.files import make_folder
 from nnunet_robust.common.json_files import parse_state
 
 _POLL_SECONDS = 1.0
@@ -57,8 +60,8 @@ class Lock:
 
 def try_lock(path: Path) -> Lock | None:
     """Lock a file, which is made if need be; None where it is locked already."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    make_folder(path.parent)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -104,7 +107,7 @@ def gpu_slots(wanted: int, available: int) -> Iterator[tuple[str | None, list[in
     if not wanted:
         yield None, []
         return
-    folder = Path(tempfile.gettempdir(), f"nnunet_robust_gpus_{os.getuid()}")
+    folder = own_folder(Path(tempfile.gettempdir()), f"nnunet_robust_gpus_{os.getuid()}")
     names = visible_gpus() or [str(number) for number in range(available)]
     while True:
         held: dict[str, Lock] = {}
@@ -121,6 +124,34 @@ def gpu_slots(wanted: int, available: int) -> Iterator[tuple[str | None, list[in
     finally:
         for lock in held.values():
             os.close(lock.descriptor)
+
+
+def own_folder(shared: Path, name: str) -> Path:
+    """Make a folder of this user's in one that all users write to, or make sure that it is one.
+
+    Args:
+        shared: such as /tmp.
+        name: of the folder.
+
+    Raises:
+        UserError: there is something else of that name, for instance another user's folder or a link.
+    """
+    folder = shared / name
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        fault = "is no folder"
+    elif found.st_uid != os.getuid():
+        fault = f"belongs to another user (id {found.st_uid})"
+    elif found.st_mode & 0o022:
+        fault = "can be written to by other users"
+    else:
+        return folder
+    raise UserError(
+        f"{folder} {fault}, so that others could hold up this user's jobs: have it removed, or set TMPDIR to a folder "
+        f"of yours, the same for all studies on this machine"
+    )
 
 
 def visible_gpus() -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from nnunet_robust.trainers.names import Options, name_of, parse
 
 # Key of the YAML -> option of the grammar; the lists are dimensions of the matrix.
 _LISTS = {"patch_sizes": "patch_size", "seeds": "seed"}
+MOST_TRAINERS = 10_000
 _VALUES = ("stages", "batch_size", "epochs", "iterations", "augmentation", "adversarial")
 
 
@@ -60,6 +62,10 @@ def _names(document: Document, key: Key, text: str, wanted: dict[str, Any]) -> I
     for name, option in _LISTS.items():
         own = getattr(given, option)
         dimensions.append([own] if own is not None else wanted[name] or [None])
+    if (count := math.prod(map(len, dimensions))) > MOST_TRAINERS:
+        raise document.fault(
+            key, f"its patch sizes and seeds are {count} trainers: a study has at most {MOST_TRAINERS}"
+        )
     for patch, seed in itertools.product(*dimensions):
         if isinstance(patch, (int, str)):
             patch = tuple(int(n) for n in str(patch).split("x"))
@@ -88,5 +94,7 @@ def _foreign_trainers() -> frozenset[str]:
     roots += [Path(root) for root in os.environ.get("nnUNet_extTrainer", "").split(os.pathsep) if root]  # noqa: SIM112
     files = (file for root in roots for file in root.rglob("*.py"))
     return frozenset(
-        name for file in files for name in re.findall(r"^class (\w+)\(", file.read_text(encoding="utf-8"), re.MULTILINE)
+        name
+        for file in files
+        for name in re.findall(r"^class (\w+)\(", file.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
     )

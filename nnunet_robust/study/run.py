@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnunet_robust.common.environment import environment_for
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.files import write_atomically
+from nnunet_robust.common.interrupts import Stopped
 from nnunet_robust.study import command_lines, slurm
 from nnunet_robust.study.config import FOLDERS, STAGES, Study
 from nnunet_robust.study.engine import Options, check_engine, command_line, limited, write_dag
@@ -33,6 +35,7 @@ from nnunet_robust.study.state import ENVIRONMENT, HOLDER, read_state
 
 Tell = Callable[[str], None]
 _POLL_SECONDS = 1.0
+_DRIVER = "driver"  # no stage: Snakemake has what all stages have
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,7 @@ def dry_run(study: Study, root: Path, options: Options, tell: Tell) -> list[str]
         ran = subprocess.run(
             [*command_line(dag, Path(scratch), options), "--dry-run"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+            env=environment_for(_DRIVER, os.environ),
         )  # fmt: skip
     if ran.returncode:
         raise UserError(f"Snakemake refuses the study: {_last_line(ran.stdout)}")
@@ -151,7 +155,7 @@ def _drive(
     with log.open("a", encoding="utf-8") as file:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, pass_fds=[lock],
-            start_new_session=True, preexec_fn=_prepare_child,
+            start_new_session=True, preexec_fn=_prepare_child, env=environment_for(_DRIVER, os.environ),
         )  # fmt: skip
         watch = _Watch(folder, left, tell)
         beat = time.monotonic()
@@ -163,12 +167,21 @@ def _drive(
                     beat = time.monotonic()
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_POLL_SECONDS)
-        except BaseException:  # Ctrl-C: jobs end their commands, and Snakemake cancels those on a cluster
+        except BaseException as error:  # Ctrl-C: jobs end their commands, and Snakemake cancels those on a cluster
+            alone = _ends_alone(error, plan)
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGINT)
+                os.killpg(process.pid, signal.SIGKILL if alone else signal.SIGINT)
             process.wait()
             raise
         watch.look()
+
+
+def _ends_alone(error: BaseException, plan: Plan) -> bool:
+    """Whether the jobs go on without their driver: on a cluster, when it loses its terminal."""
+    if not isinstance(error, Stopped) or error.number != signal.SIGHUP or plan.executor == "local":
+        return False
+    error.kept = "the jobs on the cluster go on, and the same command watches them again"
+    return True
 
 
 class _Watch:

@@ -17,6 +17,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
+from nnunet_robust.common.files import replace_durably
 from nnunet_robust.common.seeding import seed_everything, stable_seed
 from nnunet_robust.networks import SkipDecoder
 from nnunet_robust.trainers import records
@@ -190,11 +191,11 @@ class RobustTrainer(nnUNetTrainer):
             records.write_epoch(file, self.current_epoch, [ratio for rank in ratios for ratio in rank])
 
     def save_checkpoint(self, filename: str) -> None:
-        """Write the checkpoint to a temporary name, then rename it: a kill while saving leaves the old one whole."""
+        """Write the checkpoint to a temporary name, then rename it: a kill or a power cut leaves the old one whole."""
         temporary = Path(f"{filename}.tmp")
         super().save_checkpoint(str(temporary))
         if temporary.exists():  # not where checkpoints are disabled, nor on DDP's other ranks
-            temporary.replace(filename)
+            replace_durably(temporary, Path(filename))
 
 
 def _start_worker(set_thread_id: Callable[[int], None], seeds: Sequence[int], worker: int) -> None:

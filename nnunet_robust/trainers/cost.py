@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +15,12 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.memory import in_bytes
 from nnunet_robust.common.nnunet_files import read_dataset_json, read_plans_json
 from nnunet_robust.trainers import TRAINERS, trainer_class
 from nnunet_robust.trainers.adversarial import RADIUS, STEPS
 from nnunet_robust.trainers.names import parse
+from nnunet_robust.trainers.plan_names import check_plans
 from nnunet_robust.trainers.plans import format_size
 
 STANDARD = "nnUNetTrainer"
@@ -58,15 +61,16 @@ class Change(NamedTuple):
     changed: str
 
 
-def read_plans(folder: Path, plans: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_plans(folder: Path, plans: str, trusted: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
     """Plans and `dataset.json` of a dataset.
 
     Args:
         folder: the dataset's folder in nnUNet_preprocessed.
         plans: the plans' identifier, e.g. `nnUNetPlans`.
+        trusted: whether the plans may name any class, whose import may run code.
 
     Raises:
-        UserError: one of the files is not there; says which plans there are.
+        UserError: one of the files is not there (says which plans there are), or see `check_plans`.
     """
     for file in (folder / f"{plans}.json", folder / "dataset.json"):
         if not file.is_file():
@@ -75,7 +79,13 @@ def read_plans(folder: Path, plans: str) -> tuple[dict[str, Any], dict[str, Any]
                 f"no {file.name} in {folder} (plans there: {there}): run nnUNetv2_plan_and_preprocess -d "
                 f"{folder.name[7:10]}, or give other plans with -p"
             )
-    return read_plans_json(folder / f"{plans}.json"), read_dataset_json(folder / "dataset.json", "labels")
+    plans_json, dataset_json = (
+        read_plans_json(folder / f"{plans}.json"),
+        read_dataset_json(folder / "dataset.json", "labels"),
+    )
+    if not trusted:
+        check_plans(plans_json, folder / f"{plans}.json")
+    return plans_json, dataset_json
 
 
 def planned(name: str, plans: dict[str, Any], configuration: str) -> tuple[PlansManager, ConfigurationManager]:
@@ -125,9 +135,19 @@ def trainer_cost(name: str, plans: dict[str, Any], configuration: str, dataset_j
     channels = determine_num_input_channels(manager, resolved, dataset_json)
     outputs = manager.get_label_manager(dataset_json).num_segmentation_heads
     cls: Any = trainer_class(name)
-    network = cls.build_network_architecture(manager, resolved, channels, outputs, True)
-    # On the meta device shapes are computed and nothing else: the largest plans take no memory and a second.
-    return network_cost(network.to("meta"), (resolved.batch_size, channels, *resolved.patch_size))
+    shape = (resolved.batch_size, channels, *resolved.patch_size)
+    try:
+        # On the meta device shapes are computed and nothing else: the largest plans take no memory and a second.
+        with torch.device("meta"):
+            network = cls.build_network_architecture(manager, resolved, channels, outputs, True)
+        return network_cost(network, shape)
+    except RuntimeError as error:
+        if "overflow" not in str(error):  # 64 bits do not hold the bytes of a map
+            raise
+        raise UserError(
+            f"{name}: a batch of {format_size(shape)} numbers takes {in_bytes(4 * math.prod(shape))} for its images "
+            "alone, and its maps more than any machine has: take a smaller patch or batch"
+        ) from error
 
 
 def network_cost(network: nn.Module, shape: tuple[int, ...]) -> Cost:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
-from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.errors import UserError, shortened
 
 RULE = "<trainer>[_ps<N>[x<N>[x<N>]]][_st<N>][_bs<N>][_<N>epochs][_<N>iters][_noDA|_textureDA][_adv][_seed<N>]"
 
@@ -47,17 +47,17 @@ class Options:
 
 
 _AUGMENTATIONS_IN_WORDS = {"noDA": "no augmentation", "textureDA": "texture augmentation"}
-_N = "[1-9][0-9]*"
+_N, _SEED = "[1-9][0-9]{0,8}", "(?:0|[1-9][0-9]{0,17})"  # what 32 and 64 bits hold
 # In the grammar's order: field, strict pattern, and a lenient one by which a slip is recognised.
 _OPTIONS: tuple[tuple[str, str, str], ...] = (
-    ("patch_size", f"ps{_N}(?:x{_N}){{0,2}}", r"(?:ps|patch)\D?(?P<value>\d+(?:[x*]\d+){0,2})(?:[x*]\d*)*"),
-    ("stages", f"st{_N}", r"(?:st|stages?)\D?(?P<value>\d+)"),
-    ("batch_size", f"bs{_N}", r"(?:bs|batch)\D?(?P<value>\d+)"),
-    ("epochs", f"{_N}epochs", r"(?P<value>\d+)\D?ep(?:ochs?)?|ep(?:ochs?)?(?P<value2>\d+)"),
-    ("iterations", f"{_N}iters", r"(?P<value>\d+)\D?it(?:er)?s?|it(?:er)?s?(?P<value2>\d+)"),
+    ("patch_size", f"ps{_N}(?:x{_N}){{0,2}}", r"(?:ps|patch)\D?(?P<value>\d{1,9}(?:[x*]\d{1,9}){0,2})(?:[x*]\d*)*"),
+    ("stages", f"st{_N}", r"(?:st|stages?)\D?(?P<value>\d{1,9})"),
+    ("batch_size", f"bs{_N}", r"(?:bs|batch)\D?(?P<value>\d{1,9})"),
+    ("epochs", f"{_N}epochs", r"(?P<value>\d{1,9})\D?ep(?:ochs?)?|ep(?:ochs?)?(?P<value2>\d{1,9})"),
+    ("iterations", f"{_N}iters", r"(?P<value>\d{1,9})\D?it(?:er)?s?|it(?:er)?s?(?P<value2>\d{1,9})"),
     ("augmentation", "noDA|textureDA", r"(?P<value>no)da|(?P<value2>texture)s?(?:da)?"),
     ("adversarial", "adv", r"(?P<value>adv(?:ers[a-z]*)?|at|pgd(?:at)?)\d*"),
-    ("seed", f"seed(?:0|{_N})", r"s(?:eed)?\D?(?P<value>\d+)"),
+    ("seed", f"seed{_SEED}", r"s(?:eed)?\D?(?P<value>\d{1,18})"),
 )
 _NAME = re.compile(
     "(?P<trainer>nnUNetTrainer[A-Za-z0-9]*)" + "".join(f"(?:_(?P<{field}>{strict}))?" for field, strict, _ in _OPTIONS)
@@ -86,8 +86,11 @@ def parse(name: str, trainers: Iterable[str]) -> tuple[str, Options]:
         return match["trainer"], _options(match.groupdict())
     nearest = nearest_name(name, known)
     if nearest is None:
-        raise AttributeError(f"no trainer {name!r} in nnunet_robust")
-    raise UserError(f"trainer name {name!r} breaks the rule {RULE}; the nearest valid name is {nearest!r}")
+        raise AttributeError(f"no trainer {shortened(name)!r} in nnunet_robust")
+    long = ", with numbers of at most 9 digits (seeds: 18)" if re.search("[0-9]{10}", name) else ""
+    raise UserError(
+        f"trainer name {shortened(name)!r} breaks the rule {RULE}{long}; the nearest valid name is {nearest!r}"
+    )
 
 
 def _options(texts: dict[str, str | None]) -> Options:

@@ -47,7 +47,7 @@ def foreground_ratios(target: Tensor | Sequence[Tensor], ignore_label: int | Non
 def write_epoch(file: Path, epoch: int, ratios: Sequence[float]) -> None:
     """Add an epoch's row, in place of what the file has of it and of later ones (a resumed training repeats them).
 
-    The file is replaced as a whole, by renaming. Ratios are in [0, 1], `std` is the population's, `share_empty` the
+    The file is replaced as a whole. Ratios are in [0, 1], `std` is the population's, `share_empty` the
     share of patches without any foreground.
 
     Args:

@@ -38,14 +38,14 @@ REFUSED = [
     ("sweep -o O -m X --tile-size 64 64", "--tile-size 64: it is named twice"),
     ("monitor fit -i I -o O.json -m M -f 1 1", "-f 1: it is named twice"),
     ("sweep -o O -m X --perturb contrast=0.5 --levels 0.5", "--levels 0.5: contrast=0.5 have levels of their own"),
-    ("calibrate -o O.json -m M --alpha nan", "--alpha nan: give a number between 0 and 1"),
+    ("calibrate -o O.json -m M --alpha nan", "--alpha nan: give a number from 0 to 1"),
     ("calibrate -o O.json -m M --alpha 0", "--alpha 0: give"),
     ("calibrate -o O.json -m M --delta -0.1", "--delta -0.1: give"),
     ("calibrate -o O.json -m M --interval-alpha 1", "--interval-alpha 1: give"),
-    ("monitor fit -i I -o O.json -m M --rate nan", "rate of false alarms must be between 0 and 1, got nan"),
+    ("monitor fit -i I -o O.json -m M --rate nan", "--rate nan: give a number from 0 to 1"),
     ("recommend -i I --from O --margin nan", "--margin nan"),
     ("report A --margin -0.1", "--margin -0.1"),
-    ("qa -i I -o O -m M --calibration C --dice-limits 0.7 nan", "--dice-limits 0.7 nan: give two in [0, 1]"),
+    ("qa -i I -o O -m M --calibration C --dice-limits 0.7 nan", "--dice-limits nan: give a number from 0 to 1"),
 ]
 
 

@@ -35,8 +35,28 @@ from tests.eval.sweep_output import write_sweep_output
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 LEFT_OUT = {"demo", "doctor"}
 """Commands that need minutes, or that look at the machine rather than at what they are given."""
-NASTY = ("", " ", "-", "--", "nan", "inf", "-1", "0", "1e400", "9" * 5000, "a\nb", "a\x00b", "..", "/", "$x^2$", "<b>",
-         "\u202e", "\U0001f600", "=1+1", "%s", "{}", "nnUNetTrainer_bs0", "gaussian_blur=nan", "1,2", "901")  # fmt: skip
+NASTY = (
+    *(
+        "",
+        " ",
+        "-",
+        "--",
+        "nan",
+        "inf",
+        "-1",
+        "0",
+        "1e400",
+        "9" * 5000,
+        "a\nb",
+        "a\x00b",
+        "..",
+        "/",
+        "$x^2$",
+        "<b>",
+        "=1+1",
+    ),
+    *("=1+1", "\u202e", "\U0001f600", "%s", "{}", "nnUNetTrainer_bs0", "gaussian_blur=nan", "1,2", "901"),
+)
 
 
 def examples(quick: int, nightly: int) -> pytest.MarkDecorator:
@@ -76,7 +96,7 @@ def tried(arguments: list[str]) -> tuple[int, str]:
     if code == 2:
         errors = [line for line in text.splitlines() if line.startswith("error: ")]
         # A command without anything prints its help, and `trainers` what is wrong with each name.
-        assert len(errors) == 1 and text.rstrip("\n").splitlines()[-1] == errors[0] or not text
+        assert (len(errors) == 1 and text.rstrip("\n").splitlines()[-1] == errors[0]) or not text
     return code, text
 
 
@@ -143,8 +163,26 @@ def damages(draw: st.DrawFn, data: bytes) -> bytes:
         added = draw(
             st.one_of(
                 st.binary(max_size=8),
-                st.sampled_from([b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"\r\n", b";", b'"', b",", b"[" * 2000, b"nan",
-                                 b"-1", b"1e999", b"9" * 5000, b"null", b"{}", b"\t", data[at:to] * 2]),  # fmt: skip
+                st.sampled_from(
+                    [
+                        b"\x00",
+                        b"\xff\xfe",
+                        b"\xef\xbb\xbf",
+                        b"\r\n",
+                        b";",
+                        b'"',
+                        b",",
+                        b"[" * 2000,
+                        b"nan",
+                        b"-1",
+                        b"1e999",
+                        b"9" * 5000,
+                        b"null",
+                        b"{}",
+                        b"\t",
+                        data[at:to] * 2,
+                    ]
+                ),
             )
         )
         data = data[:at] + added + data[to:]
@@ -195,7 +233,7 @@ def one_line_or_read(read: Callable[[Path], Any], path: Path, data: bytes) -> No
 @pytest.fixture(scope="module")
 def calibration(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("calibration") / "calibration.json"
-    write_calibration(path, calibrate((case(i) for i in range(20)), CALIBRATED, "clean images", 0.1, 0.1, 0.2))
+    write_calibration(path, calibrate((case(i) for i in range(30)), CALIBRATED, "clean images", 0.1, 0.1, 0.2))
     return path.read_bytes()
 
 

@@ -27,7 +27,7 @@ from tests.trainers.test_cost import DATASET, PLANS
         ("sweep -o OUT --perturb contrast --levels 99", "level of contrast"),
         ("sweep -o OUT --perturb contrast -d 5", "nnUNet_raw is not set"),
         ("sweep -o OUT --perturb contrast", "no models"),
-        ("synthesize textures --id 5 --alpha 3", "alpha must be in [0, 1], got 3.0"),
+        ("synthesize textures --id 5 --alpha 3", "--alpha 3: give a number from 0 to 1"),
         ("synthesize textures --id 5", "nnUNet_raw is not set"),
         ("report nowhere", "nowhere"),
         ("study run no.yaml", "cannot read the study no.yaml"),

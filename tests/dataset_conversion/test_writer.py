@@ -11,6 +11,7 @@ import pytest
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.dataset_conversion.left_out import LeftOut
 from nnunet_robust.dataset_conversion.writer import Case, write_dataset
+from tests.common.power_cut import Recorder
 
 HEADER: dict[str, Any] = {
     "channel_names": {0: "grey"},
@@ -397,3 +398,18 @@ def test_a_raw_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot write to .*file.*set nnUNet_raw"):
         write(tmp_path / "file")
+
+
+def test_a_power_cut_leaves_the_whole_dataset_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = tmp_path / "not" / "there"
+    with monkeypatch.context() as watched:
+        recorder = Recorder.watch(tmp_path, watched)
+        folder = write(raw, case("a"))
+        recorder.look()
+    whole = {f"not/there/{folder.name}/{name}": content for name, content in contents(folder).items()}
+    renamed = max(at for at, step in enumerate(recorder.steps) if step.name == "rename")
+    for done in range(renamed, len(recorder.steps) + 1):
+        for left in recorder.leftovers(done):
+            found = {name: content for name, content in left.items() if folder.name in name}
+            assert found in ({}, whole)
+            assert found or done < len(recorder.steps)

@@ -15,10 +15,12 @@ import SimpleITK as sitk
 import torch
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from nnunetv2.inference.predict_from_raw_data import predict_entry_point
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.trainers import TRAINERS, trainer_class
 from nnunet_robust.trainers.base import _start_worker
+from tests.common.power_cut import Recorder
 from tests.conftest import here, train, train_until_killed, weights
 
 pytestmark = pytest.mark.usefixtures("small_unetr")
@@ -228,3 +230,17 @@ def test_a_kill_while_saving_leaves_the_old_checkpoint(textures: str, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         made.save_checkpoint(str(file))
     assert file.read_bytes() == before
+
+
+def test_a_power_cut_leaves_the_old_checkpoint_or_the_new(textures: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make("nnUNetTrainerNoSkip_bs2_1epochs_4iters", textures, "2d")
+    folder = Path(made.output_folder)
+    old, new = b"an old checkpoint", b"a new checkpoint"
+    (folder / "checkpoint_latest.pth").write_bytes(old)
+    monkeypatch.setattr(nnUNetTrainer, "save_checkpoint", lambda self, name: Path(name).write_bytes(new))
+    recorder = Recorder.watch(folder, monkeypatch)
+    made.save_checkpoint(str(folder / "checkpoint_latest.pth"))
+    recorder.look()
+    for done in range(len(recorder.steps) + 1):
+        found = {left.get("checkpoint_latest.pth") for left in recorder.leftovers(done)}
+        assert found <= ({old, new} if done < len(recorder.steps) else {new})

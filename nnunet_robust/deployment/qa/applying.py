@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_robust.common.digest import sha256
-from nnunet_robust.common.files import write_atomically
+from nnunet_robust.common.files import make_folder, write_atomically
 from nnunet_robust.deployment.qa.assess import Assessment, Assessor, colour_of
 from nnunet_robust.deployment.qa.limits import described
 from nnunet_robust.eval.conformal.calibration import Calibration
@@ -56,7 +56,7 @@ def apply_calibration(
     Returns:
         The assessments of images that could not be predicted.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     (output / "ratings.csv").unlink(missing_ok=True)  # of an earlier run: not to stand beside new masks
     rows: list[dict[str, Any]] = []
     failed = []

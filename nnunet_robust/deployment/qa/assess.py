@@ -78,14 +78,16 @@ class Assessment:
     reasons: tuple[str, ...]
 
 
-def load_calibrated(folder: Path, checkpoint: str, device: torch.device, calibration: Calibration) -> Predictor:
-    """Load a model as it was calibrated: its folds, mirroring, members and precision.
+def load_calibrated(
+    folder: Path, checkpoint: str, device: torch.device, calibration: Calibration, trusted: bool = False
+) -> Predictor:
+    """Load a model as it was calibrated: its folds, mirroring, members and precision; `trusted` as in `load_model`.
 
     Raises:
         UserError: it is another model.
     """
     given = calibration.model
-    model = load_model(folder, given["fold"].split("+"), checkpoint, device, given["mirroring"], None)
+    model = load_model(folder, given["fold"].split("+"), checkpoint, device, given["mirroring"], None, trusted)
     predictor = Predictor(model, given["members"], given["precision"])
     calibration.check_model(predictor.identity)
     return predictor

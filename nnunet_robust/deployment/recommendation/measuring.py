@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
-from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 
 from nnunet_robust.common.console import quiet
 from nnunet_robust.common.errors import UserError
@@ -16,6 +15,7 @@ from nnunet_robust.eval.images.image_quality import image_quality
 from nnunet_robust.eval.images.regions import EVERYWHERE, Background
 from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.inference.sliding_window import SlidingWindow
+from nnunet_robust.trainers.plan_names import nnunets_own
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,13 @@ class Format:
     background: Background = EVERYWHERE
 
     def make_reader(self) -> BaseReaderWriter:
-        """Make nnU-Net's reader of these files."""
+        """Make nnU-Net's reader of these files.
+
+        Raises:
+            UserError: the manifest names no reader of nnU-Net's.
+        """
         with quiet():
-            reader: BaseReaderWriter = recursive_find_reader_writer_by_name(self.reader)()
+            reader: BaseReaderWriter = nnunets_own(self.reader, "imageio")()
         return reader
 
 

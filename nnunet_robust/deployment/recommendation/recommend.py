@@ -121,6 +121,7 @@ def recommend(
     track: Track = iter,
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
+    trusted: bool = False,
 ) -> Recommendation:
     """Recommend an architecture for new images.
 
@@ -135,6 +136,7 @@ def recommend(
         track: wraps the list of images that is gone through, for a progress bar.
         n_resamples: number of draws, see `contrasts.critical_value`.
         seed: of the draws.
+        trusted: see `load_model`.
 
     Raises:
         UserError: no results, a sweep that has not measured noise and blur, a single architecture, no images, or one
@@ -147,7 +149,8 @@ def recommend(
     found = find_images(images, kind.file_ending, kind.channels)
     model = None
     if model_folder is not None:
-        model = load_model(model_folder, None, "checkpoint_final.pth", device or torch.device("cpu"), True, None)
+        where = device or torch.device("cpu")
+        model = load_model(model_folder, None, "checkpoint_final.pth", where, True, None, trusted)
     advisor = _Advisor(sweep, model, margin, n_resamples, seed)
     measurer = Measurer(kind, model)
     answers = []

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nnunet_robust import __version__
 from nnunet_robust.common.console import quiet, warn
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.common.files import write_atomically
+from nnunet_robust.common.files import flush_to_disk, write_atomically
 from nnunet_robust.common.json_files import parse_state
 from nnunet_robust.common.locks import exclusive_lock
 from nnunet_robust.eval.conformal.calibration import Calibration, CalibrationCase, CaseScores, calibrate
@@ -221,6 +221,7 @@ class _Unfinished:
     def add(self, case: CalibrationCase) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(case_to_json(case)) + "\n")
+        flush_to_disk(self.path)
 
 
 def _measured(line: str) -> CalibrationCase | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,16 +20,22 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_robust import hook
 from nnunet_robust.common.console import quiet
 from nnunet_robust.common.digest import sha256
 from nnunet_robust.common.errors import UserError, one_line
+from nnunet_robust.common.memory import require_memory
 from nnunet_robust.eval.images.cases import CaseFiles, LoadedCase, label_names, load_case
 from nnunet_robust.eval.images.image_files import channel_count
 from nnunet_robust.eval.images.regions import Background, channel_names, is_colour
+from nnunet_robust.eval.inference.trust import load_checkpoint
 from nnunet_robust.eval.results.tables import arm_key
 from nnunet_robust.eval.uncertainty.label_layout import LabelLayout
+from nnunet_robust.trainers.plan_names import check_dataset, check_plans
 from nnunet_robust.trainers.plans import format_size, nearest_patch_sizes, total_stride
 
 # The entries of a configuration that nnU-Net's DefaultPreprocessor goes by.
@@ -40,6 +48,14 @@ _PREPROCESSING = (
     "resampling_fn_data_kwargs",
     "resampling_fn_seg",
     "resampling_fn_seg_kwargs",
+)
+
+_OF_CHECKPOINT = (
+    "network_weights",
+    "trainer_name",
+    "init_args",
+    "inference_allowed_mirroring_axes",
+    "current_epoch",
 )
 
 
@@ -80,6 +96,7 @@ class Model:
         predictor: nnU-Net's predictor, initialised; its configuration's patch size is that of the tiles.
         denoiser: what the raw images go through first; None leaves them as they are.
         plain: of a model with a denoiser, the same without.
+        epochs: how many epochs each fold's checkpoint has behind it, where it says so.
     """
 
     trainer: str
@@ -92,6 +109,7 @@ class Model:
     predictor: nnUNetPredictor
     denoiser: ImageFilter | None = None
     plain: Model | None = None
+    epochs: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def tile_size(self) -> tuple[int, ...]:
@@ -124,7 +142,7 @@ class Model:
         Raises:
             UserError: not such a size, another number of axes, or one that the network cannot take.
         """
-        if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", text):
+        if not re.fullmatch(r"[1-9]\d{0,8}(x[1-9]\d{0,8})*", text):
             raise UserError(f"--tile-size {text}: give voxels, for every axis alike (64) or for each (32x64x64)")
         axes = len(self.patch_size)
         tile_size = tuple(map(int, text.split("x")))
@@ -137,6 +155,8 @@ class Model:
         if tile_size == self.patch_size:
             return self
         self._check_tile_size(tile_size)
+        floats = math.prod(tile_size) * (self.channels + len(self.predictor.dataset_json["labels"]))
+        require_memory(f"--tile-size {text}", 4 * floats, "take smaller tiles")
         predictor = copy.copy(self.predictor)
         predictor.configuration_manager = copy.copy(self.predictor.configuration_manager)
         predictor.configuration_manager.configuration = {
@@ -315,6 +335,7 @@ def load_model(
     device: torch.device,
     mirroring: bool,
     dataset: str | None,
+    trusted: bool = False,
 ) -> Model:
     """Load a trained model folder (`<trainer>__<plans>__<configuration>`).
 
@@ -325,9 +346,11 @@ def load_model(
         device: where to predict.
         mirroring: whether to average over mirrored images, as nnU-Net does by default.
         dataset: name of the dataset that it is tested on; None for its own.
+        trusted: load whatever its checkpoints hold and its plans name, which may run code.
 
     Raises:
-        UserError: a file is missing or unreadable, the trainer is not found, or it needs a previous stage's output.
+        UserError: a file is missing or unreadable, holds what could run code, the trainer is not found, or it needs a
+            previous stage's output.
     """
     for name in ("plans.json", "dataset.json"):
         if not (folder / name).is_file():
@@ -347,8 +370,11 @@ def load_model(
     hook.activate()
     try:
         with quiet():
+            stored = {fold: _stored(folder / f"fold_{fold}" / checkpoint, trusted) for fold in used}
             predictor = nnUNetPredictor(use_mirroring=mirroring, device=device, allow_tqdm=False)
-            predictor.initialize_from_trained_model_folder(str(folder), used, checkpoint)
+            _initialise(predictor, folder, list(stored.values()), trusted)
+    except (MemoryError, UserError):
+        raise
     except Exception as error:
         raise UserError(f"the model in {folder} cannot be loaded: {type(error).__name__}: {one_line(error)}") from error
     label_names(predictor.dataset_json)  # whose names tables and figures can write
@@ -369,4 +395,45 @@ def load_model(
         checkpoints={fold: sha256(folder / f"fold_{fold}" / checkpoint) for fold in used},
         patch_size=tuple(int(n) for n in predictor.configuration_manager.patch_size),
         predictor=predictor,
+        epochs={fold: int(found["current_epoch"]) for fold, found in stored.items() if "current_epoch" in found},
+    )
+
+
+def _stored(checkpoint: Path, trusted: bool) -> dict[str, Any]:
+    """What prediction needs of a checkpoint, without the optimiser's state."""
+    found = load_checkpoint(checkpoint, trusted)
+    return {key: found[key] for key in _OF_CHECKPOINT if key in found}
+
+
+def _initialise(predictor: nnUNetPredictor, folder: Path, stored: Sequence[Mapping[str, Any]], trusted: bool) -> None:
+    """Do what nnU-Net's `initialize_from_trained_model_folder` does, which would load pickles whatever they hold.
+
+    Args:
+        predictor: gets networks and plans.
+        folder: the model's.
+        stored: the checkpoint of each fold, as loaded.
+        trusted: leave the names in plans unchecked.
+    """
+    plans, dataset_json = (json.loads((folder / name).read_text("utf-8")) for name in ("plans.json", "dataset.json"))
+    if not trusted:
+        check_plans(plans, folder / "plans.json")
+        check_dataset(dataset_json, folder / "dataset.json")
+    manager = PlansManager(plans)
+    configuration = manager.get_configuration(stored[0]["init_args"]["configuration"])
+    trainer = recursive_find_trainer_class_by_name(stored[0]["trainer_name"])
+    channels = determine_num_input_channels(manager, configuration, dataset_json)
+    heads = manager.get_label_manager(dataset_json).num_segmentation_heads
+    architecture: tuple[Any, ...] = (manager, configuration)
+    if "plans_manager" not in inspect.signature(trainer.build_network_architecture).parameters:  # an older trainer
+        architecture = (
+            configuration.network_arch_class_name,
+            configuration.network_arch_init_kwargs,
+            configuration.network_arch_init_kwargs_req_import,
+        )
+    network = trainer.build_network_architecture(*architecture, channels, heads, enable_deep_supervision=False)
+    weights = [of_fold["network_weights"] for of_fold in stored]
+    network.load_state_dict(weights[0])
+    mirrored = stored[0].get("inference_allowed_mirroring_axes")
+    predictor.manual_initialization(
+        network, manager, configuration, weights, dataset_json, stored[0]["trainer_name"], mirrored
     )

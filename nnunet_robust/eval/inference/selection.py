@@ -27,6 +27,7 @@ class ModelSelection:
         checkpoint: file name of the checkpoints.
         model_folders: further trained models.
         mirroring: test-time mirroring, nnU-Net's default.
+        trust_checkpoints: load whatever checkpoints hold and plans name, which may run code.
     """
 
     dataset: str | None = None
@@ -37,6 +38,7 @@ class ModelSelection:
     checkpoint: str = "checkpoint_final.pth"
     model_folders: Sequence[Path] = ()
     mirroring: bool = True
+    trust_checkpoints: bool = False
 
 
 def models_of(
@@ -84,7 +86,8 @@ def models_of(
 
 def load_selected(selection: ModelSelection, folder: Path, dataset: str | None, device: torch.device) -> Model:
     """Load one model as the selection says."""
-    return load_model(folder, selection.folds, selection.checkpoint, device, selection.mirroring, dataset)
+    chosen = selection.folds, selection.checkpoint, device, selection.mirroring, dataset
+    return load_model(folder, *chosen, trusted=selection.trust_checkpoints)
 
 
 def check_alike(first: Model, model: Model) -> None:

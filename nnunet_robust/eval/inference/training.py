@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-import torch
-
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.results.manifest import TrainingEntry
@@ -18,18 +13,16 @@ ITERATIONS = 250
 """Of an epoch, where the trainer's name says nothing else: nnU-Net's own."""
 
 
-def training_of(model: Model, checkpoint: str) -> TrainingEntry:
+def training_of(model: Model) -> TrainingEntry:
     """Describe how a model was trained.
 
     Args:
         model: as loaded; its plans are those that its trainer's name has changed.
-        checkpoint: file name of its checkpoints.
     """
     options = _options(model.predictor.trainer_name)
-    epochs = {fold: _epochs(model.folder / f"fold_{fold}" / checkpoint) for fold in model.checkpoints}
     return TrainingEntry(
         dataset=model.predictor.plans_manager.dataset_name,
-        epochs={fold: n for fold, n in epochs.items() if n is not None},
+        epochs=dict(model.epochs),
         iterations_per_epoch=None if options is None else options.iterations or ITERATIONS,
         batch_size=model.predictor.configuration_manager.configuration.get("batch_size"),
         patch_size=format_size(model.patch_size),
@@ -43,14 +36,3 @@ def _options(trainer: str) -> Options | None:
         return parse(trainer, TRAINERS)[1]
     except (AttributeError, UserError):
         return None
-
-
-def _epochs(checkpoint: Path) -> int | None:
-    """The epochs that a checkpoint has behind it; its weights stay on disk, where its format allows that."""
-    stored: dict[str, Any]
-    try:
-        stored = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)
-    except RuntimeError:  # PyTorch's older format
-        stored = torch.load(checkpoint, map_location="cpu", weights_only=False)
-    epochs = stored.get("current_epoch")
-    return None if epochs is None else int(epochs)

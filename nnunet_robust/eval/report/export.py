@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.common.files import write_atomically
+from nnunet_robust.common.files import make_folder, write_atomically
 from nnunet_robust.eval.report.frames import frames
 from nnunet_robust.eval.report.sections import report_figures, report_tables
 from nnunet_robust.eval.report.shared.analysis import Analysis
@@ -61,7 +61,7 @@ def write_files(
     """
     check_formats(formats)
     videos = report_videos(analysis) if set(formats) & set(VIDEOS) else {}
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     written = []
     with plots.plain_style():
         for figure in report_figures(analysis):

@@ -26,7 +26,7 @@ from typing import Any
 
 from nnunet_robust.common.console import warn
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.common.files import atomic_file
+from nnunet_robust.common.files import atomic_file, flush_all, make_folder
 from nnunet_robust.eval.results.tables import TABLES, Condition, ResultTable
 
 
@@ -41,7 +41,8 @@ class Part:
     """The rows of one file under `parts/`, by condition. Rows are appended; one process at a time may do so.
 
     The file has one column more, `rows`: how many rows the condition has. A condition that lacks some, because the
-    process was killed while it wrote, is not there, and is written over.
+    process was killed while it wrote, is not there, and is written over. Rows are on the disk after `flush`: a power
+    cut before that may leave zeros or nothing in their place, which is not there either, nor is what follows it.
     """
 
     def __init__(self, path: Path, columns: tuple[str, ...]) -> None:
@@ -49,6 +50,7 @@ class Part:
         self.rows: dict[Condition, list[dict[str, str]]] = {}
         self._lock = threading.Lock()
         self._length = 0
+        self._unflushed = False
         if path.is_file():
             self._read()
 
@@ -70,8 +72,18 @@ class Part:
         for condition in sorted(self.rows):
             yield from self.rows[condition]
 
+    @staticmethod
+    def flush(parts: Iterable[Part]) -> None:
+        """Make sure that the rows of parts are on the disk, all at once: a disk takes long for each time."""
+        written = [part for part in parts if part._unflushed]
+        flush_all({part.path for part in written})
+        flush_all({part.path.parent for part in written})
+        for part in written:
+            part._unflushed = False
+
     def _append(self, data: bytes) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
+        self._unflushed = True
         try:
             with self.path.open("r+b" if self.path.exists() else "w+b") as file:
                 file.truncate(self._length)
@@ -86,7 +98,7 @@ class Part:
     def _read(self) -> None:
         with self.path.open("rb") as file:
             header = file.readline()
-            if not header.endswith(b"\n"):
+            if not header.endswith(b"\n") or b"\0" in header:  # a power cut leaves zeros
                 return None
             if _cells(header) != [*self.columns, "rows"]:
                 raise UserError(
@@ -103,7 +115,7 @@ class Part:
             if not line.endswith(b"\n") or len(values) != len(self.columns) or not count.isdecimal():
                 return self._tell_of_damage(number, len(lines))
             group.append(dict(zip(self.columns, values, strict=True)))
-            if len(group) == int(count):
+            if str(len(group)) == count:
                 try:
                     condition = _condition(group[0])
                 except ValueError:
@@ -118,6 +130,8 @@ class Part:
 
 
 def _cells(line: bytes) -> list[str]:
+    if b"\0" in line:
+        return [""]
     try:
         return next(csv.reader([line.decode(errors="replace")]), []) or [""]
     except csv.Error:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -17,9 +17,10 @@ from nnunet_robust.eval.inference.ensembles import Ensemble
 from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.inference.sliding_window import Logits
 from nnunet_robust.eval.results.failures import Failure, reason, record
-from nnunet_robust.eval.results.parts import is_disk_full
+from nnunet_robust.eval.results.parts import Part, is_disk_full
 from nnunet_robust.eval.results.tables import Condition
 from nnunet_robust.eval.sweep.arms import Arm
+from nnunet_robust.eval.sweep.estimate import Expected
 from nnunet_robust.eval.sweep.scene import Scene
 from nnunet_robust.eval.sweep.stages import Job, Output, Prepared, Stages
 from nnunet_robust.eval.sweep.units import ClaimLostError, Claims, Unit
@@ -33,6 +34,9 @@ _POLL_SECONDS = 1.0  # while other processes have all that is left
 
 class Progress(Protocol):
     """What a sweep tells while it runs."""
+
+    def announce(self, expected: Expected) -> None:
+        """Tell what is going to be done, before the first prediction."""
 
     def start(self, predictions: int) -> None:
         """Tell how many predictions are to be made; it is told again where other processes make some of them."""
@@ -86,9 +90,9 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def expect(self, units: Sequence[Unit]) -> None:
-        """Count what is to be done, for the progress."""
-        self._expected = {unit: work_on(self._run, unit).left for unit in units}
+    def expect(self, left: Mapping[Unit, int]) -> None:
+        """Take note of how many predictions each unit lacks, for the progress."""
+        self._expected = dict(left)
         self._total = sum(self._expected.values())
         self._progress.start(self._total)
 
@@ -268,6 +272,7 @@ class Engine:
         if work.lost:
             self._busy.append(work.unit)
             return
+        Part.flush(work.parts.values())
         record(self._run.output, work.unit.case, work.unit.perturbation, work.failures)
         self._claims.release(work.unit)
 

@@ -152,7 +152,7 @@ def plan_sweep(parameters: SweepParameters) -> SweepPlan:
         cases=cases,
         unreadable=new_cases.faults,
         notes=notes,
-        trainings={model.key: training_of(model, parameters.checkpoint) for model in plain},
+        trainings={model.key: training_of(model) for model in plain},
         overlaps=overlaps,
         background=background,
     )

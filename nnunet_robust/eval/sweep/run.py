@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pandas as pd
 
 from nnunet_robust.common.console import quiet
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.files import make_folder
 from nnunet_robust.eval.images import pictures
 from nnunet_robust.eval.images.cases import CaseFiles
 from nnunet_robust.eval.results.failures import Failure, combine_failures, record, recorded
@@ -22,6 +24,7 @@ from nnunet_robust.eval.statistics.tables import load_results
 from nnunet_robust.eval.sweep.attacker import Attacker
 from nnunet_robust.eval.sweep.denoised_arms import notes
 from nnunet_robust.eval.sweep.engine import Engine, Progress
+from nnunet_robust.eval.sweep.estimate import Expected, Stopwatch, Tried, expected, sample_of
 from nnunet_robust.eval.sweep.manifest import describe
 from nnunet_robust.eval.sweep.parameters import conditions_of
 from nnunet_robust.eval.sweep.plan import SweepPlan
@@ -56,16 +59,17 @@ def execute(plan: SweepPlan, progress: Progress) -> SweepResult:
         progress: is told of every finished prediction.
     """
     parameters = plan.parameters
-    parameters.output.mkdir(parents=True, exist_ok=True)
+    make_folder(parameters.output)
     manifest = _change(plan, lambda before: describe(before, plan))
     _record_unreadable(plan)
-    attacker = Attacker(plan.attacked, parameters.attack_steps, parameters.seed)
-    run = Run(plan, attacker, set(manifest.pictures.cases.values()))
+    run = Run(plan, _attacker(plan), set(manifest.pictures.cases.values()))
     units = _units(plan)
     mine = sorted(shard(units, parameters.shard), key=lambda unit: unit.case)
     names = sorted({unit.case for unit in units})
+    left = {unit: work_on(run, unit).left for unit in mine}
+    progress.announce(expected(plan, left))
     with quiet(), Claims(parameters.output) as claims, Engine(run, claims, progress, plan.workers, names) as engine:
-        engine.expect(mine)
+        engine.expect(left)
         # The clean images first: they tell which cases the report will show.
         engine.process([unit for unit in mine if unit.perturbation == _CLEAN.perturbation])
         _choose_pictures(run, units)
@@ -77,6 +81,32 @@ def execute(plan: SweepPlan, progress: Progress) -> SweepResult:
     _keep_choices(plan)
     with folder_lock(parameters.output):
         return _combine(plan)
+
+
+def foresee(plan: SweepPlan) -> tuple[Expected, Tried | None]:
+    """Find out what `execute` would do and how long it would take; nothing is written to the output folder.
+
+    A few predictions are made in a folder for temporary files, by the same pipeline.
+
+    Args:
+        plan: of the sweep.
+
+    Returns:
+        What is to be done, and what the predictions took that were tried out; None where none could be.
+    """
+    run = Run(plan, _attacker(plan), set(plan.manifest().pictures.cases.values()))
+    units = shard(_units(plan), plan.parameters.shard)
+    todo = expected(plan, {unit: work_on(run, unit).left for unit in units})
+    if not todo.to_make or len(plan.unreadable) == len(plan.cases.own):
+        return todo, None
+    with tempfile.TemporaryDirectory() as folder:
+        watch, sample = Stopwatch(), sample_of(plan, Path(folder))
+        result = execute(sample, watch)
+    return todo, None if result.failures else watch.tried(sample)
+
+
+def _attacker(plan: SweepPlan) -> Attacker:
+    return Attacker(plan.attacked, plan.parameters.attack_steps, plan.parameters.seed)
 
 
 def _change(plan: SweepPlan, edit: Callable[[Manifest], Manifest]) -> Manifest:

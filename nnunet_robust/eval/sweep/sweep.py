@@ -10,9 +10,10 @@ from __future__ import annotations
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.results.parts import is_disk_full
 from nnunet_robust.eval.sweep.engine import Progress
+from nnunet_robust.eval.sweep.estimate import Expected, Tried
 from nnunet_robust.eval.sweep.parameters import SweepParameters
 from nnunet_robust.eval.sweep.plan import plan_sweep
-from nnunet_robust.eval.sweep.run import SweepResult, execute
+from nnunet_robust.eval.sweep.run import SweepResult, execute, foresee
 
 
 def run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
@@ -33,3 +34,12 @@ def run_sweep(parameters: SweepParameters, progress: Progress) -> SweepResult:
                 f"the disk of {parameters.output} is full: make room, and the same command goes on from here"
             ) from error
         raise
+
+
+def foresee_sweep(parameters: SweepParameters) -> tuple[Expected, Tried | None]:
+    """Find out what `run_sweep` would do, and how long it would take. See `run.foresee`.
+
+    Raises:
+        UserError: bad input, in one line.
+    """
+    return foresee(plan_sweep(parameters))

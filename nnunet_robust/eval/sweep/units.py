@@ -2,6 +2,9 @@
 
 A unit is one case under one perturbation, at all its levels, for all models of a run. Whoever works on it holds a
 claim: a file that only one process can create, with a heartbeat. What a dead process had claimed is taken over.
+
+Claims are not flushed to the disk as all other files are: after a power cut every process is dead, and a claim that is
+lost, empty or cut off is one that nobody holds.
 """
 
 from __future__ import annotations
@@ -74,7 +77,7 @@ def shard(units: Sequence[Unit], text: str | None) -> list[Unit]:
     """
     if text is None:
         return list(units)
-    match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
+    match = re.fullmatch(r"([1-9]\d{0,8})/([1-9]\d{0,8})", text)
     if not match or int(match[1]) > int(match[2]):
         raise UserError(f"--shard {text}: give which of how many, from 1/n to n/n, e.g. 2/8")
     return list(units[int(match[1]) - 1 :: int(match[2])])

@@ -207,7 +207,9 @@ def test_a_day_without_new_images_loads_no_model(
     clean: Path, reference: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = files(clean / "out")
-    monkeypatch.setattr("nnunet_robust.eval.inference.models.load_model", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(
+        "nnunet_robust.eval.inference.models.load_model", lambda *_, **__: pytest.fail("a model was loaded")
+    )
     assert main(checking(reference, clean / "images", clean / "out")) == 0
     assert files(clean / "out") == before
     said = capsys.readouterr().out

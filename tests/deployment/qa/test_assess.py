@@ -103,7 +103,8 @@ def test_killed_and_run_again(
     assert main(command) == 130 and not output.exists()
     lock, unfinished = sorted(tmp_path.iterdir())
     text = unfinished.read_text()
-    unfinished.write_text(text + text.splitlines()[-1][:100])  # a line that was being written
+    # zeros, as a power cut leaves them, and a line that was being written
+    unfinished.write_text(text + "\0" * 60 + "\n" + text.splitlines()[-1][:100])
     monkeypatch.setattr(calibrating, "measure_case", lambda *a: (measured.append(a[2]), real(*a))[1])
     assert main(command) == 0
     assert len(measured) == len(set(measured)) == 3  # none of them twice

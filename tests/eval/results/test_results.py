@@ -6,7 +6,7 @@ import csv
 import errno
 import random
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from nnunet_robust.eval.results.failures import Failure, combine_failures, recor
 from nnunet_robust.eval.results.manifest import Identity, open_manifest
 from nnunet_robust.eval.results.parts import Part, combine
 from nnunet_robust.eval.results.tables import Condition
+from tests.common.power_cut import Recorder
 
 COLUMNS = ("case", "perturbation", "level", "replicate", "label", "dice")
 CLEAN, NOISE, MORE = Condition.clean(), Condition("noise", 0.1), Condition("noise", 0.25, 1)
@@ -174,3 +175,78 @@ def test_failures_are_listed_until_they_succeed(tmp_path: Path) -> None:
     record(tmp_path, "a", "noise", [])
     record(tmp_path, "b", "", [])
     assert combine_failures(tmp_path) == [] and not (tmp_path / "failures.csv").exists()
+
+
+def left_by_a_power_cut(folder: Path, write: Callable[[Path], None], patch: pytest.MonkeyPatch) -> list[bytes | None]:
+    """What may be left of a part right after a write; None: nothing."""
+    with patch.context() as watched:
+        recorder = Recorder.watch(folder, watched)
+        write(folder / "deep" / "part.csv")
+        recorder.look()
+    return [left.get("deep/part.csv") for left in recorder.leftovers(len(recorder.steps))]
+
+
+def read_after(content: bytes | None, path: Path) -> Part:
+    path.unlink(missing_ok=True)
+    if content is not None:
+        path.write_bytes(content)
+    return Part(path, COLUMNS)
+
+
+def test_after_a_power_cut_flushed_rows_are_there_and_the_others_whole_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed, more = ([Condition("noise", level) for level in levels] for levels in ((0.1, 0.2), (0.3, 0.4, 0.5)))
+
+    def write(path: Path) -> None:
+        part = Part(path, COLUMNS)
+        for condition in flushed:
+            part.add(condition, rows_of(condition))
+        Part.flush([part])
+        for condition in more:
+            part.add(condition, rows_of(condition))
+
+    (tmp_path / "disk").mkdir()
+    found = left_by_a_power_cut(tmp_path / "disk", write, monkeypatch)
+    whole = Part(tmp_path / "disk" / "deep" / "part.csv", COLUMNS).rows
+    assert len(found) > 4 and len(whole) == 5
+    for content in found:
+        again = read_after(content, tmp_path / "again.csv")
+        assert again.rows.keys() >= set(flushed)
+        assert all(again.rows[condition] == whole[condition] for condition in again.rows)
+        for condition in more:  # computed once more
+            if condition not in again.rows:
+                again.add(condition, rows_of(condition))
+        assert Part(again.path, COLUMNS).rows == whole
+
+
+def test_rows_that_are_not_flushed_may_be_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    condition = Condition("noise", 0.1)
+    found = left_by_a_power_cut(
+        tmp_path, lambda path: Part(path, COLUMNS).add(condition, rows_of(condition)), monkeypatch
+    )
+    assert any(condition not in read_after(content, tmp_path / "again.csv").rows for content in found)
+
+
+@pytest.mark.parametrize("garbage", [b"\0", b"\xff", b'"', b"\n", b",", b"x"])
+def test_garbage_anywhere_costs_the_rows_from_there_on_and_nothing_else(garbage: bytes, tmp_path: Path) -> None:
+    content = written(tmp_path / "whole.csv").path.read_bytes()
+    whole = Part(tmp_path / "whole.csv", COLUMNS).rows
+    header = content.index(b"\n") + 1
+    for at in range(header, len(content), 7):
+        spoilt = content[:at] + garbage * 8 + content[at + 8 :]
+        found = read_after(spoilt, tmp_path / "spoilt.csv").rows
+        untouched = (NOISE, CLEAN, MORE)[: (content[:at].count(b"\n") - 1) // 2]
+        assert all(found[condition] == whole[condition] for condition in untouched)
+        if garbage == b"\0":
+            assert all(found[condition] == whole[condition] for condition in found)
+
+
+@pytest.mark.parametrize("zeros", [3, 4096])
+def test_a_header_of_zeros_is_no_header(zeros: int, tmp_path: Path) -> None:
+    content = b"\0" * zeros + written(tmp_path / "whole.csv").path.read_bytes()[zeros:]
+    again = read_after(content, tmp_path / "again.csv")
+    assert not again.rows
+    condition = Condition("noise", 0.1)
+    again.add(condition, rows_of(condition))
+    assert list(Part(again.path, COLUMNS).rows) == [condition]

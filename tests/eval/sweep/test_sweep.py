@@ -29,6 +29,7 @@ from nnunet_robust.eval.images.image_quality import image_quality
 from nnunet_robust.eval.inference import models as models_module
 from nnunet_robust.eval.inference import precision
 from nnunet_robust.eval.inference.sliding_window import SlidingWindow
+from nnunet_robust.eval.sweep.estimate import Expected
 from nnunet_robust.eval.sweep.sweep import SweepParameters, run_sweep
 from nnunet_robust.perturbations import PRESETS
 from tests.conftest import here, run, run_ok, train
@@ -38,6 +39,9 @@ class Silent:
     """Counts what a sweep tells."""
 
     total = steps = 0
+
+    def announce(self, expected: Expected) -> None:
+        self.expected = expected
 
     def start(self, predictions: int) -> None:
         self.total = predictions
@@ -604,7 +608,8 @@ def test_a_tile_size_named_twice_is_one_arm(parameters: SweepParameters) -> None
 def test_a_network_that_takes_one_size_says_so(parameters: SweepParameters, monkeypatch) -> None:
     load = models_module.load_model
     monkeypatch.setattr(
-        "nnunet_robust.eval.inference.selection.load_model", lambda *given: with_foreign_network(load(*given))
+        "nnunet_robust.eval.inference.selection.load_model",
+        lambda *given, **more: with_foreign_network(load(*given, **more)),
     )
     with pytest.raises(UserError, match=r"network of its own \(Identity\) .*than those of its training, 64x64"):
         run_sweep(replace(parameters, tile_sizes=["32"]), Silent())
