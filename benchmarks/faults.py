@@ -128,7 +128,6 @@ def read_only(folder: str) -> Change:
 
     def change() -> None:
         private()
-        Path(folder).mkdir(parents=True, exist_ok=True)
         mount("", folder, "", 1 << 12, folder)  # MS_BIND
         mount("", folder, "", (1 << 12) | (1 << 5) | 1, folder)  # MS_BIND | MS_REMOUNT | MS_RDONLY
 
@@ -140,7 +139,6 @@ def full(folder: str) -> Change:
 
     def change() -> None:
         private()
-        Path(folder).mkdir(parents=True, exist_ok=True)
         mount("tmpfs", folder, "size=16k")
         with Path(folder, ".filling").open("wb", buffering=0) as file:
             try:
@@ -157,8 +155,8 @@ def loop() -> None:
 
 
 PLACES: dict[str, tuple[str, Change, Change]] = {
-    "a read-only folder": ("locked/out", lambda: None, read_only("locked")),
-    "a full disk": ("full/out", lambda: None, full("full")),
+    "a read-only folder": ("locked/out", lambda: Path("locked").mkdir(), read_only("locked")),
+    "a full disk": ("full/out", lambda: Path("full").mkdir(), full("full")),
     "below a file": ("there/out", lambda: Path("there").write_text("x"), lambda: None),
     "a loop of links": ("loop/out", loop, lambda: None),
     "a link to nothing": ("dangling/out", lambda: Path("dangling").symlink_to("/nonexistent/place"), lambda: None),

@@ -133,7 +133,7 @@ def _cells(line: bytes) -> list[str]:
     if b"\0" in line:
         return [""]
     try:
-        return next(csv.reader([line.decode(errors="replace")]), []) or [""]
+        return next(csv.reader([line.decode(errors="replace")]), None) or [""]  # an empty line has no cell
     except csv.Error:
         return [""]
 
