@@ -36,5 +36,5 @@ def test_training_files_are_those_that_nnunet_lists(tmp_path: Path, monkeypatch:
 
 def test_a_dataset_without_images_is_told(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text('{"file_ending": ".png"}')
-    with pytest.raises(UserError, match="no folder .*imagesTr"):
+    with pytest.raises(UserError, match=r"no folder .*imagesTr"):
         training_files(tmp_path)
