@@ -15,6 +15,22 @@ PATIENCE_SECONDS = 10.0
 
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
+_heeded: list[int] = []
+
+
+def _forget() -> None:
+    """In a process that was forked: end at a signal as if nothing here were.
+
+    Python runs its handlers between two steps of its own; a worker of a pool that is told to end while it waits for a
+    lock would wait for ever, and whoever ends the pool with it.
+    """
+    for number in _heeded:
+        signal.signal(number, signal.SIG_DFL)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
 
 class Stopped(BaseException):
     """The command was told to end. Not a `KeyboardInterrupt`, at which click prints an empty line.
@@ -52,7 +68,7 @@ def stoppable(until_the_end: bool = False) -> Iterator[None]:
     owner = os.getpid()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != owner:  # a process that was forked meanwhile: it ends as if this were not here
+        if os.getpid() != owner:  # in a forked process, before `_forget`
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         elif not began:
@@ -65,9 +81,11 @@ def stoppable(until_the_end: bool = False) -> Iterator[None]:
     heeded = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
     for number in heeded:
         signal.signal(number, stop)
+    _heeded.extend(heeded)
     try:
         yield
     finally:
+        del _heeded[len(_heeded) - len(heeded) :]
         for number in heeded:
             signal.signal(number, signal.SIG_IGN if began and until_the_end else before[number])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -57,12 +58,22 @@ def test_a_forked_process_ends_as_usual_and_says_nothing() -> None:
         "import os, signal, sys, time\nfrom nnunet_robust.common.interrupts import stoppable\n"
         "with stoppable():\n"
         "    child = os.fork()\n"
-        "    if child == 0: time.sleep(60)\n"
+        "    if child == 0:\n"
+        "        assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) == signal.SIG_DFL\n"
+        "        time.sleep(60)\n"
         "    os.kill(child, signal.SIGTERM)\n"
         "    print(os.waitpid(child, 0)[1])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{int(signal.SIGTERM)}\n", "")
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_pools_of_nnunet_s_end() -> None:
+    """Their workers are forked, and told to end by SIGTERM while they wait for a lock."""
+    for _ in range(20):
+        with stoppable(), multiprocessing.get_context("fork").Pool(4) as pool:
+            assert pool.map(abs, [-1, -2]) == [1, 2]
 
 
 def test_processes_that_are_started_deaf_survive_ctrl_c() -> None:

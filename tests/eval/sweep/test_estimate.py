@@ -87,7 +87,7 @@ def test_a_sweep_says_what_it_does_and_the_next_run_knows_how_long_it_takes(
     parameters: SweepParameters, capsys, monkeypatch
 ) -> None:
     assert main(arguments(parameters)) == 0
-    lines = capsys.readouterr().err.splitlines()
+    lines = [line for line in capsys.readouterr().err.splitlines() if "loading" not in line]
     assert lines[0].startswith("30 predictions (3 cases, 5 conditions, 2 models): 0 are there, 30 to make; the first")
     last = next(line for line in reversed(lines) if line.startswith("predicting: "))
     assert re.fullmatch(
@@ -97,7 +97,7 @@ def test_a_sweep_says_what_it_does_and_the_next_run_knows_how_long_it_takes(
     assert log[0].endswith(lines[0]) and log[-1].endswith(last)
     more = [*arguments(parameters)[:-1], "contrast=0.5,0.7"]
     assert main(more) == 0
-    first = capsys.readouterr().err.splitlines()[0]
+    first = next(line for line in capsys.readouterr().err.splitlines() if "to make" in line)
     assert "36 predictions" in first and "30 are there, 6 to make; about 0:0" in first and "last worked on" in first
 
 
@@ -120,7 +120,8 @@ def test_told_to_end_it_says_how_far_it_is_and_goes_on(
     printed = capsys.readouterr()
     stored = f"stopped: 7 of 30 predictions are stored in {parameters.output}, and the same command goes on from there"
     assert printed.err.splitlines()[-1] == stored and "Traceback" not in printed.err and printed.out == ""
-    assert len(printed.err.splitlines()) == 2
+    # What it does, and how it ended; on a slow machine a line of its progress between them.
+    assert len([line for line in printed.err.splitlines() if not line.startswith("predicting: ")]) == 2
     assert not (parameters.output / "claims").exists()
     progress = Silent()
     run_sweep(parameters, progress)
