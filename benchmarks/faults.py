@@ -698,7 +698,7 @@ def run(attempt: Attempt, workspace: Path, place: Path) -> Outcome:
     os.chdir(workspace)
     lost = [name for name in before if after.get(name) != before[name] and not name.endswith(".lock")]
     left = [name for name in after if name not in before and not name.endswith(".lock")]
-    if code in (1, 2):
+    if code in (1, 2) and not attempt.fresh:  # a full standard output does not undo the work
         left += [name for name in attempt.outputs if (place / "work" / name).exists() and name not in ("stream",)]
     return Outcome(attempt, code, seconds, printed, errors, lost, left)
 

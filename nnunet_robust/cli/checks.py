@@ -94,6 +94,7 @@ class Within(NamedTuple):
 
 SEED = Within(0, 2**63 - 1)
 SHARE = Within(0, 1)
+RATE = Within(1e-6, 1)  # one in a million: what is rarer no data tell
 COUNT = Within(1, 1_000_000)
 LENGTH = Within(0, 1e6)
 ANY = Within(-math.inf, math.inf)

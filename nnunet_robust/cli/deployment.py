@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nnunet_robust.cli.checks import SHARE
+from nnunet_robust.cli.checks import RATE, SHARE
 from nnunet_robust.cli.console import print_table
 from nnunet_robust.cli.options import (
     FILE,
@@ -89,7 +89,7 @@ def calibrate(
     alpha: Annotated[
         float,
         typer.Option("--alpha", help="Share of the object that may be missed on average, or be wrongly claimed."),
-        SHARE,
+        RATE,
     ] = 0.1,
     delta: Annotated[
         float,
@@ -99,7 +99,7 @@ def calibrate(
     interval_alpha: Annotated[
         float,
         typer.Option("--interval-alpha", help="Share of cases whose Dice may lie outside of its interval."),
-        SHARE,
+        RATE,
     ] = 0.1,
     condition: Annotated[
         str, typer.Option("--condition", help="What the images are, in words, for every sentence on them.")

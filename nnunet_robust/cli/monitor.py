@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from nnunet_robust.cli.checks import SHARE
+from nnunet_robust.cli.checks import RATE
 from nnunet_robust.cli.options import FILE, FOLDER, Commands, DeviceFlags, MemberFlags, ModelAndFoldsFlags, TrustFlag
 from nnunet_robust.common.console import bar
 from nnunet_robust.common.errors import UserError
@@ -25,7 +25,7 @@ def fit(
     model: ModelAndFoldsFlags,
     prediction: MemberFlags,
     rate: Annotated[
-        float, typer.Option("--rate", help="Of false alarms: the share of streams that ever sets one off."), SHARE
+        float, typer.Option("--rate", help="Of false alarms: the share of streams that ever sets one off."), RATE
     ] = 0.01,
     condition: Annotated[
         str, typer.Option("--condition", help="What the images are, in words.")

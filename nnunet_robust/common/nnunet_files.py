@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.json_files import OBJECT, read_json
 from nnunet_robust.common.names import check_name
 from nnunet_robust.common.text_files import file_fault
 
+_NAMES = {"type": "array", "items": {"type": "string"}}
 _TEXTS: Mapping[str, Any] = {"type": "object", "additionalProperties": {"type": "string"}}
 DATASET: Mapping[str, Any] = {
     "type": "object",
@@ -22,11 +26,18 @@ DATASET: Mapping[str, Any] = {
         "modality": OBJECT,
         "file_ending": {"type": "string", "pattern": "^[.]"},
         "numTraining": {"type": "number"},
+        "dataset": {
+            "type": "object",
+            "additionalProperties": {
+                "type": "object",
+                "properties": {"images": _NAMES, "label": {"type": "string"}},
+                "required": ["images", "label"],
+            },
+        },
         "nnunet_robust": {"type": "object", "properties": {"patients": _TEXTS, "left_out": _TEXTS}},
     },
 }
 """The schema of a `dataset.json`; our converters' record stands in it, too."""
-_NAMES = {"type": "array", "items": {"type": "string"}}
 SPLITS: Mapping[str, Any] = {
     "type": "array",
     "items": {"type": "object", "properties": {"train": _NAMES, "val": _NAMES}, "required": ["train", "val"]},
@@ -89,3 +100,38 @@ def read_plans_json(path: Path) -> dict[str, Any]:
         UserError: they cannot be read, or are not nnU-Net's.
     """
     return dict(read_json(path, "make it again with nnUNetv2_plan_and_preprocess", PLANS, nan=True))
+
+
+def training_files(raw: Path) -> dict[str, tuple[list[Path], Path]]:
+    """List the training cases of a raw dataset as nnU-Net does, without the twelve processes that it starts for it.
+
+    Forked beside threads, such a process may wait for ever, and the command with it.
+
+    Args:
+        raw: the folder of the dataset, with its `dataset.json`.
+
+    Returns:
+        Case -> its images, by channel, and its label; sorted by case.
+
+    Raises:
+        UserError: `dataset.json` cannot be read or is not nnU-Net's.
+    """
+    meta = read_dataset_json(raw / "dataset.json")
+    if "dataset" in meta:  # cases that lie elsewhere
+        found = {
+            name: ([_expanded(raw, image) for image in case["images"]], _expanded(raw, case["label"]))
+            for name, case in meta["dataset"].items()
+        }
+        return dict(sorted(found.items()))
+    ending = read_dataset_json(raw / "dataset.json", "file_ending")["file_ending"]
+    if not (raw / "imagesTr").is_dir():
+        raise UserError(f"no folder {raw / 'imagesTr'}: restore the dataset's training images")
+    images: dict[str, list[Path]] = {}
+    for path in sorted(raw.joinpath("imagesTr").iterdir()):
+        if match := re.fullmatch(r"(.*)_[0-9]{4}" + re.escape(ending), path.name, re.DOTALL):
+            images.setdefault(match[1], []).append(path)
+    return {name: (images[name], raw / "labelsTr" / f"{name}{ending}") for name in sorted(images)}
+
+
+def _expanded(raw: Path, name: str) -> Path:
+    return Path(os.path.abspath(raw / os.path.expandvars(name)))  # noqa: PTH100 -- as nnU-Net does

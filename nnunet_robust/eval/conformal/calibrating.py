@@ -39,6 +39,9 @@ from nnunet_robust.eval.uncertainty.label_layout import Mask
 Track = Callable[[Sequence[CaseFiles]], Iterable[CaseFiles]]
 Judge = Callable[[Calibration], FalseAlarms | None]
 
+LEAST_RATE = 1e-6
+"""What is rarer no calibration tells: it would need as many patients."""
+
 
 @dataclass(frozen=True)
 class Guarantee:
@@ -62,7 +65,7 @@ class Guarantee:
     def __post_init__(self) -> None:
         for name in ("alpha", "delta", "interval_alpha"):
             rate = getattr(self, name)
-            if rate is not None and not 0 < rate < 1:
+            if rate is not None and not LEAST_RATE <= rate < 1:
                 flag = name.replace("_", "-")
                 raise UserError(f"--{flag} {rate:g}: give a number between 0 and 1, as 0.1")
 

@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
-from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_robust.common.digest import digest_of_case
 from nnunet_robust.common.errors import UserError, one_line
 from nnunet_robust.common.folders import nnunet_folder
 from nnunet_robust.common.names import check_name
-from nnunet_robust.common.nnunet_files import read_dataset_json, read_splits, recorded_patients
+from nnunet_robust.common.nnunet_files import read_splits, recorded_patients, training_files
 from nnunet_robust.eval.images.grids import Grid, compare_grids
 from nnunet_robust.eval.images.image_files import (
     ImageFiles,
@@ -195,8 +194,7 @@ def cases_of_dataset(dataset: str, fold: str, file_ending: str, channels: int) -
     splits = read_splits(splits_file) if splits_file.is_file() else []
     if int(fold) >= len(splits):
         raise UserError(f"{dataset} has no labelsTs, and {splits_file} has no fold {fold}: give -i and -l")
-    read_dataset_json(raw / "dataset.json", "file_ending")  # nnU-Net reads it, too
-    files = get_filenames_of_train_images_and_targets(str(raw))
+    files = training_files(raw)
     patients = recorded_patients(raw)
     unknown = [name for name in splits[int(fold)]["val"] if name not in files]
     if unknown:
@@ -205,8 +203,8 @@ def cases_of_dataset(dataset: str, fold: str, file_ending: str, channels: int) -
         CaseFiles(
             check_name(name, "case"),
             patients.get(name, name),
-            tuple(map(Path, files[name]["images"])),
-            Path(files[name]["label"]),
+            tuple(files[name][0]),
+            files[name][1],
             patient_known=name in patients,
         )
         for name in sorted(splits[int(fold)]["val"])

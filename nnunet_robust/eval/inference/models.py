@@ -29,6 +29,7 @@ from nnunet_robust.common.console import quiet
 from nnunet_robust.common.digest import sha256
 from nnunet_robust.common.errors import UserError, one_line
 from nnunet_robust.common.memory import require_memory
+from nnunet_robust.common.nnunet_files import read_dataset_json, read_plans_json
 from nnunet_robust.eval.images.cases import CaseFiles, LoadedCase, label_names, load_case
 from nnunet_robust.eval.images.image_files import channel_count
 from nnunet_robust.eval.images.regions import Background, channel_names, is_colour
@@ -414,7 +415,8 @@ def _initialise(predictor: nnUNetPredictor, folder: Path, stored: Sequence[Mappi
         stored: the checkpoint of each fold, as loaded.
         trusted: leave the names in plans unchecked.
     """
-    plans, dataset_json = (json.loads((folder / name).read_text("utf-8")) for name in ("plans.json", "dataset.json"))
+    plans = read_plans_json(folder / "plans.json")
+    dataset_json = read_dataset_json(folder / "dataset.json", "labels", "file_ending")
     if not trusted:
         check_plans(plans, folder / "plans.json")
         check_dataset(dataset_json, folder / "dataset.json")

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
-
 from nnunet_robust.common.digest import sha256
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.folders import nnunet_folder
-from nnunet_robust.common.nnunet_files import read_dataset_json, read_splits
+from nnunet_robust.common.nnunet_files import read_splits, training_files
 from nnunet_robust.common.sentences import listed
 from nnunet_robust.eval.images.image_files import ImageFiles
 from nnunet_robust.eval.inference.models import Model
@@ -207,7 +205,7 @@ class _Dataset:
         return read_splits(file)
 
     @cached_property
-    def listed(self) -> Mapping[str, Sequence[str]] | None:
+    def listed(self) -> Mapping[str, Sequence[Path]] | None:
         """Training case -> its images; None where the raw dataset is not here."""
         try:
             raw = nnunet_folder("nnUNet_raw") / self.name
@@ -215,16 +213,14 @@ class _Dataset:
             return None
         if not (raw / "dataset.json").is_file():
             return None
-        read_dataset_json(raw / "dataset.json", "file_ending")  # nnU-Net reads it, too
-        files = get_filenames_of_train_images_and_targets(str(raw))
-        return {name: files[name]["images"] for name in sorted(files)}
+        return {name: images for name, (images, _) in training_files(raw).items()}
 
     @cached_property
     def by_size(self) -> Mapping[int, Sequence[tuple[Path, str]]]:
         """Size of a file -> the images of that size, each with its training case."""
         sizes: dict[int, list[tuple[Path, str]]] = {}
         for name, images in (self.listed or {}).items():
-            for path in (Path(image).resolve() for image in images):
+            for path in (image.resolve() for image in images):
                 if path.is_file():
                     sizes.setdefault(path.stat().st_size, []).append((path, name))
         return sizes
