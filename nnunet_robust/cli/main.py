@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -114,6 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code, for `sys.exit`: 2 for what the user, or the machine, can mend, `INTERNAL` for a fault of this
         package's, 130 after Ctrl-C; else the command's own.
     """
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")  # nothing that a user can mend
     with lasting_streams() as fault_of_stdout:
         code = _run(sys.argv[1:] if arguments is None else arguments, alone=arguments is None)
         fault = fault_of_stdout()

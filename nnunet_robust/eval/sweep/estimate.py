@@ -59,10 +59,11 @@ class Expected:
         """Say how many there are.
 
         Example:
-            >>> Expected(cases=20, conditions=14, models=3, predictions=840, left=700, attacks=20).counts()
-            '840 predictions (20 cases, 14 conditions, 3 models): 120 are there, 720 to make'
+            >>> Expected(cases=20, conditions=14, models=1, predictions=280, left=160, attacks=20).counts()
+            '280 predictions (20 cases, 14 conditions, 1 model): 100 are there, 180 to make'
         """
-        what = f"{self.cases} cases, {self.conditions} conditions, {self.models} models"
+        numbers = {"case": self.cases, "condition": self.conditions, "model": self.models}
+        what = ", ".join(f"{number} {word}{'' if number == 1 else 's'}" for word, number in numbers.items())
         return f"{self.predictions} predictions ({what}): {self.there} are there, {self.to_make} to make"
 
     def time(self) -> str:
