@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from inspect import signature
@@ -60,12 +59,11 @@ READ = {
 class Done(SimpleNamespace):
     code: int
     error: str
-    seconds: float
 
 
 @pytest.fixture
 def run(capsys, monkeypatch, tmp_path: Path) -> Any:
-    """Run a line in an empty folder; its one line of error, its exit code, and how long it took."""
+    """Run a line in an empty folder; its one line of error, and its exit code."""
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         (tmp_path / "nnunet" / variable).mkdir(parents=True)
         monkeypatch.setenv(variable, str(tmp_path / "nnunet" / variable))
@@ -75,13 +73,12 @@ def run(capsys, monkeypatch, tmp_path: Path) -> Any:
 
     def one(words: list[str]) -> Done:
         capsys.readouterr()
-        began = time.monotonic()
         code = main(words)
         printed = capsys.readouterr()
         lines = [line for line in printed.err.splitlines() if line.startswith("error: ")]
         assert "Traceback" not in printed.err + printed.out
         assert len(lines) == (code in (2, INTERNAL)), printed.err
-        return Done(code=code, error="".join(lines), seconds=time.monotonic() - began)
+        return Done(code=code, error="".join(lines))
 
     return one
 
@@ -152,7 +149,6 @@ def test_an_output_that_cannot_be_written_is_found_first(path: str, kind: str, r
         done = run(words(path, out))
         assert sorted(tmp_path.rglob("*")) == before
     assert done.code == 2 and any(each in done.error for each in says.split("|")), done.error
-    assert done.seconds < 5
 
 
 @pytest.mark.parametrize("path", WRITING)
@@ -255,7 +251,7 @@ def test_numbers_that_are_none_are_refused(path: str, name: str, run) -> None:
     for number in NONE:
         done = run([*given, flag, *[number] * max(1, option.nargs)])
         assert done.code == 2 and (flag in done.error or "level of contrast" in done.error), done.error
-        assert len(done.error) < 700 and done.seconds < 5
+        assert len(done.error) < 700
 
 
 @pytest.mark.parametrize(
@@ -284,7 +280,7 @@ def test_numbers_that_are_none_are_refused(path: str, name: str, run) -> None:
 )
 def test_numbers_out_of_range_or_in_texts(line: str, says: str, run) -> None:
     done = run(line.split())
-    assert done.code == 2 and says in done.error and len(done.error) < 700 and done.seconds < 5, done.error
+    assert done.code == 2 and says in done.error and len(done.error) < 700, done.error
 
 
 def test_names_of_trainers_with_numbers_that_no_memory_holds(run, tmp_path: Path, monkeypatch) -> None:
@@ -309,7 +305,7 @@ def test_names_of_trainers_with_numbers_that_no_memory_holds(run, tmp_path: Path
         "nnUNetTrainer_" + "9" * 5000 + "iters": "at most 9 digits",
     }.items():
         done = run(["trainers", name, "-d", "903", "-c", "3d_fullres"])
-        assert done.code == 2 and says in done.error and done.seconds < 10, done.error
+        assert done.code == 2 and says in done.error, done.error
     assert run(["trainers", "nnUNetTrainer_bs999999999", "-d", "903", "-c", "3d_fullres"]).code == 0  # told: 2.21 PB
 
 
