@@ -12,7 +12,6 @@ from nnunet_robust.cli.checks import RATE, SHARE
 from nnunet_robust.cli.console import print_table
 from nnunet_robust.cli.options import (
     FILE,
-    FOLDER,
     CaseFlags,
     Commands,
     DeviceFlags,
@@ -22,6 +21,7 @@ from nnunet_robust.cli.options import (
     NewImages,
     RatingFlags,
     TrustFlag,
+    folder_of,
 )
 from nnunet_robust.common.console import bar
 from nnunet_robust.common.errors import UserError
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 deployment = Commands()
 
 JSON_FILE = FILE._replace(flag="--json")
+_RATINGS = folder_of("ratings.csv", "ratings.json")
+_QA = folder_of("qa.csv", "qa.html")
 
 
 @deployment.command(rich_help_panel="New images")
@@ -152,7 +154,7 @@ def calibrate(
 @deployment.command(rich_help_panel="New images")
 def apply(
     images: NewImages,
-    output: Annotated[Path, typer.Option("-o", help="Folder of the masks and ratings."), FOLDER],
+    output: Annotated[Path, typer.Option("-o", help="Folder of the masks and ratings."), _RATINGS],
     rating: RatingFlags,
     model: ModelFlags,
     execution: DeviceFlags,
@@ -193,7 +195,7 @@ def apply(
 @deployment.command(rich_help_panel="New images")
 def qa(
     images: NewImages,
-    output: Annotated[Path, typer.Option("-o", help="Folder of qa.csv and qa.html."), FOLDER],
+    output: Annotated[Path, typer.Option("-o", help="Folder of qa.csv and qa.html."), _QA],
     rating: RatingFlags,
     model: ModelFlags,
     execution: DeviceFlags,

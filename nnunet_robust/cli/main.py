@@ -127,6 +127,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(given: list[str], alone: bool) -> int:
     debug = "--debug" in given
+    try:
+        Path.cwd()
+    except FileNotFoundError:  # torch's own libraries would end the process
+        print("error: the working folder is not there any more: cd to one that is", file=sys.stderr)
+        return 2
     if isinstance(sys.stdout, io.TextIOWrapper):  # signs that the shell's coding lacks are no reason to fail
         sys.stdout.reconfigure(errors="backslashreplace")
     words = [argument for argument in given if argument != "--debug"]

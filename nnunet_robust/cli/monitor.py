@@ -9,13 +9,15 @@ from typing import Annotated
 import typer
 
 from nnunet_robust.cli.checks import RATE
-from nnunet_robust.cli.options import FILE, FOLDER, Commands, DeviceFlags, MemberFlags, ModelAndFoldsFlags, TrustFlag
+from nnunet_robust.cli.options import FILE, Commands, DeviceFlags, MemberFlags, ModelAndFoldsFlags, TrustFlag, folder_of
 from nnunet_robust.common.console import bar
 from nnunet_robust.common.errors import UserError
 
 monitor = Commands(
     help="Have the images changed? A reference, and a test of what comes after it.", no_args_is_help=True
 )
+
+_STREAM = folder_of("stream.json", "images.csv", "monitor.html")
 
 
 @monitor.command()
@@ -85,7 +87,7 @@ def fit(
 def check(
     reference: Annotated[Path, typer.Argument(metavar="REFERENCE", help="What monitor fit has written.")],
     images: Annotated[Path, typer.Option("-i", help="A folder; what was seen before may be in it.")],
-    output: Annotated[Path, typer.Option("-o", help="Folder of the stream: always the same."), FOLDER],
+    output: Annotated[Path, typer.Option("-o", help="Folder of the stream: always the same."), _STREAM],
     execution: DeviceFlags,
     models: Annotated[list[Path] | None, typer.Option("-m", help="The trained model's folder.")] = None,
     order: Annotated[

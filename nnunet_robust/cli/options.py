@@ -45,6 +45,17 @@ class Output(NamedTuple):
     flag: str = "-o"
 
 
+def folder_of(*files: str) -> Output:
+    """A folder in which the command writes files of these names, which must not be folders."""
+
+    def require(flag: str, folder: Path) -> None:
+        require_folder(flag, folder)
+        for name in files if folder.is_dir() else ():
+            require_file(flag, folder / name, "remove it, or name another folder")
+
+    return Output(require)
+
+
 FOLDER = Output(require_folder)
 FILE = Output(require_file)
 Mark = TypeVar("Mark", Output, Within)

@@ -12,11 +12,11 @@ import typer
 
 from nnunet_robust.cli.checks import ANY, LENGTH, SEED, Within
 from nnunet_robust.cli.options import (
-    FOLDER,
     CaseFlags,
     Commands,
     ModelAndFoldsFlags,
     PredictionFlags,
+    folder_of,
     of_cases,
     of_execution,
 )
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from nnunet_robust.eval.sweep.estimate import Expected, Tried
 
 sweeping = Commands()
+
+_RESULTS = folder_of("manifest.json", "results.csv", "inputs.csv")
 
 _FAILURES_SHOWN = 20  # lines; the file has them all
 
@@ -178,7 +180,7 @@ class SweepExecutionFlags(PredictionFlags):
 
 @sweeping.command(rich_help_panel="Evaluation")
 def sweep(
-    output: Annotated[Path, typer.Option("-o", help="Folder of the results; a sweep begun there goes on."), FOLDER],
+    output: Annotated[Path, typer.Option("-o", help="Folder of the results; a sweep begun there goes on."), _RESULTS],
     models: ModelAndFoldsFlags,
     cases: SweepCaseFlags,
     named: ConditionFlags,

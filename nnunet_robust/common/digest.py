@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
+def require_regular(path: Path) -> None:
+    """Refuse a pipe or a device, which would be waited for without end.
+
+    Raises:
+        OSError: it is neither a file nor a folder; or it is not there.
+    """
+    if not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.ENXIO, os.strerror(errno.ENXIO), str(path))
+
+
 def sha256(path: Path) -> str:
-    """Compute the SHA-256 of a file, as hexadecimal digits."""
+    """Compute the SHA-256 of a file, as hexadecimal digits.
+
+    Raises:
+        OSError: it cannot be read, or is no file.
+    """
     digest = hashlib.sha256()
+    require_regular(path)
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)

@@ -21,7 +21,7 @@ _OF_RIGHTS = {
     "EACCES": ("you have no right to it", "ask its owner, or name a path of your own"),
     "EPERM": ("the system does not allow it", "ask its owner, or name a path of your own"),
     "EROFS": ("it is on a disk that can only be read", "name a path where you may write"),
-    "EBUSY": ("another program is using it", "wait until it ends, or name another path"),
+    "EBUSY": ("another program is using it, or it is mounted by itself", "name another path"),
     "ETXTBSY": ("another program is using it", "wait until it ends, or name another path"),
     "ENOLCK": ("the disk has no locks left", "ask its administrator, or work on a local disk"),
 }
@@ -44,7 +44,14 @@ _OF_DEVICES = {
 }
 _ADVICE = _OF_NAMES | _OF_RIGHTS | _OF_SPACE | _OF_DEVICES
 
-_NO_MEMORY = ("can't allocate memory", "out of memory", "not enough memory", "cannot allocate memory", "std::bad_alloc")
+_NO_MEMORY = (
+    "can't allocate memory",
+    "out of memory",
+    "not enough memory",
+    "cannot allocate memory",
+    "std::bad_alloc",
+    "failed to map segment",
+)
 _LESS = "take smaller images or tiles, fewer workers or cases, or a machine with more memory"
 
 
@@ -74,7 +81,7 @@ def _advice(error: OSError) -> tuple[str, str]:
 
 def in_words(error: BaseException) -> str | None:
     """Return a fault of the machine, or of a file, as a line: where, why, and what to do; None for any other one."""
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _is_memory(error)):
+    if is_memory(error):
         said = _lowered(str(error)).partition("\n")[0]
         return f"not enough memory{f' ({said})' if said else ''}: {_LESS}"
     if isinstance(error, RuntimeError) and "ITK ERROR: " in str(error):
@@ -96,9 +103,11 @@ def in_words(error: BaseException) -> str | None:
     return None
 
 
-def _is_memory(error: RuntimeError) -> bool:
-    """Whether torch, or a library below it, got no memory; it raises no `MemoryError`."""
-    return any(words in str(error).lower() for words in _NO_MEMORY)
+def is_memory(error: BaseException) -> bool:
+    """Tell whether no memory was left; torch, and libraries that are loaded, raise errors of their own then."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError | ImportError) and any(words in str(error).lower() for words in _NO_MEMORY)
 
 
 def _path(name: object) -> str:

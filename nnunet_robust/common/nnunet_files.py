@@ -15,6 +15,7 @@ from nnunet_robust.common.text_files import file_fault
 
 _NAMES = {"type": "array", "items": {"type": "string"}}
 _TEXTS: Mapping[str, Any] = {"type": "object", "additionalProperties": {"type": "string"}}
+_NAME: Mapping[str, Any] = {"type": ["string", "null"]}
 DATASET: Mapping[str, Any] = {
     "type": "object",
     "properties": {
@@ -26,6 +27,7 @@ DATASET: Mapping[str, Any] = {
         "modality": OBJECT,
         "file_ending": {"type": "string", "pattern": "^[.]"},
         "numTraining": {"type": "number"},
+        "overwrite_image_reader_writer": _NAME,
         "dataset": {
             "type": "object",
             "additionalProperties": {
@@ -45,10 +47,34 @@ SPLITS: Mapping[str, Any] = {
 """The schema of a `splits_final.json`."""
 PLANS: Mapping[str, Any] = {
     "type": "object",
-    "properties": {"configurations": {"type": "object", "additionalProperties": OBJECT}},
+    "properties": {
+        "image_reader_writer": _NAME,
+        "label_manager": _NAME,
+        "configurations": {
+            "type": "object",
+            "additionalProperties": {
+                "type": "object",
+                "properties": {
+                    "preprocessor_name": _NAME,
+                    "normalization_schemes": _NAMES,
+                    "resampling_fn_data": _NAME,
+                    "resampling_fn_seg": _NAME,
+                    "resampling_fn_probabilities": _NAME,
+                    "architecture": {
+                        "type": "object",
+                        "properties": {
+                            "network_class_name": _NAME,
+                            "arch_kwargs": OBJECT,
+                            "_kw_requires_import": {"type": ["array", "null"], "items": {"type": "string"}},
+                        },
+                    },
+                },
+            },
+        },
+    },
     "required": ["configurations"],
 }
-"""The schema of plans, as far as it is the same for all planners."""
+"""The schema of plans, as far as it is the same for all planners. What nnU-Net imports by name is a text, or a list."""
 
 
 def read_dataset_json(path: Path, *needed: str) -> dict[str, Any]:

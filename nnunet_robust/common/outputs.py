@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -39,7 +40,8 @@ def require_file(option: str, file: Path, advice: str | None = None) -> None:
     with _refusing(option, file, advice):
         kind = "folder" if file.name in ("", "..") else _kind(file)
         if kind not in (None, "file"):
-            raise UserError(f"{option} {file} is a {kind}: name a file")
+            raise UserError(f"{option} {file} is a {kind}: {advice or 'name a file'}")
+        _check_replaceable(file)
         _try(file.parent, file.name)
 
 
@@ -66,6 +68,29 @@ def _kind(path: Path) -> str | None:
     return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "device or pipe"
 
 
+def _check_replaceable(file: Path) -> None:
+    """Refuse a file that another one cannot be renamed to, though its folder takes files."""
+    temporary = file.with_name(f".tmp_{file.name}")  # see `files.atomic_path`
+    if temporary.is_dir() and not temporary.is_symlink():
+        raise IsADirectoryError(errno.EISDIR, "", str(temporary))
+    if not file.exists():
+        return
+    if os.path.realpath(file) in _mounted():
+        raise OSError(errno.EBUSY, "", str(file))
+    above, mine = file.parent.stat(), os.geteuid() if hasattr(os, "geteuid") else 0
+    if above.st_mode & stat.S_ISVTX and mine not in (0, above.st_uid, file.stat().st_uid):  # as in /tmp
+        raise PermissionError(errno.EPERM, "", str(file))
+
+
+def _mounted() -> set[str]:
+    """What is mounted, where Linux says so: single files, too, as containers do."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return set()
+    return {re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), line.split()[4]) for line in lines}
+
+
 def _try(folder: Path, name: str) -> None:
     """Write a file of that name, with a temporary one's start, into the folder, or into one made like it beside it.
 
@@ -74,7 +99,7 @@ def _try(folder: Path, name: str) -> None:
     there = next(path for path in (folder, *folder.parents) if path.is_symlink() or path.exists())
     if _kind(there) != "folder":
         raise NotADirectoryError(errno.ENOTDIR, "", str(there))
-    own = there / f".tmp_{secrets.token_hex(4)}_"
+    own = there / f".tmp_{secrets.token_hex(7)}_"
     if there == folder:
         probe = own.with_name(own.name + name)
         try:

@@ -180,6 +180,14 @@ def _environment(document: Document) -> dict[str, str]:
                 ("environment", name),
                 f"a study does not set {name}, which could make its commands run other code: export it in your shell",
             )
+    for name in FOLDERS:
+        path = Path(str(given.get(name) or "."))
+        if path.is_absolute() or ".." in path.parts or str(path).startswith("~"):
+            raise document.fault(
+                ("environment", name),
+                f"{name} is {given[name]}: a study sets it to a folder below its own, as checkpoints elsewhere could "
+                f"run code when a training goes on from them: export it in your shell",
+            )
     return {name: _text(value) for name, value in given.items()}
 
 

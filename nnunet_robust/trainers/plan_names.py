@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import pydoc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +85,7 @@ def nnunets_own(name: str, part: str) -> Any:
 
 def _check(given: Mapping[str, Any], parts: Mapping[str, str], where: Path, mend: str) -> None:
     for key, part in parts.items():
-        names = given.get(key)
-        for name in names if isinstance(names, list) else [names]:
+        for name in _texts(given.get(key)):
             if isinstance(name, str) and (found := _look_up(name, part)) is not None and not _is_nnunets(found):
                 raise UserError(_refusal(where, key, name, mend))
 
@@ -106,9 +105,14 @@ def _imported(architecture: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     keywords, declared = architecture.get("arch_kwargs"), architecture.get("_kw_requires_import")
     named = {"network_class_name": architecture.get("network_class_name")}
     if isinstance(keywords, Mapping):
-        wanted = (*_LAYERS, *(declared if isinstance(declared, (list, tuple)) else ()))
+        wanted = (*_LAYERS, *(declared if isinstance(declared, Iterable) else ()))  # the letters of a text, too
         named |= {key: keywords.get(key) for key in wanted if isinstance(key, str)}
     yield from ((key, name) for key, name in named.items() if isinstance(name, str))
+
+
+def _texts(given: Any) -> list[Any]:
+    """What nnU-Net goes through where it expects names: the keys of a mapping, too."""
+    return [given] if isinstance(given, str) else list(given) if isinstance(given, Iterable) else []
 
 
 def _is_layer(name: str) -> bool:

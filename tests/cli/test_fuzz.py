@@ -127,8 +127,8 @@ def command_lines(draw: st.DrawFn) -> list[str]:
         st.sampled_from(["new", "here.json", "901", "2d", "cpu", "0.1", "nnUNetTrainer", "gaussian_blur", "smoke"]),
     )  # fmt: skip
     arguments = list(words)
-    parameters = st.sampled_from(command.params) if command.params else st.nothing()
-    for parameter in draw(st.lists(parameters, max_size=6)):
+    some = st.lists(st.sampled_from(command.params), max_size=6) if command.params else st.just([])
+    for parameter in draw(some):
         flags = parameter.opts if parameter.param_type_name == "option" else []
         if "--help" in flags:
             continue

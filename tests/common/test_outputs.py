@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -117,3 +120,37 @@ def test_processes_that_begin_together_do_not_take_the_folder_from_each_other(tm
     for thread in threads:
         thread.join()
     assert not faults and len(everything(tmp_path)) == 50 * 5
+
+
+def test_a_folder_where_the_temporary_file_goes(tmp_path: Path) -> None:
+    (tmp_path / ".tmp_new.json").mkdir()
+    with pytest.raises(UserError, match=r"-o .*new\.json cannot be written: it is a folder"):
+        require_file("-o", tmp_path / "new.json")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts something, and becomes another user")
+@pytest.mark.parametrize("kind", ["mounted by itself", "somebody else's in a folder like /tmp"])
+def test_a_file_that_cannot_be_replaced(kind: str, tmp_path: Path) -> None:
+    """The folder takes new files, so that only the last step of the work would fail."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    target = shared / "target.json"
+    target.write_text("kept")
+    own = tmp_path / "own"
+    own.write_text("")
+    for folder in (tmp_path, *tmp_path.parents[:3]):
+        folder.chmod(0o755)
+    shared.chmod(0o1777)
+    before = f"mount --bind {own} {target}" if kind == "mounted by itself" else "true"
+    user = "" if kind == "mounted by itself" else "os.setuid(65534); "
+    code = (
+        f"import os; from pathlib import Path; from nnunet_robust.common.outputs import require_file; {user}"
+        f"require_file('-o', Path({str(target)!r}))"
+    )
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", f'{before} && exec "{sys.executable}" -c "$1"', "sh", code],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if "unshare:" in done.stderr or "mount:" in done.stderr:
+        pytest.skip("nothing can be mounted here")
+    assert done.returncode == 1 and f"UserError: -o {target} cannot be written: " in done.stderr

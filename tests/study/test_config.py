@@ -199,3 +199,11 @@ def test_the_names_of_nnunet_s_plans() -> None:
     for planner, plans in PLANNERS.items():
         found = next(getattr(module, planner) for module in modules if hasattr(module, planner))
         assert signature(found).parameters["plans_name"].default == plans
+
+
+@pytest.mark.parametrize("folder", ["/data", "../results", "a/../../b", "~/results"])
+def test_a_study_does_not_lead_trainings_out_of_its_folder(folder: str, tmp_path: Path) -> None:
+    """They go on from whatever checkpoint is there, which nnU-Net unpickles."""
+    text = f'trainers: [nnUNetTrainer]\nenvironment: {{ nnUNet_results: "{folder}" }}\n'
+    with pytest.raises(UserError, match=r"study\.yaml, line \d+: nnUNet_results is .*: export it in your shell"):
+        load_study(study_file(tmp_path, HEAD + text))

@@ -69,6 +69,15 @@ def test_any_argument_may_be_declared_a_class(plans: dict[str, Any]) -> None:
         check_plans(given, PLANS)
 
 
+@pytest.mark.parametrize("declared", ["x", {"x": 1}])
+def test_declarations_are_gone_through_as_nnunet_does(plans: dict[str, Any], declared: Any) -> None:
+    given = deepcopy(plans)
+    architecture = given["configurations"]["2d"]["architecture"]
+    architecture |= {"_kw_requires_import": declared, "arch_kwargs": {**architecture["arch_kwargs"], "x": "os.abort"}}
+    with pytest.raises(UserError, match=r"x is 'os\.abort'"):
+        check_plans(given, PLANS)
+
+
 def test_layers_that_are_not_declared_count_too(plans: dict[str, Any]) -> None:
     given = deepcopy(plans)
     architecture = given["configurations"]["2d"]["architecture"]

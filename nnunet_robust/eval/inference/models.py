@@ -28,6 +28,7 @@ from nnunet_robust import hook
 from nnunet_robust.common.console import quiet
 from nnunet_robust.common.digest import sha256
 from nnunet_robust.common.errors import UserError, one_line
+from nnunet_robust.common.faults import is_memory
 from nnunet_robust.common.memory import require_memory
 from nnunet_robust.common.nnunet_files import read_dataset_json, read_plans_json
 from nnunet_robust.eval.images.cases import CaseFiles, LoadedCase, label_names, load_case
@@ -374,9 +375,11 @@ def load_model(
             stored = {fold: _stored(folder / f"fold_{fold}" / checkpoint, trusted) for fold in used}
             predictor = nnUNetPredictor(use_mirroring=mirroring, device=device, allow_tqdm=False)
             _initialise(predictor, folder, list(stored.values()), trusted)
-    except (MemoryError, UserError):
+    except (OSError, UserError):
         raise
     except Exception as error:
+        if is_memory(error):
+            raise
         raise UserError(f"the model in {folder} cannot be loaded: {type(error).__name__}: {one_line(error)}") from error
     label_names(predictor.dataset_json)  # whose names tables and figures can write
     if predictor.configuration_manager.previous_stage_name is not None:

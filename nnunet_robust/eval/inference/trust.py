@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from nnunet_robust.common.digest import require_regular
 from nnunet_robust.common.errors import UserError, one_line
+from nnunet_robust.common.faults import is_memory
 from nnunet_robust.trainers.plan_names import TRUST
 
 _KINDS = "biuf"  # truth values, integers, floats: a number is all in its bytes, unlike an object
@@ -63,16 +65,18 @@ def load_checkpoint(path: Path, trusted: bool = False) -> dict[str, Any]:
 
     Raises:
         UserError: it holds something else than data, or cannot be read.
+        OSError: it is not there, or a pipe.
     """
+    require_regular(path)
     try:
         with torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of protocols that it may not know: where it does not, it fails
             stored = torch.load(path, map_location="cpu", weights_only=not trusted)
     except pickle.UnpicklingError as error:
         raise UserError(_refusal(path, str(error), trusted)) from error
-    except MemoryError:
-        raise
     except Exception as error:  # cut off, no checkpoint, unreadable: each of PyTorch's layers has its own
+        if is_memory(error):
+            raise
         raise UserError(f"{path} cannot be read as a checkpoint: {type(error).__name__}: {one_line(error)}") from error
     if not isinstance(stored, dict):
         raise UserError(f"{path} is no checkpoint of nnU-Net's: it holds a {type(stored).__name__}")
