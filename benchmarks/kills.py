@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -64,6 +65,8 @@ def content(path: Path) -> bytes:
 
         weights = torch.load(path, map_location="cpu", weights_only=False)["network_weights"]
         return b"".join(name.encode() + tensor.numpy().tobytes() for name, tensor in weights.items())
+    if path.name == "report.html":  # its manifest names the study's folder, and the checkpoint's digest, see above
+        return re.sub(rb"[0-9a-f]{64}|(?<=/kills_study/)\w+", b"", path.read_bytes())
     return path.read_bytes()
 
 
