@@ -88,6 +88,10 @@ class Outcome:
     lost: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
 
+    def is_slow(self) -> bool:
+        """Whether a fault took too long to be told."""
+        return self.code in (1, 2) and self.seconds > SECONDS + (START_UP if self.attempt.fresh else 0)
+
     def faults(self) -> list[str]:
         """What is wrong with it; empty where nothing is."""
         found = []
@@ -101,7 +105,7 @@ class Outcome:
                 found.append("not one line")
         if self.code not in ((0, 1, 2, 3) if self.attempt.may_pass else (1, 2)):
             found.append(f"exit {self.code}")
-        if self.code in (1, 2) and self.seconds > SECONDS + (START_UP if self.attempt.fresh else 0):
+        if self.is_slow():
             found.append(f"{self.seconds:.1f} s")
         found += [f"lost {name}" for name in self.lost] + [f"left {name}" for name in self.left]
         return found
@@ -748,7 +752,10 @@ def main() -> None:
         for attempt in list(KINDS[kind]()):
             if options.match not in attempt.fault or (attempt.mounts and not mountable):
                 continue
-            outcome = run(attempt, workspace, workspace.parent / f".{workspace.name}_attempt")
+            place = workspace.parent / f".{workspace.name}_attempt"
+            outcome = run(attempt, workspace, place)
+            if outcome.is_slow():  # once more: the machine may have had other work
+                outcome = min(outcome, run(attempt, workspace, place), key=lambda one: one.seconds)
             faults = outcome.faults()
             count = counts.setdefault(kind, [0, 0])
             count[0] += 1
