@@ -125,7 +125,9 @@ def results(root: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_study_under_faults_ends_as_an_undisturbed_one(tmp_path: Path, breaking: None) -> None:
+def test_a_study_under_faults_ends_as_an_undisturbed_one(
+    tmp_path: Path, breaking: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "study.yaml").write_text(TEXT)
     calm, root = tmp_path / "calm", tmp_path / "disturbed"
     undisturbed = start(calm)
@@ -148,7 +150,8 @@ def test_a_study_under_faults_ends_as_an_undisturbed_one(tmp_path: Path, breakin
     # Faults are for trainings and the sweep: the dataset is there already, planned and preprocessed.
     text = TEXT.replace(SYNTHESIZED, "{ id: 901, existing: true }")
     for name in ("raw", "preprocessed"):
-        text = text.replace(f": {name}\n", f": {calm / name}\n")
+        text = text.replace(f"  nnUNet_{name}: {name}\n", "")
+        monkeypatch.setenv(f"nnUNet_{name}", str(calm / name))
     (tmp_path / "study.yaml").write_text(text)
     folder = StudyFolder(root)
     driver = start(root)
