@@ -171,7 +171,7 @@ def test_what_fit_refuses(
     for command, says in (
         (fitting(model, nnunet / "nnUNet_raw" / textures / "imagesTr", output), "every new image would be a stranger"),
         (fitting(model, nnunet / "nnUNet_raw" / textures / "imagesTs", output), "a reference of 3 patients: give"),
-        (fitting(model, images, output, "--rate", "1.5"), "between 0 and 1, got 1.5"),
+        (fitting(model, images, output, "--rate", "1.5"), "--rate 1.5: give a number from"),
         (fitting(model, images, tmp_path / "r"), "name the file that the reference goes into"),
         (fitting(model, images, output, "-m", "other"), "2 models are named"),
         (fitting(model, images, output, "--patient", "x(.*)"), "does not fit 14 of 14 names"),
