@@ -63,6 +63,16 @@ def of(faults: dict[str, Damage]) -> Callable[[object], object]:
 # --- a sweep's folder and the report
 
 
+def change_key(path: Path, key: str, value: object) -> None:
+    """Give a key of a JSON file another value, or take it away."""
+    content = json.loads(path.read_text())
+    if value == "missing":
+        del content[key]
+    else:
+        content[key] = value
+    path.write_text(json.dumps(content))
+
+
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("swept") / "out"
@@ -270,12 +280,8 @@ def test_a_calibration_s_keys(
 ) -> None:
     (tmp_path / "in").mkdir()
     path = tmp_path / "in" / "calibration.json"
-    content = json.loads(calibrated.read_text())
-    if value == "missing":
-        del content[key]
-    else:
-        content[key] = value
-    path.write_text(json.dumps(content))
+    shutil.copy(calibrated, path)
+    change_key(path, key, value)
     if (key, value) in (("delta", None), ("condition", "text"), ("training", "text")):
         assert main(applying(path)) == 2  # for want of a model
     else:
@@ -348,12 +354,7 @@ def test_a_reference_or_a_stream(name: str, damage: Damage, monitor: Path, capsy
 def test_their_keys(name: str, key: str, value: object, monitor: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (monitor / "out" / ".lock").touch()
     path = monitor / name
-    content = json.loads(path.read_text())
-    if value == "missing":
-        del content[key]
-    else:
-        content[key] = value
-    path.write_text(json.dumps(content))
+    change_key(path, key, value)
     if (name, key) == ("out/stream.json", "images") and value == []:
         capsys.readouterr()
         assert main(checking(monitor)) == 2  # its images are new then, and want a model

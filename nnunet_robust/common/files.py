@@ -33,8 +33,7 @@ def atomic_path(path: Path, shared: bool = False) -> Iterator[Path]:
         shared: whether several processes may write it at the same time; what a killed one leaves is not overwritten.
     """
     make_folder(path.parent)
-    own = f"{secrets.token_hex(4)}_" if shared else ""
-    temporary = path.with_name(f".tmp_{own}{path.name}")  # hidden; writers go by the ending
+    temporary = temporary_name(path, f"{secrets.token_hex(4)}_" if shared else "")
     temporary.unlink(missing_ok=True)  # what a stranger put there may be a link to elsewhere
     try:
         yield temporary
@@ -46,6 +45,11 @@ def atomic_path(path: Path, shared: bool = False) -> Iterator[Path]:
         if isinstance(error, OSError) and error.filename is None:  # of a full disk the system names no file
             error.filename = str(path)
         raise
+
+
+def temporary_name(path: Path, own: str = "") -> Path:
+    """Return the name that a file has while it is written: hidden, and with the same ending, as writers go by that."""
+    return path.with_name(f".tmp_{own}{path.name}")
 
 
 @contextlib.contextmanager

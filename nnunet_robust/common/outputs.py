@@ -14,6 +14,7 @@ from pathlib import Path
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.faults import what_to_do, why
+from nnunet_robust.common.files import temporary_name
 
 _PROBE = b"\0" * 4096  # a full disk still takes an empty file
 
@@ -70,7 +71,7 @@ def _kind(path: Path) -> str | None:
 
 def _check_replaceable(file: Path) -> None:
     """Refuse a file that another one cannot be renamed to, though its folder takes files."""
-    temporary = file.with_name(f".tmp_{file.name}")  # see `files.atomic_path`
+    temporary = temporary_name(file)
     if temporary.is_dir() and not temporary.is_symlink():
         raise IsADirectoryError(errno.EISDIR, "", str(temporary))
     if not file.exists():

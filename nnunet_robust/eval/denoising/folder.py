@@ -14,7 +14,7 @@ import numpy as np
 from nnunet_robust.common.console import quiet
 from nnunet_robust.common.digest import sha256
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.common.files import atomic_path, write_atomically
+from nnunet_robust.common.files import atomic_path, temporary_name, write_atomically
 from nnunet_robust.common.json_files import read_json
 from nnunet_robust.eval.denoising.denoiser import Denoiser
 from nnunet_robust.eval.denoising.writers import write_image
@@ -126,7 +126,7 @@ def _earlier(
     """What an earlier run has done in the output folder; what it had half written when it was killed is removed."""
     record = output / RECORD
     for target in targets:
-        target.with_name(f".tmp_{target.name}").unlink(missing_ok=True)
+        temporary_name(target).unlink(missing_ok=True)
     strangers = [path for path in sorted(output.glob(f"*{ending}")) if path not in targets]
     if strangers:
         raise UserError(
