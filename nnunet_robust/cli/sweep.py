@@ -207,7 +207,7 @@ def sweep(
     """
     from nnunet_robust.eval.inference.devices import gpus_of
     from nnunet_robust.eval.sweep.conditions import conditions_for
-    from nnunet_robust.eval.sweep.processes import run_on
+    from nnunet_robust.eval.sweep.processes import run_on, share
     from nnunet_robust.eval.sweep.progress import SweepProgress
     from nnunet_robust.eval.sweep.sweep import SweepParameters, foresee_sweep, run_sweep
 
@@ -228,7 +228,8 @@ def sweep(
         **vars(execution),
     )
     if dry_run:
-        print(*_foreseen(*foresee_sweep(parameters), processes=max(1, len(devices))), sep="\n")
+        foreseen = foresee_sweep(share(parameters, devices) if devices else parameters)
+        print(*_foreseen(*foreseen, processes=max(1, len(devices))), sep="\n")
         return
     progress = SweepProgress(output)
     try:

@@ -66,11 +66,11 @@ def run_on(devices: Sequence[str], parameters: SweepParameters, progress: SweepP
     Raises:
         Exception: every process failed; what the last one failed of, as from `run_sweep`.
     """
-    joint = JointProgress(progress)
+    joint, of_each = JointProgress(progress), share(parameters, devices)
     workers: list[Worker] = []
     try:
         for number, device in enumerate(devices, 1):
-            workers.append(_start(number, device, len(devices), parameters))
+            workers.append(_start(number, device, of_each))
         return listen(workers, joint, progress)
     finally:  # they give back what they have claimed
         for worker in workers:
@@ -137,13 +137,24 @@ def _failed(worker: Worker) -> str:
     return f"{worker.name} does no more: {in_words(worker.outcome) or reason(worker.outcome)}; the others go on"
 
 
-def _start(number: int, device: str, processes: int, parameters: SweepParameters) -> Worker:
-    kind, _, visible = device.partition(":")
-    share = workers_of(parameters.workers, torch.device(kind), processes)
-    of_process = replace(parameters, device=kind, workers=share)
+def share(parameters: SweepParameters, devices: Sequence[str]) -> SweepParameters:
+    """Return what each of several processes is to run: the same sweep, with its share of the workers.
+
+    Args:
+        parameters: of all together.
+        devices: one for each process, of one kind, as for `run_on`.
+    """
+    kind = devices[0].partition(":")[0]
+    return replace(
+        parameters, device=kind, workers=workers_of(parameters.workers, torch.device(kind), processes=len(devices))
+    )
+
+
+def _start(number: int, device: str, parameters: SweepParameters) -> Worker:
+    _, _, visible = device.partition(":")
     ours, theirs = multiprocessing.Pipe(duplex=False)
     # Not forked: CUDA does not survive that. Started one by one, as each is told its GPU by its environment.
-    process = multiprocessing.get_context("spawn").Process(target=_work, args=(of_process, theirs), name=device)
+    process = multiprocessing.get_context("spawn").Process(target=_work, args=(parameters, theirs), name=device)
     with deaf_children(), _environment({"CUDA_VISIBLE_DEVICES": visible} if visible else {}):
         process.start()
     theirs.close()  # its end alone: when it dies, ours says so
