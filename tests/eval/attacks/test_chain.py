@@ -13,7 +13,8 @@ from nnunetv2.preprocessing.normalization import default_normalization_schemes a
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.attacks.chain import NORMALISATIONS, Chain
-from nnunet_robust.eval.inference.models import Model, load_model
+from nnunet_robust.eval.inference.loading import load_model
+from nnunet_robust.eval.inference.models import Model
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
