@@ -315,10 +315,11 @@ class ComplexityMeter:
     def _in_slices(self, image: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
         """(C, n, rows, columns): the slices that are looked at."""
         if image.ndim == 3:
-            return image[:, None][:, self._slices]
-        axis = self._axis + 1
-        held = image[(slice(None),) * axis + (self._slices,)]
-        return held.movedim(axis, 1) if isinstance(held, torch.Tensor) else np.moveaxis(held, axis, 1)
+            return image[:, None][:, : len(self._slices)]  # its only slice, where that holds a region
+        axis, held = self._axis + 1, np.array(self._slices, np.int64)
+        if isinstance(image, torch.Tensor):
+            return image.index_select(axis, torch.from_numpy(held).to(image.device)).movedim(axis, 1)
+        return np.moveaxis(image.take(held, axis), axis, 1)
 
     def _complexity(
         self, region: _Region, codes: list[dict[int, np.ndarray]], raw: list[dict[int, np.ndarray]]
