@@ -16,7 +16,8 @@ from nnunetv2.preprocessing.resampling.default_resampling import resample_data_o
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy import ndimage
 
-from nnunet_robust.eval.inference.models import Model, load_model
+from nnunet_robust.eval.inference.loading import load_model
+from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.inference.on_device import Export, Preprocessing, filled
 from nnunet_robust.eval.inference.resampling import Interpolation, Resampling
 from nnunet_robust.eval.inference.sliding_window import SlidingWindow
