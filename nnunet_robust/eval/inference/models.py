@@ -34,6 +34,7 @@ from nnunet_robust.common.nnunet_files import read_dataset_json, read_plans_json
 from nnunet_robust.eval.images.cases import CaseFiles, LoadedCase, label_names, load_case
 from nnunet_robust.eval.images.image_files import channel_count
 from nnunet_robust.eval.images.regions import Background, channel_names, is_colour
+from nnunet_robust.eval.inference.device_memory import to_host
 from nnunet_robust.eval.inference.trust import load_checkpoint
 from nnunet_robust.eval.results.tables import arm_key
 from nnunet_robust.eval.uncertainty.label_layout import LabelLayout
@@ -237,7 +238,7 @@ class Model:
         """
         predictor = self.predictor
         labels: np.ndarray = convert_predicted_logits_to_segmentation_with_correct_shape(
-            logits.cpu().numpy(), predictor.plans_manager, self._resampling, predictor.label_manager, properties,
+            to_host(logits).numpy(), predictor.plans_manager, self._resampling, predictor.label_manager, properties,
             num_threads_torch=torch.get_num_threads(),
         )  # fmt: skip
         return labels
@@ -256,7 +257,7 @@ class Model:
         """
         predictor = self.predictor
         _, probabilities = convert_predicted_logits_to_segmentation_with_correct_shape(
-            logits.cpu().numpy(), predictor.plans_manager, self._resampling, predictor.label_manager, properties,
+            to_host(logits).numpy(), predictor.plans_manager, self._resampling, predictor.label_manager, properties,
             return_probabilities=True, num_threads_torch=torch.get_num_threads(),
         )  # fmt: skip
         found: np.ndarray = probabilities
