@@ -76,8 +76,8 @@ class SlidingWindow:
     computes in it by itself and that is faster: `benchmarks/sliding_window.py` measures how far it disagrees. For one
     thread at a time, but for `warm_up`.
 
-    Where memory does not suffice: `make_room` is called and the same is tried again; then batches are halved, for
-    good; then images are taken one by one; then logits are accumulated on the CPU, those of this image alone.
+    Where memory does not suffice, `make_room` is called and the same is tried again; then batches are halved, for
+    good; then the logits of a single image are accumulated on the CPU, those of this image alone.
 
     Args:
         networks: one per fold, with its weights; evaluation mode and device are set here.
@@ -250,7 +250,7 @@ class SlidingWindow:
         return self.logits_many([data])[0]
 
     def logits_many(self, images: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Compute the logits of several images, whose tiles share batches. All their logits must fit into memory."""
+        """Compute the logits of several images, whose tiles share batches."""
         return [logits.mean for logits in self.members_many(images, ())]
 
     def members_many(self, images: Sequence[torch.Tensor], by: Collection[str]) -> list[Logits]:
@@ -261,6 +261,10 @@ class SlidingWindow:
         Args:
             images: as for `logits`, which share batches.
             by: of `MEMBERS_BY`: folds, mirroring, or both, which makes folds x mirrored copies; none: no members.
+
+        Raises:
+            UserError: see `logits`.
+            MemoryError: the logits of several images do not fit into memory together.
         """
         if not images:
             return []
@@ -270,13 +274,13 @@ class SlidingWindow:
             return self._where_they_fit(images, by)
 
     def _where_they_fit(self, images: Sequence[torch.Tensor], by: Collection[str]) -> list[Logits]:
-        """On the device, if need be once earlier logits have left it or image by image; else on the CPU."""
+        """On the device, if need be once earlier logits have left it; else, those of a single image, on the CPU."""
         device = self.results_device
         while (found := self._try(images, by, device)) is None:
             if not self._room():
                 break
         if found is None and len(images) > 1:
-            return [logits for image in images for logits in self._where_they_fit([image], by)]
+            raise MemoryError(f"the logits of {len(images)} images do not fit on {device} together")
         if found is None:
             needed = self._bytes_needed(images[0], by)
             size = "x".join(map(str, images[0].shape[1:]))
@@ -323,7 +327,6 @@ class SlidingWindow:
 
     def _prepare(self, images: Sequence[torch.Tensor]) -> None:
         """At the first images: choose, and make the forward passes."""
-        self._room()  # so that what is chosen does not depend on what lies on the device
         padded = [self.padded(image)[0] for image in images]
         tiles = sum(len(self.slicers(tuple(image.shape[1:]))) for image in padded)
         probe = padded[0][self.slicers(tuple(padded[0].shape[1:]))[0]][None].to(self.device)

@@ -48,6 +48,10 @@ class Progress(Protocol):
         """Tell that one is finished: case number (from 1), number of cases, name of the condition."""
 
 
+_Wanted = tuple[Job, torch.Tensor, dict[str, Any]]  # with the preprocessed image, and what its export needs
+_Kept = dict[tuple[Job, str], Output | Exception]  # by the model's key
+
+
 class _Size(NamedTuple):
     """How large images are, by the last ones: the next are taken to be alike.
 
@@ -97,6 +101,7 @@ class Engine:
         self._expected: dict[Unit, int] = {}
         self._total = 0
         self._size: _Size | None = None
+        self._fits: float = math.inf  # predictions at a time, by what did not suffice
         self._room: dict[torch.device, int | None] = {}
         self._members = max(window.n_members(run.plan.members_by) for window in run.plan.windows.values())
         # Networks are converted or compiled while the first images are made.
@@ -160,7 +165,7 @@ class Engine:
         if self._size is None:
             return 1
         most = _VALUES_AT_ONCE // (self._size.values * self._members)
-        return max(1, min(_IMAGES_AT_ONCE, most, self._size.fits // 2))
+        return int(max(1, min(_IMAGES_AT_ONCE, most, self._size.fits // 2, self._fits // 2)))
 
     def _waiting(self) -> int:
         """How many predictions may wait to be stored: none where the next would not fit beside them."""
@@ -168,7 +173,7 @@ class Engine:
             return 0
         at_once = self._at_once()
         most = at_once + self._workers
-        return most if self._size is None else max(0, min(most, self._size.fits - at_once))
+        return most if self._size is None else int(max(0, min(most, min(self._size.fits, self._fits) - at_once)))
 
     def _size_of(self, ready: Sequence[tuple[Job, Prepared]]) -> _Size:
         """Look at how large some images are, and what their predictions take."""
@@ -197,9 +202,16 @@ class Engine:
 
     def _make_room(self) -> bool:
         """Have all stored that waits, so that its logits leave the device; tell whether anything did."""
-        waited = bool(self._behind)
+        if not self._behind:
+            return False
+        self._hold_less()
         self._settle_all_but(0)
-        return waited
+        return True
+
+    def _hold_less(self) -> None:
+        """It was too much for the memory: from now on, half as much."""
+        if self._size is not None:
+            self._fits = max(1, min(self._fits, self._size.fits) // 2)
 
     def _warm_up(self, models: Sequence[Model]) -> None:
         for model in models:
@@ -258,14 +270,13 @@ class Engine:
                     self._fail(job, arm, error)
         if ready:
             self._size = self._size_of(ready)
-        kept: dict[tuple[Job, str], Output | Exception] = {}
+        kept: _Kept = {}
         for model in self._plan.models:
             wanted = [(job, *prepared.data[model.preprocessing]) for job, prepared in ready if model in job.networks]
             # An ensemble takes a model's mean: its members are told apart for its own rows only.
             by = self._plan.members_by if any(model in job.arms for job, _, _ in wanted) else ()
-            outputs = self._logits(model, [data for _, data, _ in wanted], by) if wanted else []
-            while outputs:  # nothing of them is left in a variable, where it would stay on the device
-                self._take(wanted[-len(outputs)], model, outputs.pop(0), kept)
+            if wanted:
+                self._predict_with(model, wanted, by, kept)
             self._settle_all_but(self._waiting())
         for ensemble in self._plan.ensembles:
             for job, prepared in ready:
@@ -273,13 +284,27 @@ class Engine:
                     self._pass_on(job, ensemble, [kept[job, m.key] for m in ensemble.models], prepared.image)
             self._settle_all_but(self._waiting())
 
-    def _take(
-        self,
-        wanted: tuple[Job, torch.Tensor, dict[str, Any]],
-        model: Model,
-        logits: Logits | Exception,
-        kept: dict[tuple[Job, str], Output | Exception],
-    ) -> None:
+    def _predict_with(self, model: Model, wanted: Sequence[_Wanted], by: Sequence[str], kept: _Kept) -> None:
+        """Have a model predict images together; one by one where that fails."""
+        window = self._plan.windows[model.key]
+        if not window.choices:
+            self._settle_all_but(0)  # what is measured now does not depend on what is held
+        try:
+            outputs: list[Any] = window.members_many([data for _, data, _ in wanted], by)
+        except Exception as error:
+            if is_disk_full(error, self._run.output):  # others were stored to make room
+                raise
+            outputs = [error]
+        if len(outputs) < len(wanted):
+            if isinstance(outputs.pop(), MemoryError):
+                self._hold_less()
+            for one in wanted:
+                self._predict_with(model, [one], by, kept)
+            return
+        while outputs:  # nothing of them is left in a variable, where it would stay on the device
+            self._take(wanted[-len(outputs)], model, outputs.pop(0), kept)
+
+    def _take(self, wanted: _Wanted, model: Model, logits: Logits | Exception, kept: _Kept) -> None:
         """Pass on what a model predicts of an image, and keep it for ensembles."""
         job, _, properties = wanted
         output = logits if isinstance(logits, Exception) else Output(model, logits, properties)
@@ -295,16 +320,6 @@ class Engine:
             self._fail(job, arm, next(output for output in outputs if isinstance(output, Exception)))
         else:
             self._behind.append((job, arm, self._pool.submit(self._stages.store, job, arm, made, image)))
-
-    def _logits(self, model: Model, images: list[torch.Tensor], by: Sequence[str]) -> list[Logits | Exception]:
-        try:
-            return list(self._plan.windows[model.key].members_many(images, by))
-        except Exception as error:
-            if is_disk_full(error, self._run.output):  # while others were stored to make room
-                raise
-            if len(images) == 1:
-                return [error]
-        return [logits for image in images for logits in self._logits(model, [image], by)]
 
     def _settle_all_but(self, left: int) -> None:
         while len(self._behind) > left:

@@ -304,12 +304,14 @@ def test_only_the_image_that_does_not_fit_leaves_the_device(
         monkeypatch.setattr(sliding_window, "free_bytes", lambda of: device.size - device.used)
     sliding = window(Fake(), heads=2, mirror_axes=(0, 1))
     for _ in range(2):
-        found = sliding.members_many(images, by)
+        found = [sliding.members_many([data], by)[0] for data in images]
         assert [device.has(logits.mean) for logits in found] == [True, False, True]
         for logits, other in zip(found, wanted, strict=True):
             assert torch.equal(logits.mean, other.mean)
             assert all(torch.equal(a, b) for a, b in zip(logits.members, other.members, strict=True))
         del found, logits
+    with pytest.raises(MemoryError, match="the logits of 3 images do not fit on cpu:0 together"):
+        sliding.members_many(images, by)
     assert sliding.choices["results_device"] == str(SMALL)
     assert (device.refused == 0) is foreseen
     (note,) = sliding.notes
@@ -364,6 +366,18 @@ def test_bytes_are_those_of_all_channels_and_members() -> None:
     assert sliding.bytes_held(torch.empty(1, 3, 5, 20, device="meta"), ()) == 118 * 3 * 16 * 20 * 2
 
 
+class Tiny(nn.Module):
+    """As little as there is to compile."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, features, 3, padding=1)
+        self.last = nn.Conv2d(features, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(nn.functional.leaky_relu(self.first(x)))
+
+
 class Compiler:
     """A backend of torch.compile that notes the batch size of each graph that it gets, and fails above one."""
 
@@ -401,13 +415,13 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Compiler], N
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError(TOO_LARGE)])
 @pytest.mark.parametrize("fits", [0, 1, 4])
 def test_a_compiled_batch_really_gets_smaller(error: Exception, fits: int, compiled: Any) -> None:
-    predictor, data = stock(unet(2), (16, 16), (0, 1), folds=2), image(1, 20, 40)
+    predictor, data = stock(Tiny(4), (16, 16), (0, 1), folds=2), image(1, 20, 40)
     wanted = predictor.predict_logits_from_preprocessed_data(data)
     compiler = Compiler(error, fits)
     compiled(compiler)
     sliding = SlidingWindow.from_predictor(predictor, choices={"batch_size": 8, "compiled": True})
     for _ in range(2):
-        assert torch.equal(sliding.logits(data), wanted)
+        torch.testing.assert_close(sliding.logits(data), wanted, rtol=0, atol=2e-3)
     assert sliding.choices["batch_size"] == max(1, fits)
     assert sliding.choices["compiled"] is (fits > 0)
     assert compiler.graphs == [size for size in (8, 4, 2, 1) if size >= fits]
@@ -415,11 +429,11 @@ def test_a_compiled_batch_really_gets_smaller(error: Exception, fits: int, compi
 
 
 def test_what_cannot_be_compiled_runs_as_it_is_and_is_told(compiled: Any) -> None:
-    predictor, data = stock(unet(2), (16, 16), (0, 1), folds=2), image(1, 20, 40)
+    predictor, data = stock(Tiny(4), (16, 16), (0, 1), folds=2), image(1, 20, 40)
     wanted = predictor.predict_logits_from_preprocessed_data(data)
     compiled(Compiler(ValueError("no such instruction"), fits=0))
     sliding = SlidingWindow.from_predictor(predictor, choices={"batch_size": 8, "compiled": True})
-    assert torch.equal(sliding.logits(data), wanted)
+    torch.testing.assert_close(sliding.logits(data), wanted, rtol=0, atol=2e-3)
     assert sliding.choices["compiled"] is False and sliding.choices["batch_size"] == 8
     assert sliding.notes == ("not compiled, as that does not work (no such instruction)",)
 
@@ -431,35 +445,29 @@ def test_any_number_of_networks_is_compiled(compiled: Any) -> None:
     tile = torch.zeros(1, 2, 16, 16)
     with torch.inference_mode():
         for channels in range(4, 14):
-            network = small_unet(channels)
+            network = Tiny(channels)
             assert torch.equal(torch_forward(network, Choices("torch", compiled=True), tile)(tile), network(tile))
         assert len(compiler.graphs) == 10
         for seed in range(10):  # of one make
             torch.manual_seed(seed)
-            network = small_unet(4)
+            network = Tiny(4)
             assert torch.equal(torch_forward(network, Choices("torch", compiled=True), tile)(tile), network(tile))
         assert len(compiler.graphs) == 10
-
-
-def small_unet(features: int) -> nn.Module:
-    return PlainConvUNet(
-        2, 2, [features, 2 * features], nn.Conv2d, 3, [1, 2], 1, 3, 1, conv_bias=True, nonlin=nn.LeakyReLU
-    ).eval()
 
 
 def test_more_graphs_than_torch_keeps_are_told(compiled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled(Compiler(ValueError()))
     monkeypatch.setattr(precision, "_COMPILED", {})
     data = image(1, 16, 16)
-    sliding = window(small_unet(4), choices={"batch_size": 1, "compiled": True})
+    sliding = window(Tiny(4), choices={"batch_size": 1, "compiled": True})
     sliding.logits(data)
     assert sliding.choices["compiled"] is True
     tile = torch.zeros(1, 2, 16, 16)
-    run = torch_forward(small_unet(4), Choices("torch", compiled=True), tile)
+    run = torch_forward(Tiny(4), Choices("torch", compiled=True), tile)
     with torch.inference_mode():
         for size in range(2, 9):
             run(torch.zeros(size, 2, 16, 16))
-    full = window(small_unet(4), choices={"batch_size": 16, "compiled": True})
+    full = window(Tiny(4), choices={"batch_size": 16, "compiled": True})
     full.logits(data)
     assert full.choices["compiled"] is False
     assert "not compiled" in full.notes[0]
