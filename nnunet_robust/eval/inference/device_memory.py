@@ -17,7 +17,10 @@ def free_bytes(device: torch.device) -> int | None:
     """
     if device.type != "cuda":
         return memory_available()
-    free, _ = torch.cuda.mem_get_info(device)
+    try:
+        free, _ = torch.cuda.mem_get_info(device)
+    except RuntimeError:  # not every driver tells
+        return None
     return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
 
 

@@ -7,7 +7,6 @@ import io
 import sys
 import warnings
 import weakref
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -83,17 +82,6 @@ def openvino_forward(network: nn.Module, choices: Choices, probe: torch.Tensor) 
         return torch.from_numpy(request.infer(batch.contiguous().numpy())[0])
 
     return forward
-
-
-def openvino_begin(network: nn.Module, offered: Mapping[str, tuple[Any, ...]], probe: torch.Tensor) -> None:
-    """Convert a network, which is most of what `openvino_forward` takes.
-
-    Args:
-        network: as there.
-        offered: not looked at.
-        probe: as there.
-    """
-    _converted(network.eval(), probe)
 
 
 def _converted(network: nn.Module, probe: torch.Tensor) -> Any:

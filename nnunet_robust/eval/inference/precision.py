@@ -105,13 +105,10 @@ class Backend(NamedTuple):
         forward: makes the forward pass from the network, the choices, and one tile (1, channels, *patch) on the device
             that computes.
         types: returns the types that this machine computes in, for `Choices.inference_type`; None if all are there.
-        begin: does for a network what takes long and needs no image, from the network, what is offered (see
-            `alternatives`), and a tile of zeros.
     """
 
     forward: Callable[[nn.Module, Choices, torch.Tensor], Forward]
     types: Callable[[], Collection[str]] | None = None
-    begin: Callable[[nn.Module, Mapping[str, tuple[Any, ...]], torch.Tensor], None] | None = None
 
 
 def alternatives(
@@ -295,15 +292,13 @@ def _compiled_for(
 
 
 def torch_begin(network: nn.Module, offered: Mapping[str, tuple[Any, ...]], probe: torch.Tensor) -> None:
-    """On CUDA, load what convolutions need, and import the compiler; compile where nothing is left to be chosen.
+    """Load what convolutions need, and import the compiler; compile where nothing is left to be chosen.
 
     Args:
         network: moved to the device.
         offered: from `alternatives`.
         probe: zeros (1, channels, *patch), on the device that computes.
     """
-    if probe.device.type != "cuda":
-        return
     settled = all(len(values) == 1 for name, values in offered.items() if name != "results_device")
     choices = Choices(**{name: values[0] for name, values in offered.items()})
     if settled or not choices.compiled:

@@ -24,7 +24,7 @@ from torch import nn
 from nnunet_robust.common.errors import UserError, one_line
 from nnunet_robust.common.memory import in_bytes, require_memory
 from nnunet_robust.eval.inference.device_memory import free_bytes, to_device
-from nnunet_robust.eval.inference.openvino_backend import openvino_begin, openvino_forward, supported_types
+from nnunet_robust.eval.inference.openvino_backend import openvino_forward, supported_types
 from nnunet_robust.eval.inference.precision import (
     Backend,
     Choices,
@@ -43,8 +43,8 @@ MEMBERS_BY = ("folds", "mirroring")
 """What a model's prediction is a mean over: each can be told apart."""
 
 BACKENDS = {
-    "torch": Backend(torch_forward, begin=torch_begin),
-    "openvino": Backend(openvino_forward, supported_types, openvino_begin),
+    "torch": Backend(torch_forward),
+    "openvino": Backend(openvino_forward, supported_types),
 }
 """What can compute a network, by name."""
 
@@ -217,22 +217,23 @@ class SlidingWindow:
         return self.bytes_held(data, by) + further + data.numel() * data.element_size()
 
     def warm_up(self, channels: int) -> None:
-        """Do what takes long and needs no image, as converting the networks. Another thread may ask for logits then.
+        """On CUDA, load and compile what needs no image. Another thread may ask for logits meanwhile.
 
-        Whether it is called changes nothing of the results. What fails is told by `members_many`.
+        Whether it is called changes nothing of the results. What fails is told by `members_many`. On a CPU nothing is
+        done: OpenVINO converts a network in some 0.7 to 2 s, and the first images, which could hide it, take 0.1 to
+        0.6 s.
 
         Args:
             channels: of the images that are to come.
         """
-        begin = BACKENDS[self._offered["backend"][0]].begin
+        if self.device.type != "cuda":
+            return
         with _PREPARING:
-            if self._choices is not None or begin is None:
-                return
-            place = next((weight.device for weight in self._networks[0].parameters()), self.device)
-            probe = torch.zeros((1, channels, *self.patch_size), device=place)
-            with torch_threads(1, self.device), torch.inference_mode():
-                for network in self._networks:
-                    begin(network, self._offered, probe)
+            if self._choices is None:
+                network = self._networks[0]  # those of the other folds are of its make
+                place = next((weight.device for weight in network.parameters()), self.device)
+                with torch.inference_mode():
+                    torch_begin(network, self._offered, torch.zeros((1, channels, *self.patch_size), device=place))
 
     def logits(self, data: torch.Tensor) -> torch.Tensor:
         """Compute the logits of one preprocessed image.

@@ -104,7 +104,7 @@ class Engine:
         self._fits: float = math.inf  # predictions at a time, by what did not suffice
         self._room: dict[torch.device, int | None] = {}
         self._members = max(window.n_members(run.plan.members_by) for window in run.plan.windows.values())
-        # Networks are converted or compiled while the first images are made.
+        # On a GPU, networks are loaded and compiled while the first images are made.
         self._beside = ThreadPoolExecutor(1, "warm-up")
         self._warm: set[SlidingWindow] = set()
         for window in run.plan.windows.values():

@@ -198,13 +198,25 @@ class Fake(nn.Module):
         return torch.cat([x[:, :1], x[:, 1:] * self.scale], 1) + self.drift * (len(x) > 1)
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes time pass in `Fake` only, however busy the machine is."""
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds + 1e-6
+
+    monkeypatch.setattr(f"{__name__}.time", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(precision, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+
 def fake_wanted(data: torch.Tensor) -> torch.Tensor:
     predictor = stock(Fake(), (16, 16), (0, 1), heads=2)
     predictor.list_of_parameters = [Fake().state_dict()]
     return predictor.predict_logits_from_preprocessed_data(data)
 
 
-def test_a_batch_that_pays_is_found_and_remembered() -> None:
+def test_a_batch_that_pays_is_found_and_remembered(clock: None) -> None:
     network = Fake(per_call=0.01)
     sliding = window(network, heads=2, mirror_axes=(0, 1))
     sliding.logits(image(1, 16, 40))  # 4 tiles, 16 copies
@@ -214,13 +226,13 @@ def test_a_batch_that_pays_is_found_and_remembered() -> None:
     assert network.sizes == [16, 8, 4]
 
 
-def test_a_batch_that_does_not_pay_is_not_taken() -> None:
-    sliding = window(Fake(per_tile=0.05), heads=2, mirror_axes=(0, 1))  # long beside what a busy machine adds
+def test_a_batch_that_does_not_pay_is_not_taken(clock: None) -> None:
+    sliding = window(Fake(per_tile=0.05), heads=2, mirror_axes=(0, 1))
     sliding.logits(image(1, 16, 40))
     assert sliding.choices["batch_size"] == 1
 
 
-def test_a_batch_with_other_bits_is_not_exact() -> None:
+def test_a_batch_with_other_bits_is_not_exact(clock: None) -> None:
     sliding = window(Fake(per_call=0.01, drift=1e-7), heads=2, mirror_axes=(0, 1))
     sliding.logits(image(1, 16, 40))
     assert sliding.choices["batch_size"] == 1
@@ -262,7 +274,7 @@ TOO_LARGE = "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if y
 
 
 @pytest.mark.parametrize("error", [RuntimeError(TOO_LARGE), RuntimeError("[GPU] a bad shape"), ValueError("odd")])
-def test_a_batch_size_that_cannot_be_run_ends_the_search_alone(error: Exception) -> None:
+def test_a_batch_size_that_cannot_be_run_ends_the_search_alone(error: Exception, clock: None) -> None:
     data = image(1, 16, 40)
     sliding = window(Fake(per_call=0.01, fits=4, error=error), heads=2, mirror_axes=(0, 1))
     assert torch.equal(sliding.logits(data), fake_wanted(data))
@@ -482,22 +494,38 @@ def test_whoever_measures_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) 
     assert waited == ["mps", "cuda:1"]
 
 
-@pytest.mark.parametrize("kind", ["exact", "fast"])
-def test_warming_up_changes_nothing(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if kind == "fast":
-        pytest.importorskip("openvino")
-    predictor, data = stock(unet(2), (16, 16), (0, 1), folds=2), image(1, 20, 40)
-    choices = {"batch_size": 4, **({"inference_type": "float32"} if kind == "fast" else {})}
-    wanted = SlidingWindow.from_predictor(predictor, kind, choices).logits(data)
-    for at_once in (False, True):
-        sliding = SlidingWindow.from_predictor(predictor, kind, choices)
-        beside = threading.Thread(target=sliding.warm_up, args=(2,))
-        beside.start()
-        if not at_once:
-            beside.join()
-        assert torch.equal(sliding.logits(data), wanted)
-        beside.join()
-        assert torch.equal(sliding.logits(data), wanted)
+def test_what_an_earlier_run_chose_is_compiled_before_the_first_image(compiled: Any) -> None:
+    compiler = Compiler(ValueError())
+    compiled(compiler)
+    network, given = Tiny(4).eval(), {"compiled": True, "batch_size": 4}
+    offered = precision.alternatives("exact", CPU, given, sliding_window.BACKENDS)
+    with torch.inference_mode():
+        precision.torch_begin(network, offered, torch.zeros(1, 2, 16, 16))
+    assert compiler.graphs == [4]
+    sliding = window(network, mirror_axes=(0, 1), choices=given)
+    sliding.logits(image(1, 40, 40))
+    assert compiler.graphs == [4] and sliding.choices["compiled"] is True
+
+
+def test_nobody_measures_while_something_is_warmed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on, sliding = threading.Event(), threading.Event(), window(Fake(), heads=2)
+
+    def begin(network: nn.Module, offered: Any, probe: torch.Tensor) -> None:
+        assert probe.shape == (1, 2, 16, 16) and not probe.any()
+        begun.set()
+        assert go_on.wait(60)
+
+    monkeypatch.setattr(sliding_window, "torch_begin", begin)
+    sliding.device = torch.device("cuda")
+    beside = threading.Thread(target=sliding.warm_up, args=(2,))
+    beside.start()
+    assert begun.wait(60)
+    sliding.device = CPU
+    threading.Timer(0.05, go_on.set).start()
+    data = image(1, 16, 40)
+    assert torch.equal(sliding.logits(data), fake_wanted_unmirrored(data))
+    assert go_on.is_set()
+    beside.join()
 
 
 def test_choices_repeat_a_run() -> None:
