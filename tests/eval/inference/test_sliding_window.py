@@ -25,7 +25,9 @@ from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.inference import precision, sliding_window
 from nnunet_robust.eval.inference.precision import Choices, torch_forward
 from nnunet_robust.eval.inference.sliding_window import SlidingWindow
+from nnunet_robust.trainers import TRAINERS
 from tests.eval.small_device import SMALL, SmallDevice
+from tests.trainers.test_networks import build, plans
 
 CPU = torch.device("cpu")
 
@@ -465,6 +467,18 @@ def test_any_number_of_networks_is_compiled(compiled: Any) -> None:
             network = Tiny(4)
             assert torch.equal(torch_forward(network, Choices("torch", compiled=True), tile)(tile), network(tile))
         assert len(compiler.graphs) == 10
+
+
+@pytest.mark.usefixtures("small_unetr", "one_thread")
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_our_networks_are_compiled_as_a_whole(trainer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "_COMPILED", {})
+    monkeypatch.setattr(precision, "_COMPILER", "eager")
+    network, patch = build(trainer, plans("plain", "2d"), deep_supervision=False)
+    batch = torch.randn(2, 1, *patch)
+    with torch.inference_mode():
+        found = torch_forward(network, Choices("torch", compiled=True), batch[:1])(batch)
+        torch.testing.assert_close(found, network(batch))
 
 
 def test_more_graphs_than_torch_keeps_are_told(compiled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
