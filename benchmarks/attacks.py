@@ -119,7 +119,9 @@ def main() -> None:
     parser.add_argument("--level", type=float, default=0.02)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--mirroring", action="store_true")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="for cost, the attacks; all with l-infinity otherwise")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help="for cost, the attacks; all with l-infinity otherwise"
+    )
     parser.add_argument("--device")
     given = parser.parse_args()
     device = device_of(given.device)

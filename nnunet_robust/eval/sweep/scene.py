@@ -11,6 +11,7 @@ import torch
 
 from nnunet_robust.common.seeding import torch_generator
 from nnunet_robust.eval.attacks.rows import perturbation
+from nnunet_robust.eval.attacks.sums import exact_sum
 from nnunet_robust.eval.images import pictures
 from nnunet_robust.eval.images.cases import CaseFiles
 from nnunet_robust.eval.images.complexity import SWEEP_SLICES, ComplexityMeter
@@ -130,7 +131,10 @@ class Scene:
         if not len(change):
             return {"linf": 0.0, "l2": 0.0}
         with _one_thread():
-            return {"linf": float(change.abs().max()), "l2": float(change.double().square().mean().sqrt())}
+            return {
+                "linf": float(change.abs().max()),
+                "l2": float((exact_sum(change.square()) / change.numel()).sqrt()),
+            }
 
     def _decibels(self, image: torch.Tensor) -> dict[str, Any]:
         return dict(measure(self._clean, image, self.bounds, self._region))
