@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
+import torch
 from scipy import ndimage
 from skimage.feature import local_binary_pattern
 from skimage.transform import resize
@@ -275,20 +276,29 @@ class ComplexityMeter:
                 bands[z] = _band(mask[z], rest)
         return _Region(sides, bands)
 
-    def measure(self, image: np.ndarray) -> dict[str, Complexity]:
+    def measure(self, image: np.ndarray | torch.Tensor) -> dict[str, Complexity]:
         """Measure the complexity of each region.
 
         Args:
-            image: the clean one or a perturbed version of it, of its shape.
+            image: the clean one or a perturbed version of it, of its shape; a tensor on any device, of which only the
+                slices that are looked at come to the CPU.
         """
-        in_slices = np.moveaxis(image, self._axis + 1, 1) if image.ndim == 4 else image[:, None]
-        in_slices = in_slices[:, self._slices]
+        in_slices = self._in_slices(image)
         codes = [
             {z: self._way.codes(grey) for z, grey in zip(self._slices, channel, strict=True)}
             for channel in to_grey(in_slices, self._grey)
         ]
         raw = [dict(zip(self._slices, channel, strict=True)) for channel in in_slices]
         return {name: self._complexity(region, codes, raw) for name, region in self._regions.items()}
+
+    def _in_slices(self, image: np.ndarray | torch.Tensor) -> np.ndarray:
+        """(C, n, rows, columns): the slices that are looked at."""
+        if image.ndim == 3:
+            image, axis = image[:, None], 1
+        else:
+            axis = self._axis + 1
+        held = image[(slice(None),) * axis + (self._slices,)]
+        return np.moveaxis(held.cpu().numpy() if isinstance(held, torch.Tensor) else held, axis, 1)
 
     def _complexity(
         self, region: _Region, codes: list[dict[int, np.ndarray]], raw: list[dict[int, np.ndarray]]

@@ -45,7 +45,7 @@ def write_image(path: Path, image: np.ndarray, bounds: tuple[torch.Tensor, torch
         bounds: `robust_range` of the **clean** image, which become black and white.
         index: of the slice.
     """
-    low, high = (bound.reshape(-1, 1, 1).numpy() for bound in bounds)
+    low, high = (bound.reshape(-1, 1, 1).cpu().numpy() for bound in bounds)
     unit = (image[:, index] - low) / np.where(high > low, high - low, 1)
     _write(path, np.round(255 * np.clip(unit, 0, 1).mean(axis=0)).astype(np.uint8))
 

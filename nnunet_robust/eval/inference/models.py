@@ -34,6 +34,7 @@ from nnunet_robust.common.nnunet_files import read_dataset_json, read_plans_json
 from nnunet_robust.eval.images.cases import CaseFiles, LoadedCase, label_names, load_case
 from nnunet_robust.eval.images.image_files import channel_count
 from nnunet_robust.eval.images.regions import Background, channel_names, is_colour
+from nnunet_robust.eval.inference.on_device import Export, Preprocessing
 from nnunet_robust.eval.inference.trust import load_checkpoint
 from nnunet_robust.eval.results.tables import arm_key
 from nnunet_robust.eval.uncertainty.label_layout import LabelLayout
@@ -99,6 +100,7 @@ class Model:
         denoiser: what the raw images go through first; None leaves them as they are.
         plain: of a model with a denoiser, the same without.
         epochs: how many epochs each fold's checkpoint has behind it, where it says so.
+        precision: exact or fast: what `preprocess`, `export` and `probabilities` are computed by.
     """
 
     trainer: str
@@ -112,6 +114,7 @@ class Model:
     denoiser: ImageFilter | None = None
     plain: Model | None = None
     epochs: Mapping[str, int] = field(default_factory=dict)
+    precision: str = "exact"
 
     @property
     def tile_size(self) -> tuple[int, ...]:
@@ -200,23 +203,37 @@ class Model:
             settings["denoised_above"] = self.denoiser.threshold
         return json.dumps(settings, sort_keys=True, default=str)
 
-    def preprocess(self, image: np.ndarray, properties: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
+    def with_precision(self, precision: str) -> Model:
+        """Have the same model preprocess and export in this precision; nothing is loaded again.
+
+        Args:
+            precision: exact is nnU-Net's own code, on the CPU; fast is `on_device`, where the plans ask for nothing
+                that is not known there.
+        """
+        return self if precision == self.precision else replace(self, precision=precision)
+
+    def preprocess(
+        self, image: np.ndarray | torch.Tensor, properties: Mapping[str, Any]
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
         """Preprocess one image as nnU-Net does, after denoising it if the model has a denoiser.
 
         Several threads may do so at once.
 
         Args:
-            image: (C, *spatial), raw intensities as nnU-Net's reader gives them; not modified.
+            image: (C, *spatial), raw intensities as nnU-Net's reader gives them; a tensor on any device; not modified.
             properties: what the reader gave beside it (spacing and what the format needs); not modified.
 
         Returns:
-            float32 (C, *spatial), cropped, normalised and resampled; and the properties that `export` needs.
+            float32 (C, *spatial), cropped, normalised and resampled, on the networks' device for `fast`, else on the
+            CPU; and the properties that `export` needs.
         """
         predictor = self.predictor
         if self.denoiser is not None:
-            image = self.denoiser(image, [float(s) for s in properties["spacing"]])
+            image = self.denoiser(_on_cpu(image), [float(s) for s in properties["spacing"]])
+        if self._fast_preprocessing is not None:
+            return self._fast_preprocessing(torch.as_tensor(image).to(predictor.device), properties)
         data, _, found = self._preprocessor.run_case_npy(
-            image,
+            _on_cpu(image),
             None,
             dict(properties),
             predictor.plans_manager,
@@ -226,15 +243,17 @@ class Model:
         return torch.from_numpy(data).to(dtype=torch.float32, memory_format=torch.contiguous_format), found
 
     def export(self, logits: torch.Tensor, properties: Mapping[str, Any]) -> np.ndarray:
-        """Turn logits into labels, by nnU-Net's own resampling and label handling. Several threads may do so at once.
+        """Turn logits into labels, by nnU-Net's resampling and label handling. Several threads may do so at once.
 
         Args:
-            logits: (heads, *spatial) of the preprocessed image.
+            logits: (heads, *spatial) of the preprocessed image, on any device.
             properties: from `preprocess`.
 
         Returns:
             Labels (*spatial), on the image's own grid; what `nnUNetv2_predict` writes for such an image.
         """
+        if self._fast_export is not None:
+            return self._fast_export.labels(logits, properties)
         predictor = self.predictor
         labels: np.ndarray = convert_predicted_logits_to_segmentation_with_correct_shape(
             logits.cpu().numpy(), predictor.plans_manager, self._resampling, predictor.label_manager, properties,
@@ -248,12 +267,14 @@ class Model:
         Several threads may do so at once.
 
         Args:
-            logits: (heads, *spatial) of the preprocessed image.
+            logits: (heads, *spatial) of the preprocessed image, on any device.
             properties: from `preprocess`.
 
         Returns:
             float32 (heads, *spatial), on the image's own grid.
         """
+        if self._fast_export is not None:
+            return self._fast_export.probabilities(logits, properties)
         predictor = self.predictor
         _, probabilities = convert_predicted_logits_to_segmentation_with_correct_shape(
             logits.cpu().numpy(), predictor.plans_manager, self._resampling, predictor.label_manager, properties,
@@ -318,6 +339,14 @@ class Model:
         return LabelLayout(self.regions, tuple(manager.regions_class_order) if manager.has_regions else None)
 
     @cached_property
+    def _fast_preprocessing(self) -> Preprocessing | None:
+        return Preprocessing.of(self.predictor) if self.precision == "fast" else None
+
+    @cached_property
+    def _fast_export(self) -> Export | None:
+        return Export.of(self.predictor) if self.precision == "fast" else None
+
+    @cached_property
     def _preprocessor(self) -> DefaultPreprocessor:
         return self.predictor.configuration_manager.preprocessor_class(verbose=False)
 
@@ -328,6 +357,10 @@ class Model:
         return SimpleNamespace(
             spacing=configuration.spacing, resampling_fn_probabilities=configuration.resampling_fn_probabilities
         )
+
+
+def _on_cpu(image: np.ndarray | torch.Tensor) -> np.ndarray:
+    return image.cpu().numpy() if isinstance(image, torch.Tensor) else image
 
 
 def load_model(

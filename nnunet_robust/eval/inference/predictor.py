@@ -74,7 +74,7 @@ class Predictor:
         precision: exact or fast, see `SlidingWindow`.
 
     Attributes:
-        model: as given.
+        model: as given, in this precision.
         identity: see `model_identity`.
         window: runs its networks.
 
@@ -83,7 +83,7 @@ class Predictor:
     """
 
     def __init__(self, model: Model, members: Sequence[str], precision: str) -> None:
-        self.model = model
+        self.model = model.with_precision(precision)
         self.identity = model_identity(model, members, precision)
         self._members = tuple(self.identity["members"])
         self.window = SlidingWindow.from_predictor(model.predictor, precision)

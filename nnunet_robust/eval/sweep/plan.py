@@ -111,7 +111,10 @@ def plan_sweep(parameters: SweepParameters) -> SweepPlan:
     use_nnunets_threads(device)
     dataset = None if parameters.dataset is None else dataset_name(parameters.dataset)
     members = [trainer for trainer in parameters.ensemble if trainer != ALL]  # need not be named twice
-    plain = models_of(parameters, dataset, device, further_trainers=members, tile_sizes=parameters.tile_sizes)
+    plain = [
+        model.with_precision(parameters.precision)
+        for model in models_of(parameters, dataset, device, further_trainers=members, tile_sizes=parameters.tile_sizes)
+    ]
     sources = sources_of(parameters, plain, dataset, device)
     levels = attacked_conditions(parameters, sources)
     attacks = attack_settings(levels, parameters.attack_steps, sources)

@@ -32,6 +32,7 @@ class Scene:
         model: any of the models, which share the dataset's format and labels.
         tolerance_mm: of the normalised surface distance.
         background: what decides over the region that is perturbed and measured.
+        device: where its images are made, measured and kept; None: the CPU.
 
     Attributes:
         files: of the case.
@@ -44,25 +45,35 @@ class Scene:
         foreground: bool (*spatial), where the reference has any structure.
         ignore_label: of voxels that do not count; None: there is none.
         region: bool (*spatial), where the image is perturbed and measured; None: everywhere.
-        bounds: robust range of the clean image in that region, per channel.
+        bounds: robust range of the clean image in that region, per channel, on the device.
         slice: the one to show in pictures.
 
     Raises:
         UserError: see `load_case`.
     """
 
-    def __init__(self, files: CaseFiles, model: Model, tolerance_mm: float, background: Background) -> None:
+    def __init__(
+        self,
+        files: CaseFiles,
+        model: Model,
+        tolerance_mm: float,
+        background: Background,
+        device: torch.device | None = None,
+    ) -> None:
         loaded = model.read(files)
         self.files, self.properties, self.label = files, loaded.properties, loaded.label
-        self._clean, self.spacing_mm = torch.from_numpy(loaded.image), loaded.spacing_mm
+        clean, self.spacing_mm = torch.from_numpy(loaded.image), loaded.spacing_mm
+        self._device = device or torch.device("cpu")
+        self._clean = clean.to(self._device)
         self.ignore_label = model.ignore_label
         self._values = [value for value in model.label_names if value not in (0, self.ignore_label)]
         self.label_layout = model.label_layout
         self.foreground = (self.label > 0) & (True if self.ignore_label is None else self.label != self.ignore_label)
         self.region = background.region(loaded.image).mask
-        self._region = None if self.region is None else torch.from_numpy(self.region)
+        self._region = None if self.region is None else torch.from_numpy(self.region).to(self._device)
         self._colour = model.colour
-        self.bounds = robust_range(self._clean, self._region)
+        low, high = robust_range(clean, None if self.region is None else torch.from_numpy(self.region))
+        self.bounds = low.to(self._device), high.to(self._device)
         self.slice = pictures.display_slice(self.label)
         self.reference = Reference(self.label, model.regions, loaded.spacing_mm, tolerance_mm, self.ignore_label)
         # What the reference says nothing of counts for nobody.
@@ -80,7 +91,7 @@ class Scene:
             extra: of an attack, see `perturb`: the model, with this case's reference.
 
         Returns:
-            float32 (C, *spatial); not to be modified.
+            float32 (C, *spatial), on the device; not to be modified. An attack is made on the CPU.
 
         Raises:
             UserError: the perturbation does not take such an image.
@@ -91,26 +102,28 @@ class Scene:
         # Neither model nor level: comparisons are paired, and a level only scales the noise.
         # An attack may then choose the very noise that it is compared with.
         generator = torch_generator(seed, self.files.name, row.control or condition.perturbation, condition.replicate)
-        mask = torch.from_numpy(self.foreground) if row.uses_mask else None
+        where = self._device if extra is None else torch.device("cpu")
+        mask = torch.from_numpy(self.foreground).to(where) if row.uses_mask else None
+        low, high = self.bounds
         with _one_thread():
             return perturb(
-                self._clean,
+                self._clean.to(where),
                 row,
                 condition.level,
                 generator,
                 mask,
                 self.spacing_mm,
-                self.bounds,
+                (low.to(where), high.to(where)),
                 extra,
-                self._region,
+                None if self._region is None else self._region.to(where),
                 self._colour,
-            )
+            ).to(self._device)
 
     def measured(self, image: torch.Tensor, *, in_series: bool) -> dict[str, Any]:
         """Measure what `inputs.csv` has of an image; a series has nothing to be compared with."""
-        complexity = self._meter().measure(image.numpy())["foreground"]
-        quality = image_quality(image.numpy(), self.spacing_mm, region=self.region)
+        complexity = self._meter().measure(image)["foreground"]
         with _one_thread():
+            quality = image_quality(image, self.spacing_mm, region=self._region)
             decibels = dict.fromkeys(("psnr_db", "snr_db"), "") if in_series else self._decibels(image)
         return {
             **decibels,
@@ -147,7 +160,7 @@ class Scene:
     def _made_meter(self) -> ComplexityMeter:
         # Of all foreground together, which is what `inputs.csv` has.
         return ComplexityMeter(
-            self._clean.numpy(),
+            self._clean.cpu().numpy(),
             self.label,
             {"foreground": self._values},
             self.spacing_mm,

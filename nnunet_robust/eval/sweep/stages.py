@@ -79,7 +79,8 @@ class Stages:
     def load(self, files: CaseFiles) -> Scene:
         """Read a case."""
         plan = self._run.plan
-        return Scene(files, plan.models[0], plan.parameters.tolerance_mm, plan.background)
+        device = plan.device if plan.parameters.precision == "fast" else None
+        return Scene(files, plan.models[0], plan.parameters.tolerance_mm, plan.background, device)
 
     def prepare(self, work: Work, condition: Condition, arms: Sequence[Arm], loading: Future[Scene]) -> Prepared:
         """Make the image of a condition, measure it, draw it, and preprocess it, once for all models alike."""
@@ -89,7 +90,7 @@ class Stages:
         if self._run.pictured(work.unit.case, condition):
             self._draw(work, condition, arms[0], scene, image)
         alike = {model.preprocessing: model for model in networks_of(arms)}
-        data = {key: model.preprocess(image.numpy(), scene.properties) for key, model in alike.items()}
+        data = {key: model.preprocess(image, scene.properties) for key, model in alike.items()}
         return Prepared(data, image if any(isinstance(arm, Ensemble) for arm in arms) else None)
 
     def _image(self, work: Work, condition: Condition, arms: Sequence[Arm], scene: Scene) -> torch.Tensor:
@@ -117,7 +118,7 @@ class Stages:
             pictures.write_labels(run.picture(unit.case, reference), scene.label, scene.slice)
         own = run.own_picture(unit.case, arm.key, condition)
         picture = own if work.white_box else run.picture(unit.case, condition.name + ".png")
-        pictures.write_image(picture, image.numpy(), scene.bounds, scene.slice)
+        pictures.write_image(picture, image.cpu().numpy(), scene.bounds, scene.slice)
 
     def store(self, job: Job, arm: Arm, outputs: Sequence[Output], image: torch.Tensor | None) -> None:
         """Store a prediction: files first, the rows that call it finished last."""
@@ -158,7 +159,7 @@ def _predicted(arm: Arm, outputs: Sequence[Output], image: torch.Tensor | None, 
         return predict(arm, outputs[0].logits, outputs[0].properties)
     assert image is not None
     members = Members([(output.model, output.logits.mean, output.properties) for output in outputs])
-    return arm.predict(members, image.numpy(), scene.spacing_mm)
+    return arm.predict(members, image.cpu().numpy(), scene.spacing_mm)
 
 
 def _save_prediction(path: Path, model: Model, scene: Scene, labels: np.ndarray) -> None:

@@ -14,7 +14,8 @@ from skimage import data
 from skimage.io import imread
 
 from nnunet_robust.common.seeding import numpy_generator, torch_generator
-from nnunet_robust.eval.images.image_quality import _WAVELET, ImageQuality, image_quality
+from nnunet_robust.eval.images import image_quality as image_quality_module
+from nnunet_robust.eval.images.image_quality import _WAVELET, ImageQuality, _percentile, image_quality
 from nnunet_robust.perturbations import perturb, perturbation
 
 DATA = Path(os.environ.get("NNUNET_ROBUST_TEST_DATA", Path(__file__).parents[4] / "shared" / "data"))
@@ -149,3 +150,22 @@ def test_what_cannot_be_measured_is_nan(image: np.ndarray) -> None:
     found = of(image)
     assert math.isnan(found.noise_sigma)
     assert math.isnan(found.blur) or image.shape == (64, 64)
+
+
+@pytest.mark.parametrize("n", [100, 101, 5000])
+@pytest.mark.parametrize("percent", [0.5, 37, 50, 99.5])
+def test_percentiles_are_numpys(n: int, percent: float) -> None:
+    values = torch.randn(n, generator=torch.Generator().manual_seed(n))
+    assert _percentile(values, percent) == pytest.approx(np.percentile(values.double().numpy(), percent), rel=1e-6)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_few_slices_at_a_time_are_measured_as_all(masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = torch.randn(2, 6, 40, 50, generator=torch.Generator().manual_seed(0))
+    region = torch.ones(6, 40, 50, dtype=torch.bool)
+    region[:, :12] = False
+    found = []
+    for pixels in (1, 5000, 1 << 30):
+        monkeypatch.setattr(image_quality_module, "_PIXELS_AT_ONCE", pixels)
+        found.append(image_quality(image, (2.0, 1.0, 1.0), region=region if masked else None))
+    assert found[0] == found[1] == found[2]
