@@ -77,7 +77,7 @@ def _coarse_dropout(level: float) -> Transform:
     def drop(image: torch.Tensor) -> object:
         share = (level / 3) ** (1 / (image.ndim - 1))
         size = [max(1, round(share * length)) for length in image.shape[1:]]
-        return mt.RandCoarseDropout(prob=1, holes=3, spatial_size=size, fill_value=0)(image)
+        return mt.RandCoarseDropout(prob=1, holes=3, spatial_size=size, fill_value=0)(image.clone())  # else in place
 
     return drop
 
