@@ -135,7 +135,7 @@ def mean_of(values: Sequence[float]) -> float:
 def _noise(slices: torch.Tensor, inside: torch.Tensor | None) -> float:
     """Of one channel (n, rows, columns)."""
     values = slices.flatten() if inside is None else slices[inside]
-    lowest, highest = torch.stack(values.aminmax()).tolist()
+    lowest, highest = torch.stack(values.aminmax()).cpu().tolist()
     if min(slices.shape[1:]) < len(_WAVELET) or lowest == highest:
         return math.nan
     constant = _ROUNDING * max(abs(lowest), abs(highest))
@@ -170,7 +170,7 @@ def _percentile(values: torch.Tensor, percent: float) -> float:
         nearest = values.topk(ranks[1], largest=not from_below).values[-2:]
     else:
         nearest = torch.stack([values.kthvalue(rank if from_below else n + 1 - rank).values for rank in ranks])
-    first, second = nearest.tolist()
+    first, second = nearest.cpu().tolist()
     return float(first + (at - math.floor(at)) * (second - first))
 
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.helpers import softmax_helper_dim0
@@ -28,6 +27,9 @@ from nnunet_robust.eval.inference.resampling import (
     knows_image_resampling,
     knows_logit_resampling,
 )
+
+if TYPE_CHECKING:
+    from nnunet_robust.eval.inference.models import TrainedNetwork
 
 _VALUES_AT_ONCE = 1 << 22  # of logits on the image's grid, over all heads
 _RGB = "RGBTo01Normalization"
@@ -57,8 +59,8 @@ class Plans:
     logit_options: Mapping[str, Any]
 
     @classmethod
-    def of(cls, predictor: nnUNetPredictor) -> Plans:
-        """Read them from an initialised predictor."""
+    def of(cls, predictor: TrainedNetwork) -> Plans:
+        """Read them from what is known of a trained model."""
         plans, configuration = predictor.plans_manager, predictor.configuration_manager
         schemes = tuple(configuration.normalization_schemes)
         objects = plans.foreground_intensity_properties_per_channel
@@ -99,7 +101,7 @@ class Preprocessing:
         self._last: tuple[torch.Tensor, torch.Tensor] | None = None  # what is not zero, and the same with holes filled
 
     @classmethod
-    def of(cls, predictor: nnUNetPredictor) -> Preprocessing | None:
+    def of(cls, predictor: TrainedNetwork) -> Preprocessing | None:
         """Make it for a model; None where its plans ask for what is not known here."""
         settings = predictor.configuration_manager
         known = (
@@ -176,7 +178,7 @@ class Export:
         self._plans, self._regions, self._large = plans, regions, large
 
     @classmethod
-    def of(cls, predictor: nnUNetPredictor) -> Export | None:
+    def of(cls, predictor: TrainedNetwork) -> Export | None:
         """Make it for a model; None where its plans ask for what is not known here."""
         manager = predictor.label_manager
         known = (

@@ -153,11 +153,11 @@ class Interpolation:
         apart = _axis_apart(spacing_mm, new_spacing_mm, options)
         nearest = apart if options.get("order_z", 0) == 0 else None
         self._new = tuple(int(n) for n in new_shape)
-        self._moves = int(shape[0]) != self._new[0]
-        before, after, weights = _neighbours(int(shape[0]), self._new[0], nearest == 0)
-        self._before, self._after = before.to(device), after.to(device)
-        self._weights = weights.to(device).view(-1, 1, 1)
-        self._blends = bool(weights.any())
+        self._moves, self._blends = int(shape[0]) != self._new[0], False
+        if self._moves:
+            before, after, weights = _neighbours(int(shape[0]), self._new[0], nearest == 0)
+            self._before, self._after = before.to(device), after.to(device)
+            self._weights, self._blends = weights.to(device).view(-1, 1, 1), bool(weights.any())
         self._picked = {
             axis: _neighbours(int(shape[axis]), self._new[axis], True)[0].to(device)
             for axis in (1, 2)

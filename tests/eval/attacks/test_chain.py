@@ -12,7 +12,8 @@ import torch
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.attacks.chain import Chain
-from nnunet_robust.eval.inference.models import Model, load_model
+from nnunet_robust.eval.inference.loading import load_model
+from nnunet_robust.eval.inference.models import Model
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy import ndimage
 from scipy.spatial.distance import jensenshannon
@@ -21,9 +22,11 @@ from skimage.util import img_as_float
 from nnunet_robust.cli.main import main
 from nnunet_robust.dataset_conversion.textures import Direction, blend
 from nnunet_robust.dataset_conversion.writer import Case, write_dataset
+from nnunet_robust.eval.images import complexity
 from nnunet_robust.eval.images.complexity import (
     BINS,
     FEWEST_CODES,
+    SIDE,
     VARIANTS,
     Complexity,
     ComplexityMeter,
@@ -339,3 +342,29 @@ def test_bad_input_is_one_line(
     fault = capsys.readouterr().err.strip().splitlines()[-1]
     assert fault.startswith("error: ") and words in fault
     assert not list(tmp_path.glob("x.*"))
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+@pytest.mark.parametrize("side", [90, 300])
+def test_on_a_device_it_is_what_it_is_on_the_cpu(axes: int, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    image = ndimage.gaussian_filter(rng.normal(size=(2, 3, side, side - 20)), (0, 0, 1, 1)).astype(np.float32)
+    label = np.stack([round_mask((side, side - 20), side / 4)] * 3).astype(int)
+    image, label = (image, label) if axes == 3 else (image[:, 1], label[1])
+    meter = ComplexityMeter(image, label, {"x": [1]}, (2.0, 1.0, 1.0)[-axes:])
+    wanted = meter.measure(image)["x"]
+    assert meter.measure(torch.from_numpy(image))["x"] == wanted
+    monkeypatch.setattr(complexity, "on_a_device", lambda image: True)
+    found = meter.measure(torch.from_numpy(image))["x"]
+    if side <= SIDE:
+        assert found == wanted
+    else:  # shrunk first, in another order of summation
+        assert found.texture_divergence_bits == pytest.approx(wanted.texture_divergence_bits, abs=1e-3)
+        assert (found.boundary_contrast, found.inside_codes) == (wanted.boundary_contrast, wanted.inside_codes)
+
+
+def test_on_a_device_there_may_be_no_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(complexity, "on_a_device", lambda image: True)
+    image = np.zeros((1, 4, 30, 30), np.float32)
+    meter = ComplexityMeter(image, np.zeros((4, 30, 30), int), {"x": [1]}, (1.0, 1.0, 1.0))
+    assert math.isnan(meter.measure(torch.from_numpy(image))["x"].texture_divergence_bits)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,8 +16,11 @@ from nnunetv2.preprocessing.resampling.default_resampling import resample_data_o
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy import ndimage
 
+from nnunet_robust.eval.inference.loading import load_model
+from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.inference.on_device import Export, Preprocessing, filled
 from nnunet_robust.eval.inference.resampling import Interpolation, Resampling
+from nnunet_robust.eval.inference.sliding_window import SlidingWindow
 
 LABELS = {"background": 0, "organ": 1, "tumour": 2}
 REGIONS = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}
@@ -316,3 +321,78 @@ def test_gradients_pass_through_preprocessing() -> None:
         for sign in (1, -1)
     )
     assert float((gradient * direction).double().sum()) == pytest.approx((ahead - behind) / 0.1, rel=0.01)
+
+
+@pytest.mark.parametrize("border", [0, 3])
+@pytest.mark.parametrize("spacing", [(3.0, 1.0, 1.0), (2.1, 0.8, 0.7), (3.0, 1.3, 1.2)])
+def test_a_trained_volume_model_is_nnunets(
+    volumes: str, volume_model: str, spacing: tuple[float, ...], border: int
+) -> None:
+    exact = loaded(volumes, volume_model, "3d_fullres")
+    rng = np.random.default_rng(0)
+    image = ndimage.gaussian_filter(rng.normal(size=(2, 14, 40, 44)), (0, 1, 2, 2)) * 300 + [[[[100]]], [[[-700]]]]
+    image = np.pad(image, [(0, 0), (0, 0), (border, 0), (0, border)]).astype(np.float32)
+    agree(exact, image, {"spacing": spacing})
+
+
+def test_a_trained_2d_model_is_nnunets(textures: str, texture_models: tuple[str, str]) -> None:
+    exact = loaded(textures, texture_models[0], "2d")
+    rng = np.random.default_rng(0)
+    image = ndimage.gaussian_filter(rng.normal(size=(1, 1, 90, 110)), (0, 0, 2, 2)) * 200 + 128
+    agree(exact, image.clip(0, 255).astype(np.float32), {"spacing": [999.0, 1.0, 1.0]})
+
+
+def loaded(dataset: str, trainer: str, configuration: str) -> Model:
+    folder = Path(os.environ["nnUNet_results"]) / dataset / f"{trainer}__nnUNetPlans__{configuration}"
+    return load_model(folder, ["0"], "checkpoint_final.pth", torch.device("cpu"), False, None)
+
+
+def agree(exact: Model, image: np.ndarray, properties: dict[str, Any]) -> None:
+    """From the image to labels and probabilities, both ways, through the same network."""
+    fast = exact.with_precision("fast")
+    assert fast.with_precision("fast") is fast and fast.preprocessing == exact.preprocessing
+    window = SlidingWindow.from_predictor(exact.predictor)
+    labels, probabilities = [], []
+    for model in (exact, fast):
+        before = image.copy()
+        data, found = model.preprocess(image if model is exact else torch.from_numpy(image), properties)
+        assert np.array_equal(image, before)
+        logits = window.logits(data).float()
+        labels.append(model.export(logits, found))
+        probabilities.append(model.probabilities(logits, found))
+    assert labels[0].shape == labels[1].shape == image.shape[1:] and labels[0].dtype == labels[1].dtype
+    assert len(np.unique(labels[0])) > 1 and (labels[0] == labels[1]).mean() >= 0.999
+    np.testing.assert_allclose(*probabilities, atol=0.01)
+
+
+def test_what_plans_ask_for_beyond_what_is_known_is_nnunets_own(
+    volumes: str, volume_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = loaded(volumes, volume_model, "3d_fullres")
+    settings = exact.predictor.configuration_manager.configuration
+    monkeypatch.setitem(settings, "resampling_fn_data_kwargs", {**OPTIONS, "separate_z_anisotropy_threshold": 3})
+    monkeypatch.setitem(settings, "resampling_fn_probabilities_kwargs", {**OPTIONS, "order": 2})
+    fast = exact.with_precision("fast")
+    image = np.random.default_rng(0).normal(size=(2, 9, 30, 31)).astype(np.float32)
+    (data, found), (other, _) = (model.preprocess(image, {"spacing": (2.1, 0.8, 0.7)}) for model in (exact, fast))
+    assert torch.equal(data, other)
+    logits = torch.randn(3, *data.shape[1:], generator=torch.Generator().manual_seed(0))
+    assert np.array_equal(exact.export(logits, found), fast.export(logits, found))
+    assert np.array_equal(exact.probabilities(logits, found), fast.probabilities(logits, found))
+
+
+def test_threads_do_not_change_a_bit() -> None:
+    case = Case("masked")
+    preprocessing, export = Preprocessing.of(case.predictor), Export.of(case.predictor)
+    assert preprocessing is not None and export is not None
+    found, before = [], torch.get_num_threads()
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        try:
+            data, properties = preprocessing(torch.from_numpy(case.image()), case.properties)
+            probabilities = export.probabilities(case.logits(tuple(data.shape[1:])), properties)
+            found.append((data.numpy().tobytes(), probabilities.tobytes()))
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(before)
+    assert found[0] == found[1]
