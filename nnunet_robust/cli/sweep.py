@@ -171,7 +171,7 @@ class SweepExecutionFlags(PredictionFlags):
         of_execution("--tile-size", help="Sliding windows, as 64 or 32x64x64; default: training's."),
     ]
     workers: Annotated[
-        int | None, of_execution("--workers", help="Threads beside the network's; default: by device."), Within(0, 1024)
+        int | None, of_execution("--workers", help="Threads beside the networks'; default: by device."), Within(0, 1024)
     ] = None
     shard: Annotated[
         str | None, of_execution("--shard", help="i/n: the i-th of n processes that work at different times or places.")
@@ -190,6 +190,9 @@ def sweep(
     denoising: DenoisingFlags,
     attacks: AttackFlags,
     execution: SweepExecutionFlags,
+    gpus: Annotated[
+        str | None, of_execution("--gpus", help="GPUs to run on, a process each: a number, or all; default: one.")
+    ] = None,
     save_predictions: Annotated[bool, typer.Option("--save-predictions", help="Keep the segmentations.")] = False,
     tolerance_mm: Annotated[
         float, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice (nsd)."), LENGTH
@@ -202,10 +205,13 @@ def sweep(
 
     Example: nnunet-robust sweep -d 501 -tr nnUNetTrainer nnUNetTrainerNoSkip -f 0 -o OUT --perturb speckle_noise
     """
+    from nnunet_robust.eval.inference.devices import gpus_of
     from nnunet_robust.eval.sweep.conditions import conditions_for
+    from nnunet_robust.eval.sweep.processes import run_on, share
     from nnunet_robust.eval.sweep.progress import SweepProgress
     from nnunet_robust.eval.sweep.sweep import SweepParameters, foresee_sweep, run_sweep
 
+    devices = gpus_of(gpus, execution.device) if gpus else []
     perturbed = named.perturb or named.preset or named.levels or not (cases.series or execution.tile_sizes)
     parameters = SweepParameters(
         output=output,
@@ -222,12 +228,14 @@ def sweep(
         **vars(execution),
     )
     if dry_run:
-        print(*_foreseen(*foresee_sweep(parameters)), sep="\n")
+        foreseen = foresee_sweep(share(parameters, devices) if devices else parameters)
+        print(*_foreseen(*foreseen, processes=max(1, len(devices))), sep="\n")
         return
     progress = SweepProgress(output)
     try:
         with progress:
-            result = run_sweep(parameters, progress)
+            several = len(devices) > 1
+            result = run_on(devices, parameters, progress) if several else run_sweep(parameters, progress)
     except Stopped as stopped:
         if progress.kept:
             stopped.kept = f"{progress.kept}, and the same command goes on from there"
@@ -245,8 +253,8 @@ def sweep(
         raise typer.Exit(1)
 
 
-def _foreseen(expected: Expected, tried: Tried | None) -> list[str]:
-    """What a dry run prints."""
+def _foreseen(expected: Expected, tried: Tried | None, processes: int = 1) -> list[str]:
+    """What a dry run prints, which tries predictions out on one device."""
     from nnunet_robust.common.progress import duration
 
     if not expected.to_make:
@@ -255,7 +263,8 @@ def _foreseen(expected: Expected, tried: Tried | None) -> list[str]:
         return [expected.counts(), "the predictions that were tried out failed: run it, and failures.csv says why"]
     attacks = "" if tried.attack_seconds is None else f", {tried.attack_seconds:.3g} s with an attack"
     basis = f"{tried.seconds:.3g} s a prediction{attacks}, tried out on {tried.sample}"
-    return [expected.counts(), f"about {duration(tried.of(expected))} ({basis})"]
+    shared = f", shared by {processes} GPUs" if processes > 1 else ""
+    return [expected.counts(), f"about {duration(tried.of(expected) / processes)} ({basis}{shared})"]
 
 
 def _answer(output: Path) -> list[str]:

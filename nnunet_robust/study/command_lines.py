@@ -94,9 +94,11 @@ def sweep_command(job: Job, device: str, trainers: Sequence[str], root: Path) ->
         series = str(nnunet_folder("nnUNet_raw") / dataset_name(str(what["dataset"])) / "series.csv")
     mirroring = options.pop("mirroring", True)
     tiles = [str(size) for size in options.pop("tile_sizes", [])]
+    gpus = ["--gpus", str(job.gpus)] if job.gpus > 1 and device == "cuda" else []
     return [
         *("nnunet-robust", "sweep", "-d", str(what["dataset"]), "-c", what["configuration"], "-p", what["plans"]),
         *("-f", *what["folds"], "-tr", *trainers, "-o", str(root / what["output"]), "-device", device),
+        *gpus,
         *(["--perturb", *perturb] if perturb else []),
         *(["--series", series] if series else []),
         *(["--tile-size", *tiles] if tiles else []),

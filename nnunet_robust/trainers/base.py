@@ -72,7 +72,7 @@ class RobustTrainer(Architecture, nnUNetTrainer):
         check_patch_size(patch_size, total_stride(strides, len(patch_size)), f"the network of {configuration!r}")
 
     def initialize(self) -> None:
-        """Build network, optimiser and loss; seeded if the name has a seed."""
+        """Build network, optimiser and loss; seeded if the name has a seed, on all of DDP's ranks alike."""
         if self.options.seed is not None:
             seed_everything(self.options.seed, "initialize")
         super().initialize()
@@ -100,7 +100,7 @@ class RobustTrainer(Architecture, nnUNetTrainer):
         def seeded_workers(data_loader: Any, num_processes: int, pin_memory: bool, **_: Any) -> MultiThreadedAugmenter:
             # The epoch is in the seed: a resumed training goes on with other batches than it began with.
             what = (self.options.seed or 0, next(parts), self.current_epoch)
-            seeds = [stable_seed(*what, worker) % 2**32 for worker in range(num_processes)]
+            seeds = [stable_seed(*what, worker, *self._seeds_of_rank) % 2**32 for worker in range(num_processes)]
             # batchgenerators seeds NumPy alone: all forked workers would draw the same numbers from torch.
             data_loader.set_thread_id = partial(_start_worker, data_loader.set_thread_id, seeds)
             return MultiThreadedAugmenter(data_loader, None, num_processes, 2, seeds, pin_memory=pin_memory)
@@ -116,8 +116,13 @@ class RobustTrainer(Architecture, nnUNetTrainer):
     def on_epoch_start(self) -> None:
         """Seed each epoch by its number, so that a resumed training draws what an unbroken one draws."""
         if self.options.seed is not None:
-            seed_everything(self.options.seed, "epoch", self.current_epoch)
+            seed_everything(self.options.seed, "epoch", self.current_epoch, *self._seeds_of_rank)
         super().on_epoch_start()
+
+    @property
+    def _seeds_of_rank(self) -> tuple[str | int, ...]:
+        """What the seeds of a rank of DDP go on with: every rank draws patches of its own, the first as one alone."""
+        return ("rank", self.local_rank) if self.local_rank else ()
 
     def on_train_epoch_start(self) -> None:
         """Begin a new record of foreground ratios."""

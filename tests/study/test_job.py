@@ -10,6 +10,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -253,6 +254,8 @@ def test_a_sweep_s_command(tmp_path: Path) -> None:
         "--perturb speckle_noise=0.1,0.3 gaussian_blur --series /a/series.csv --tile-size 32 16x32 --disable-tta "
         "--preset noise --precision fast --tolerance-mm 1.5 --save-predictions --allow-training-cases --background keep"
     )
+    several = replace(a_job("sweep/a", **what), gpus=2)
+    assert "-device cuda --gpus 2 " in " ".join(sweep_command(several, "cuda", ["A"], Path("/study")))
 
 
 def test_a_sweep_s_holes_are_told_in_its_folder(tmp_path: Path) -> None:

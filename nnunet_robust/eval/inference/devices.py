@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import re
 
 import torch
 
@@ -21,13 +23,50 @@ def device_of(name: str | None) -> torch.device:
     return torch.device(name)
 
 
-def workers_of(given: int | None, device: torch.device) -> int:
-    """Return the number of threads that work beside the network's."""
+def gpus_of(asked: str, device: str | None) -> list[str]:
+    """Return the GPUs that a command is to run on.
+
+    Args:
+        asked: how many, or "all".
+        device: name of the device; None: CUDA where there is one.
+
+    Returns:
+        "cuda:0", ...: behind the colon each one's word for CUDA_VISIBLE_DEVICES. Those that this variable hides from
+        the command are left out.
+
+    Raises:
+        UserError: not such a number, no CUDA, or fewer GPUs.
+    """
+    if asked != "all" and not re.fullmatch("[1-9][0-9]{0,3}", asked):
+        raise UserError(f"--gpus {asked}: give a number of GPUs from 1 to 9999, or all")
+    kind = device_of(device).type
+    if kind != "cuda":
+        raise UserError(
+            f"--gpus {asked}: the device is {kind}: leave it out, or take -device cuda where there are GPUs"
+        )
+    there = torch.cuda.device_count()
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(there)))).split(",")[:there]
+    if asked != "all" and int(asked) > there:
+        raise UserError(f"--gpus {asked}: torch sees {there}: ask for no more (CUDA_VISIBLE_DEVICES may hide some)")
+    return [f"cuda:{name.strip()}" for name in (names if asked == "all" else names[: int(asked)])]
+
+
+def workers_of(given: int | None, device: torch.device, processes: int = 1) -> int:
+    """Return the number of threads that work beside the network's.
+
+    Args:
+        given: by the user, for all processes together; None goes by the device.
+        device: of the network.
+        processes: that share this machine.
+
+    Returns:
+        The threads of each process.
+    """
     if given is not None:
         if given < 0:
             raise UserError(f"--workers {given}: give a number of threads, or 0 for none beside the network's")
-        return given
-    cores = multiprocessing.cpu_count()
+        return max(min(given, 1), given // processes)
+    cores = max(1, multiprocessing.cpu_count() // processes)
     # On a CPU the network has all cores: threads only fill what it leaves, and with few cores get into its way.
     return min(8, max(1, cores - 1)) if device.type != "cpu" else min(4, cores // 4)
 

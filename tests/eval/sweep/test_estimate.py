@@ -13,7 +13,7 @@ import pytest
 
 from nnunet_robust.cli.main import main
 from nnunet_robust.common import progress as progress_module
-from nnunet_robust.eval.inference import precision
+from nnunet_robust.eval.inference import devices, precision
 from nnunet_robust.eval.sweep.engine import Engine
 from nnunet_robust.eval.sweep.estimate import LOG
 from nnunet_robust.eval.sweep.progress import SweepProgress
@@ -47,6 +47,14 @@ def test_a_dry_run_counts_and_times_and_writes_nothing(parameters: SweepParamete
     assert counts == "30 predictions (3 cases, 5 conditions, 2 models): 0 are there, 30 to make"
     assert re.fullmatch(r"about \d:\d\d:\d\d \(\S+ s a prediction, tried out on texture_test_\S+ under .*\)", duration)
     assert not list(parameters.output.parent.iterdir())
+
+
+def test_a_dry_run_for_several_gpus_tries_one(parameters: SweepParameters, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(devices, "gpus_of", lambda *_: ["cpu"] * 100)
+    assert main([*arguments(parameters), "--gpus", "100", "--dry-run"]) == 0
+    _, duration = capsys.readouterr().out.splitlines()
+    assert duration.endswith(", shared by 100 GPUs)")
+    assert re.match("about 0:00:0[0-2] ", duration)  # 30 predictions, a hundredth of their time
 
 
 def test_a_dry_run_knows_what_is_there_and_the_folder_stays_as_it_is(parameters: SweepParameters) -> None:
