@@ -99,15 +99,15 @@ def _between(whole: Sequence[Box], possible: Sequence[Box], lengths: Sequence[in
     parts = []
     for inner, outer in zip(whole, possible, strict=True):
         for slab in _around(inner, outer):
-            places = np.zeros((), np.int64)
+            places: NDArray[np.int64] = np.zeros((), np.int64)
             for (low, high), step in zip(slab, steps, strict=True):
                 places = np.add.outer(places, np.arange(low * step, high * step, step))
             parts.append(places.ravel())
     found = np.unique(np.concatenate(parts))
     at = np.unravel_index(found, tuple(lengths))
-    taken = np.zeros(len(found), bool)
+    taken: NDArray[np.bool_] = np.zeros(len(found), bool)
     for box in whole:
-        inside = np.ones(len(found), bool)
+        inside: NDArray[np.bool_] = np.ones(len(found), bool)
         for position, (low, high) in zip(at, box, strict=True):
             inside &= (position >= low) & (position < high)
         taken |= inside
@@ -132,7 +132,7 @@ def _factors(
     """The factor at which the first box reaches each place."""
     at = np.unravel_index(places, tuple(lengths))
     positions = [(np.arange(length, dtype=np.float32) + np.float32(0.5)) / np.float32(length) for length in lengths]
-    factors = np.full(len(places), np.inf, np.float32)
+    factors: NDArray[np.float32] = np.full(len(places), np.inf, np.float32)
     for centre, edge in zip(centres, edges, strict=True):
         along = [(np.abs(p - c) / e)[a] for p, c, e, a in zip(positions, centre, edge, at, strict=True)]
         farthest = np.maximum.reduce(along)

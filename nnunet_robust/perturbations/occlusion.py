@@ -60,7 +60,8 @@ def cutout(
     boxes, places = first_reached(centres.numpy(), edges.numpy(), lengths, hidden)
     result = image.clone(memory_format=torch.contiguous_format)
     for box in boxes:
-        result.view(-1, *lengths)[(slice(None), *(slice(*ends) for ends in box))] = 0.0
+        inside = (slice(None), *(slice(*ends) for ends in box))
+        result.view(-1, *lengths)[inside] = 0.0
     result.flatten(1).index_fill_(1, torch.from_numpy(places).to(image.device), 0.0)
     return result
 
