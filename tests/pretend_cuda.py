@@ -215,10 +215,7 @@ def _copy(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     in_place = func.name().startswith("aten::copy_")
     source = args[1] if in_place else args[0]
     from_there = isinstance(source, CudaTensor)
-    if in_place:
-        to_there = isinstance(args[0], CudaTensor)
-    else:
-        to_there = _ends_there(kwargs.get("device"), from_there)
+    to_there = isinstance(args[0], CudaTensor) if in_place else _ends_there(kwargs.get("device"), from_there)
     pin = None if in_place else kwargs.pop("pin_memory", None)
     inner = func(*_mapped(_to_cpu, args), **{key: _mapped(_to_cpu, value) for key, value in kwargs.items()})
     if from_there != to_there:

@@ -1,4 +1,4 @@
-"""The pretend CUDA device itself: it raises where CUDA would, computes what the CPU does, counts, and leaves nothing."""
+"""The pretend CUDA device itself: it raises where CUDA would, computes as the CPU does, counts, and leaves nothing."""
 
 from __future__ import annotations
 

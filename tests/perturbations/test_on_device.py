@@ -1,4 +1,4 @@
-"""Every row of the table on a pretend CUDA device: what the CPU makes of the image, without a step on the wrong device."""
+"""Every row of the table on a pretend CUDA device: the CPU's image, and no step on the wrong device."""
 
 from __future__ import annotations
 
