@@ -29,7 +29,8 @@ from nnunet_robust.eval.attacks.model_victim import ModelVictim
 from nnunet_robust.eval.attacks.rows import against, perturbation
 from nnunet_robust.eval.images.cases import CaseFiles, cases_of_folders
 from nnunet_robust.eval.inference.devices import device_of, use_nnunets_threads
-from nnunet_robust.eval.inference.models import Model, load_model
+from nnunet_robust.eval.inference.loading import load_model
+from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.inference.sliding_window import SlidingWindow
 from nnunet_robust.perturbations import perturb
 

@@ -28,7 +28,7 @@ from nnunet_robust.common.seeding import numpy_generator, torch_generator
 from nnunet_robust.deployment.drift.martingale import DriftTest
 from nnunet_robust.deployment.drift.measuring import Meter, new_images
 from nnunet_robust.deployment.drift.reference import MeasuredImage, Reference, image_from_json, image_to_json
-from nnunet_robust.eval.inference.models import load_model
+from nnunet_robust.eval.inference.loading import load_model
 from nnunet_robust.eval.inference.predictor import Predictor
 from nnunet_robust.eval.sweep.conditions import conditions_for
 from nnunet_robust.perturbations import perturb

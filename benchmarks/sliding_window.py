@@ -24,7 +24,8 @@ import torch
 from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
 
 from nnunet_robust.common.console import quiet
-from nnunet_robust.eval.inference.models import Model, load_model
+from nnunet_robust.eval.inference.loading import load_model
+from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.inference.sliding_window import SlidingWindow
 
 

@@ -172,7 +172,7 @@ def networks_alone(model_folder: Path, images: Path, precision: str, device: str
     """Seconds of the forward passes of all cases, times the number of conditions."""
     from sliding_window import forward_alone, preprocessed, seconds
 
-    from nnunet_robust.eval.inference.models import load_model
+    from nnunet_robust.eval.inference.loading import load_model
     from nnunet_robust.eval.inference.sliding_window import SlidingWindow
 
     where = torch.device(device)

@@ -128,9 +128,9 @@ def cuda() -> Iterator[Tally]:
 @pytest.fixture
 def small_unetr(monkeypatch: pytest.MonkeyPatch) -> None:
     """UNETR's sizes are the paper's; a checkpoint of those has a gigabyte."""
-    from nnunet_robust.trainers.unetr import nnUNetTrainerUNETR
+    from nnunet_robust.trainers.unetr import TransformerEncoder
 
-    monkeypatch.setattr(nnUNetTrainerUNETR, "sizes", SMALL_UNETR)
+    monkeypatch.setattr(TransformerEncoder, "sizes", SMALL_UNETR)
 
 
 @pytest.fixture(scope="session")

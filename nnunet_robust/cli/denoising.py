@@ -35,7 +35,7 @@ def denoise(
     from nnunet_robust.eval.denoising.folder import RECORD, denoise_folder
     from nnunet_robust.eval.denoising.learned_tolerance import learn
     from nnunet_robust.eval.images.image_files import find_images
-    from nnunet_robust.eval.inference.models import load_model
+    from nnunet_robust.eval.inference.loading import load_model
     from nnunet_robust.eval.statistics.earlier_sweep import EarlierSweep
 
     if (sweep is None) != always:

@@ -210,7 +210,7 @@ def qa(
     from nnunet_robust.deployment.qa.qa_page import UNCALIBRATED, printed_table, write_page
     from nnunet_robust.eval.conformal.calibration_file import read_calibration
     from nnunet_robust.eval.inference.devices import device_of, use_nnunets_threads
-    from nnunet_robust.eval.inference.models import load_model
+    from nnunet_robust.eval.inference.loading import load_model
     from nnunet_robust.eval.inference.predictor import Predictor
 
     calibration = rating.one_calibration()

@@ -47,7 +47,7 @@ def fit(
     from nnunet_robust.deployment.drift.measuring import new_images
     from nnunet_robust.deployment.drift.reference import check_rate
     from nnunet_robust.eval.inference.devices import device_of, use_nnunets_threads
-    from nnunet_robust.eval.inference.models import load_model
+    from nnunet_robust.eval.inference.loading import load_model
     from nnunet_robust.eval.inference.predictor import Predictor
     from nnunet_robust.eval.inference.training_cases import REFERENCE, check_not_trained_on
 
@@ -102,7 +102,7 @@ def check(
     from nnunet_robust.deployment.drift import checking, words
     from nnunet_robust.deployment.drift.reference import Reference
     from nnunet_robust.eval.inference.devices import device_of, use_nnunets_threads
-    from nnunet_robust.eval.inference.models import load_model
+    from nnunet_robust.eval.inference.loading import load_model
     from nnunet_robust.eval.inference.predictor import Predictor
 
     if models and len(models) > 1:

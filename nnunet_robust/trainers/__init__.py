@@ -16,6 +16,8 @@ from nnunet_robust.trainers.names import in_words, parse
 if TYPE_CHECKING:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+    from nnunet_robust.trainers.architecture import Architecture
+
 
 BASELINE = "nnUNetTrainer"
 """The trainer that others are compared with: the standard U-Net."""
@@ -25,16 +27,18 @@ class Trainer(NamedTuple):
     """A row of the table.
 
     Attributes:
-        location: where the class is.
+        architecture: where the class is that makes its network.
         display_name: as tables and figures write its architecture; no other trainer has it.
         summary: what its name changes.
         source: who proposed it.
+        training: where the class is that trains it.
     """
 
-    location: str
+    architecture: str
     display_name: str
     summary: str
     source: str
+    training: str = "nnunet_robust.trainers.base:RobustTrainer"
 
 
 class Described(NamedTuple):
@@ -53,37 +57,37 @@ class Described(NamedTuple):
 
 TRAINERS: dict[str, Trainer] = {
     "nnUNetTrainer": Trainer(
-        "nnunet_robust.trainers.base:RobustTrainer", "Standard",
+        "nnunet_robust.trainers.architecture:Architecture", "Standard",
         "the standard trainer, with options", "Isensee et al. 2021",
     ),
     "nnUNetTrainerNoSkip": Trainer(
-        "nnunet_robust.trainers.no_skip:nnUNetTrainerNoSkip", "No-skip",
+        "nnunet_robust.trainers.no_skip:NoSkip", "No-skip",
         "no skip connections: the decoder sees only what comes from below", "Kamath et al. 2023",
     ),
     "nnUNetTrainerNoTopSkip": Trainer(
-        "nnunet_robust.trainers.no_top_skip:nnUNetTrainerNoTopSkip", "No top skip",
+        "nnunet_robust.trainers.no_top_skip:NoTopSkip", "No top skip",
         "only the full-resolution skip is removed", "Wilm et al. 2024",
     ),
     "nnUNetTrainerAdditiveSkip": Trainer(
-        "nnunet_robust.trainers.additive_skip:nnUNetTrainerAdditiveSkip", "Additive skip",
+        "nnunet_robust.trainers.additive_skip:AdditiveSkip", "Additive skip",
         "skips are added instead of concatenated, V-Net's way", "Milletari et al. 2016",
     ),
     "nnUNetTrainerAttentionGated": Trainer(
-        "nnunet_robust.trainers.attention_gated:nnUNetTrainerAttentionGated", "Attention-gated",
+        "nnunet_robust.trainers.attention_gated:AttentionGated", "Attention-gated",
         "skips are weighed by attention gates, driven from below", "Oktay et al. 2018",
     ),
     "nnUNetTrainerDenseSkip": Trainer(
-        "nnunet_robust.trainers.dense_skip:nnUNetTrainerDenseSkip", "Dense skip",
+        "nnunet_robust.trainers.dense_skip:DenseSkip", "Dense skip",
         "nested dense decoders (U-Net++)", "Zhou et al. 2018",
     ),
     "nnUNetTrainerAdaptiveSkip": Trainer(
-        "nnunet_robust.trainers.adaptive_skip:nnUNetTrainerAdaptiveSkip", "Adaptive skip",
+        "nnunet_robust.trainers.adaptive_skip:AdaptiveSkip", "Adaptive skip",
         "a learned gate per skip and image, from the input's own features", "ours",
     ),
     "nnUNetTrainerUNETR": Trainer(
-        "nnunet_robust.trainers.unetr:nnUNetTrainerUNETR", "UNETR",
+        "nnunet_robust.trainers.unetr:TransformerEncoder", "UNETR",
         "UNETR: a transformer for an encoder; AdamW, no deep supervision, patch a multiple of 16",
-        "Hatamizadeh et al. 2022",
+        "Hatamizadeh et al. 2022", "nnunet_robust.trainers.unetr_training:TransformerTraining",
     ),
 }  # fmt: skip
 
@@ -104,14 +108,27 @@ def trainer_class(name: str) -> type[nnUNetTrainer]:
         UserError: a name of ours that breaks the grammar; the message says the rule and the nearest valid name.
     """
     trainer, options = parse(name, TRAINERS)
-    base = _load(TRAINERS[trainer].location)
-    if base.__name__ == name:
-        return base
-    locations = [AUGMENTATIONS[options.augmentation]] if options.augmentation else []
+    row = TRAINERS[trainer]
+    locations = [row.architecture] if row.architecture != TRAINERS[BASELINE].architecture else []
+    locations.append(row.training)
+    if options.augmentation:
+        locations.append(AUGMENTATIONS[options.augmentation])
     if options.adversarial:
         locations.append(ADVERSARIAL)
-    namespace = {"options": options, "__module__": __name__, "__qualname__": name, "__doc__": base.__doc__}
-    return type(name, (base, *map(_load, locations)), namespace)
+    bases = tuple(map(_load, locations))
+    namespace = {"options": options, "__module__": __name__, "__qualname__": name, "__doc__": bases[0].__doc__}
+    return type(name, bases, namespace)
+
+
+def architecture(name: str) -> type[Architecture]:
+    """What makes the network of a trainer of that name; nnU-Net's trainer is not imported for it.
+
+    Raises:
+        AttributeError, UserError: see `trainer_class`.
+    """
+    trainer, _ = parse(name, TRAINERS)
+    found: type[Architecture] = _load(TRAINERS[trainer].architecture)
+    return found
 
 
 def describe(name: str) -> Described:

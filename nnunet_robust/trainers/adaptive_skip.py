@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from nnunet_robust.trainers.base import RobustTrainer
+from nnunet_robust.trainers.architecture import Architecture
 
 
-class nnUNetTrainerAdaptiveSkip(RobustTrainer):
+class AdaptiveSkip(Architecture):
     """A U-Net with a learned gate in [0, 1] per skip and image, computed from the input's own features (ours).
 
     It starts with open gates, as the standard U-Net. `network.decoder(network.encoder(x), return_gates=True)` reads

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from nnunet_robust.trainers.base import RobustTrainer
+from nnunet_robust.trainers.architecture import Architecture
 
 
-class nnUNetTrainerAdditiveSkip(RobustTrainer):
+class AdditiveSkip(Architecture):
     """A U-Net whose skips are added to the upsampled map instead of concatenated, as in V-Net.
 
     On plans with a residual encoder it is the V-Net arm of a comparison.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from nnunet_robust.trainers.base import RobustTrainer
+from nnunet_robust.trainers.architecture import Architecture
 
 
-class nnUNetTrainerAttentionGated(RobustTrainer):
+class AttentionGated(Architecture):
     """A U-Net whose skips are weighed by additive attention gates, driven from below.
 
     Reference: Oktay et al. 2018, "Attention U-Net", arXiv 1804.03999.

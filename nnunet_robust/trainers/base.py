@@ -15,21 +15,20 @@ from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransfo
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_trainer_module
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
-from torch import nn
 
 from nnunet_robust.common.files import replace_durably
 from nnunet_robust.common.seeding import seed_everything, stable_seed
-from nnunet_robust.networks import SkipDecoder
 from nnunet_robust.trainers import records
+from nnunet_robust.trainers.architecture import Architecture
 from nnunet_robust.trainers.names import Options
 from nnunet_robust.trainers.plans import adapt_plans, check_patch_size, total_stride
 
 
-class RobustTrainer(nnUNetTrainer):
+class RobustTrainer(Architecture, nnUNetTrainer):
     """nnU-Net's trainer with the options that its name carries (see `nnunet_robust.trainers.names`).
 
-    A subclass says what its name changes, mostly by `skips`. Without options it is the standard trainer, except that
-    a checkpoint is written whole or not at all.
+    `trainers.trainer_class` joins it with the architecture of a name. Without either it is the standard trainer, except
+    that a checkpoint is written whole or not at all.
     """
 
     options: ClassVar[Options] = Options()
@@ -71,54 +70,6 @@ class RobustTrainer(nnUNetTrainer):
         patch_size = configuration_manager.patch_size
         strides = configuration_manager.network_arch_init_kwargs["strides"]
         check_patch_size(patch_size, total_stride(strides, len(patch_size)), f"the network of {configuration!r}")
-
-    @staticmethod
-    def skips(levels: int) -> list[str] | None:
-        """The policy of each skip (names of `nnunet_robust.networks.SKIPS`), full resolution first.
-
-        None leaves nnU-Net's network as it is.
-        """
-        return None
-
-    @classmethod
-    def decoder_class(cls, levels: int) -> Callable[..., nn.Module] | None:
-        """What makes the decoder that takes the place of the plans' network's: one with this trainer's `skips`.
-
-        Args:
-            levels: number of skips.
-
-        Returns:
-            Takes encoder, num_classes, n_conv_per_stage, deep_supervision and nonlin_first; makes a module with
-            `encoder` and `deep_supervision`, called with the encoder's maps. None leaves nnU-Net's.
-        """
-        policies = cls.skips(levels)
-        return None if policies is None else partial(SkipDecoder, policies=policies)
-
-    @classmethod
-    def build_network_architecture(
-        cls,
-        plans_manager: PlansManager,
-        configuration_manager: ConfigurationManager,
-        num_input_channels: int,
-        num_output_channels: int,
-        enable_deep_supervision: bool = True,
-    ) -> nn.Module:
-        """The plans' network with this trainer's decoder. Training and prediction both build it from here."""
-        network = nnUNetTrainer.build_network_architecture(
-            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
-        )
-        kwargs = configuration_manager.network_arch_init_kwargs
-        decoder_class = cls.decoder_class(len(network.encoder.output_channels) - 1)
-        if decoder_class is not None:
-            network.decoder = decoder_class(
-                network.encoder,
-                num_output_channels,
-                kwargs["n_conv_per_stage_decoder"],
-                enable_deep_supervision,
-                nonlin_first=kwargs.get("nonlin_first", False),
-            )
-            network.apply(network.initialize)
-        return network
 
     def initialize(self) -> None:
         """Build network, optimiser and loss; seeded if the name has a seed."""

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from torch import nn
 
 from nnunet_robust.networks import DenseDecoder
-from nnunet_robust.trainers.base import RobustTrainer
+from nnunet_robust.trainers.architecture import Architecture
 
 
-class nnUNetTrainerDenseSkip(RobustTrainer):
+class DenseSkip(Architecture):
     """A U-Net with nested dense decoders between encoder and output.
 
     Reference: Zhou et al. 2018, "UNet++", arXiv 1807.10165.

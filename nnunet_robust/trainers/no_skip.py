@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from nnunet_robust.trainers.base import RobustTrainer
+from nnunet_robust.trainers.architecture import Architecture
 
 
-class nnUNetTrainerNoSkip(RobustTrainer):
+class NoSkip(Architecture):
     """A U-Net whose decoder sees only what comes from below: nothing passes at any skip.
 
     Reference: Kamath et al., "Do We Really Need that Skip-Connection?", MICCAI 2023.

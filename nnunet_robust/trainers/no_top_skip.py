@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from nnunet_robust.trainers.base import RobustTrainer
+from nnunet_robust.trainers.architecture import Architecture
 
 
-class nnUNetTrainerNoTopSkip(RobustTrainer):
+class NoTopSkip(Architecture):
     """A U-Net of which only the full-resolution skip is removed; the others are concatenated as usual.
 
     Reference: Wilm et al. 2024, arXiv 2402.08276.

@@ -48,7 +48,7 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def test_options_reach_the_model_folder_and_prediction(
     trainer: str, configuration: str, patch: str, volumes: str, tmp_path: Path
 ) -> None:
-    from nnunet_robust.eval.inference.models import load_model
+    from nnunet_robust.eval.inference.loading import load_model
 
     has_stages = trainer != "nnUNetTrainerUNETR"
     if not has_stages:

@@ -7,6 +7,7 @@ import os
 import shutil
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.networks.unetr import UNETR
 from nnunet_robust.trainers import trainer_class
-from nnunet_robust.trainers.unetr import WarmupPoly, nnUNetTrainerUNETR
+from nnunet_robust.trainers.unetr_training import WarmupPoly
 from tests.conftest import train, train_until_killed, weights
 
 ARCHITECTURE: dict = {"network_class_name": "any", "arch_kwargs": {}}
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("configuration", ["3d_fullres", "3d_child"])
 def test_the_plans_patch_is_rounded_up(configuration: str) -> None:
     before = deepcopy(PLANS)
-    adapted = nnUNetTrainerUNETR.adapt(PLANS, configuration)["configurations"]
+    adapted = trainer_class("nnUNetTrainerUNETR").adapt(PLANS, configuration)["configurations"]
     assert adapted[configuration]["patch_size"] == [48, 64, 48]
     assert all(type(n) is int for n in adapted[configuration]["patch_size"])
     assert before == PLANS
@@ -75,7 +76,8 @@ def test_learning_rates_by_hand() -> None:
 
 @pytest.mark.parametrize(("epochs", "warmup"), [(1, 0), (19, 0), (20, 1), (100, 5), (1000, 50), (5000, 50)])
 def test_length_of_the_warm_up(epochs: int, warmup: int) -> None:
-    trainer = nnUNetTrainerUNETR.__new__(nnUNetTrainerUNETR)
+    cls = trainer_class("nnUNetTrainerUNETR")
+    trainer: Any = cls.__new__(cls)
     trainer.network, trainer.num_epochs = torch.nn.Linear(1, 1), epochs
     trainer.initial_lr, trainer.weight_decay = 1e-4, 1e-5
     optimizer, schedule = trainer.configure_optimizers()
@@ -85,7 +87,7 @@ def test_length_of_the_warm_up(epochs: int, warmup: int) -> None:
 
 @pytest.mark.usefixtures("small_unetr")
 def test_trains_resumes_exactly_and_predicts_with_the_rounded_patch(textures: str) -> None:
-    from nnunet_robust.eval.inference.models import load_model
+    from nnunet_robust.eval.inference.loading import load_model
 
     # The textures' own patch is 64 x 64, which needs no rounding.
     file = Path(os.environ["nnUNet_preprocessed"]) / textures / "nnUNetPlans.json"

@@ -26,7 +26,7 @@ from nnunet_robust.deployment.qa.training import Training, read_training
 from nnunet_robust.eval.conformal.calibration import Calibration
 from nnunet_robust.eval.conformal.loss_curves import Kind, bound_mask
 from nnunet_robust.eval.images.image_files import ImageFiles
-from nnunet_robust.eval.inference.models import load_model
+from nnunet_robust.eval.inference.loading import load_model
 from nnunet_robust.eval.inference.predictor import Predicted, Predictor
 from nnunet_robust.eval.uncertainty.label_layout import Mask
 

@@ -31,7 +31,8 @@ from nnunet_robust.deployment.recommendation.placement import (
 )
 from nnunet_robust.eval.images.image_files import ImageFiles, OtherChannelsError, find_images
 from nnunet_robust.eval.images.regions import Background
-from nnunet_robust.eval.inference.models import Model, load_model
+from nnunet_robust.eval.inference.loading import load_model
+from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.report.shared.analysis import Analysis
 from nnunet_robust.eval.report.shared.read import Sweep, read_sweeps
 from nnunet_robust.eval.results.display_names import DisplayNames

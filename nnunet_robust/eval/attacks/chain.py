@@ -14,46 +14,9 @@ from numpy.typing import NDArray
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.attacks.losses import Target, target
-from nnunet_robust.eval.attacks.resampling import FUNCTION, Resampling
 from nnunet_robust.eval.inference.models import Model
-
-_EPS = 1e-8  # nnU-Net's smallest divisor
-
-
-def _z_score(x: torch.Tensor, mask: torch.Tensor | None, of_dataset: Mapping[str, float]) -> torch.Tensor:
-    if mask is None:
-        return (x - x.mean()) / x.std(correction=0).clamp(min=_EPS)
-    inside = x[mask]
-    return torch.where(mask, (x - inside.mean()) / inside.std(correction=0).clamp(min=_EPS), x)
-
-
-def _ct(x: torch.Tensor, mask: torch.Tensor | None, of_dataset: Mapping[str, float]) -> torch.Tensor:
-    clipped = x.clamp(of_dataset["percentile_00_5"], of_dataset["percentile_99_5"])
-    return (clipped - of_dataset["mean"]) / max(of_dataset["std"], _EPS)
-
-
-def _none(x: torch.Tensor, mask: torch.Tensor | None, of_dataset: Mapping[str, float]) -> torch.Tensor:
-    return x
-
-
-def _to_01(x: torch.Tensor, mask: torch.Tensor | None, of_dataset: Mapping[str, float]) -> torch.Tensor:
-    from_zero = x - x.min()
-    return from_zero / from_zero.max().clamp(min=_EPS)
-
-
-def _rgb_to_01(x: torch.Tensor, mask: torch.Tensor | None, of_dataset: Mapping[str, float]) -> torch.Tensor:
-    return x / 255
-
-
-_Normalise = Callable[[torch.Tensor, "torch.Tensor | None", Mapping[str, float]], torch.Tensor]
-# nnU-Net's schemes again, in torch, to be differentiated with the statistics that they take from the image.
-NORMALISATIONS: dict[str, _Normalise] = {
-    "ZScoreNormalization": _z_score,
-    "CTNormalization": _ct,
-    "NoNormalization": _none,
-    "RescaleTo01Normalization": _to_01,
-    "RGBTo01Normalization": _rgb_to_01,
-}
+from nnunet_robust.eval.inference.normalising import NORMALISATIONS
+from nnunet_robust.eval.inference.resampling import FUNCTION, Resampling
 
 
 def check_known(model: Model) -> None:

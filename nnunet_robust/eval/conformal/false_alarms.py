@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scipy import stats
+import scipy  # whose parts are loaded when they are used: a sweep does not wait for them
 
 METHOD = "leave-one-patient-out"
 
@@ -45,8 +45,8 @@ class FalseAlarms:
     def interval(self) -> tuple[float, float]:
         """Clopper & Pearson's 95 % interval of the rate, for as many patients."""
         held, n = self.rate * self.n_patients, self.n_patients
-        low = float(stats.beta.ppf(0.025, held, n - held + 1)) if held > 0 else 0.0
-        high = float(stats.beta.ppf(0.975, held + 1, n - held)) if held < n else 1.0
+        low = float(scipy.stats.beta.ppf(0.025, held, n - held + 1)) if held > 0 else 0.0
+        high = float(scipy.stats.beta.ppf(0.975, held + 1, n - held)) if held < n else 1.0
         return low, high
 
     def sentence(self) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.isotonic import IsotonicRegression
 
 from nnunet_robust.common.digest import sha256
 from nnunet_robust.common.errors import UserError
@@ -53,6 +52,8 @@ def tolerated_noise(
 
     Reference: Barlow et al., "Statistical Inference under Order Restrictions", 1972 (pool adjacent violators).
     """
+    from sklearn.isotonic import IsotonicRegression  # not loaded by sweeps that learn nothing
+
     _, of_patient, sizes = np.unique(np.asarray(patients, str), return_inverse=True, return_counts=True)
     fit = IsotonicRegression().fit(noise, losses, sample_weight=1.0 / sizes[of_patient])
     within = fit.predict(noise) <= margin + 1e-12

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from skimage.restoration import denoise_tv_chambolle
+from skimage import restoration
 
 from nnunet_robust.perturbations import ROBUST_PERCENTILES
 from nnunet_robust.perturbations.region import continued, kept_nonzero
@@ -70,9 +70,9 @@ def _smooth(scaled: np.ndarray, spacing_mm: Sequence[float], weight: float) -> n
     others = [spacing for i, spacing in enumerate(spacing_mm) if i != axis]
     smooth: np.ndarray = np.empty_like(scaled)
     if scaled.ndim == 2 or spacing_mm[axis] <= ANISOTROPY * max(others, default=math.inf):
-        smooth[...] = denoise_tv_chambolle(scaled, weight=weight)
+        smooth[...] = restoration.denoise_tv_chambolle(scaled, weight=weight)
     else:
         for k in range(scaled.shape[axis]):
             place = (slice(None),) * axis + (k,)
-            smooth[place] = denoise_tv_chambolle(scaled[place], weight=weight)
+            smooth[place] = restoration.denoise_tv_chambolle(scaled[place], weight=weight)
     return smooth

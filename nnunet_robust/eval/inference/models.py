@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import json
 import math
 import re
@@ -18,26 +17,18 @@ import numpy as np
 import torch
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
-from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
 
-from nnunet_robust import hook
-from nnunet_robust.common.console import quiet
-from nnunet_robust.common.digest import sha256
-from nnunet_robust.common.errors import UserError, one_line
-from nnunet_robust.common.faults import is_memory
+from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.memory import require_memory
-from nnunet_robust.common.nnunet_files import read_dataset_json, read_plans_json
 from nnunet_robust.eval.images.cases import CaseFiles, LoadedCase, label_names, load_case
 from nnunet_robust.eval.images.image_files import channel_count
 from nnunet_robust.eval.images.regions import Background, channel_names, is_colour
-from nnunet_robust.eval.inference.trust import load_checkpoint
 from nnunet_robust.eval.results.tables import arm_key
 from nnunet_robust.eval.uncertainty.label_layout import LabelLayout
-from nnunet_robust.trainers.plan_names import check_dataset, check_plans
 from nnunet_robust.trainers.plans import format_size, nearest_patch_sizes, total_stride
 
 # The entries of a configuration that nnU-Net's DefaultPreprocessor goes by.
@@ -50,14 +41,6 @@ _PREPROCESSING = (
     "resampling_fn_data_kwargs",
     "resampling_fn_seg",
     "resampling_fn_seg_kwargs",
-)
-
-_OF_CHECKPOINT = (
-    "network_weights",
-    "trainer_name",
-    "init_args",
-    "inference_allowed_mirroring_axes",
-    "current_epoch",
 )
 
 
@@ -82,6 +65,40 @@ class ImageFilter(Protocol):
         """What a manifest says of it."""
 
 
+@dataclass(eq=False)
+class TrainedNetwork:
+    """What nnU-Net's predictor knows of a trained model, under the same names; importing that one takes seconds.
+
+    Attributes:
+        network: with the weights of the first fold.
+        list_of_parameters: the weights of each fold.
+        plans_manager: nnU-Net's, of the model's plans.
+        configuration_manager: of its configuration.
+        dataset_json: of the dataset that it was trained on.
+        trainer_name: of its trainer.
+        allowed_mirroring_axes: spatial axes (from 0) that it was mirrored along in training; None: none.
+        use_mirroring: whether predictions are averaged over mirrored copies.
+        device: where it predicts.
+        tile_step_size: step between tiles as a fraction of the patch.
+    """
+
+    network: nn.Module
+    list_of_parameters: Sequence[Mapping[str, Any]]
+    plans_manager: PlansManager
+    configuration_manager: ConfigurationManager
+    dataset_json: dict[str, Any]
+    trainer_name: str
+    allowed_mirroring_axes: Sequence[int] | None
+    use_mirroring: bool
+    device: torch.device
+    tile_step_size: float = 0.5
+
+    @cached_property
+    def label_manager(self) -> LabelManager:
+        """nnU-Net's, of the dataset's labels."""
+        return self.plans_manager.get_label_manager(self.dataset_json)
+
+
 @dataclass(frozen=True)
 class Model:
     """A trained model, ready to predict.
@@ -95,7 +112,7 @@ class Model:
         folder: where it was loaded from.
         checkpoints: SHA-256 of each fold's checkpoint.
         patch_size: voxels per axis that it was trained on.
-        predictor: nnU-Net's predictor, initialised; its configuration's patch size is that of the tiles.
+        predictor: its networks and plans; the configuration's patch size is that of the tiles.
         denoiser: what the raw images go through first; None leaves them as they are.
         plain: of a model with a denoiser, the same without.
         epochs: how many epochs each fold's checkpoint has behind it, where it says so.
@@ -108,7 +125,7 @@ class Model:
     folder: Path
     checkpoints: dict[str, str]
     patch_size: tuple[int, ...]
-    predictor: nnUNetPredictor
+    predictor: TrainedNetwork
     denoiser: ImageFilter | None = None
     plain: Model | None = None
     epochs: Mapping[str, int] = field(default_factory=dict)
@@ -328,117 +345,3 @@ class Model:
         return SimpleNamespace(
             spacing=configuration.spacing, resampling_fn_probabilities=configuration.resampling_fn_probabilities
         )
-
-
-def load_model(
-    folder: Path,
-    folds: Sequence[str] | None,
-    checkpoint: str,
-    device: torch.device,
-    mirroring: bool,
-    dataset: str | None,
-    trusted: bool = False,
-) -> Model:
-    """Load a trained model folder (`<trainer>__<plans>__<configuration>`).
-
-    Args:
-        folder: the model's folder, with `plans.json`, `dataset.json` and `fold_*`.
-        folds: the folds to average; None takes all that have the checkpoint.
-        checkpoint: file name of the checkpoint, e.g. `checkpoint_final.pth`.
-        device: where to predict.
-        mirroring: whether to average over mirrored images, as nnU-Net does by default.
-        dataset: name of the dataset that it is tested on; None for its own.
-        trusted: load whatever its checkpoints hold and its plans name, which may run code.
-
-    Raises:
-        UserError: a file is missing or unreadable, holds what could run code, the trainer is not found, or it needs a
-            previous stage's output.
-    """
-    for name in ("plans.json", "dataset.json"):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder} is not a trained nnU-Net model: it has no {name}")
-    trained = sorted(path.parent.name[5:] for path in folder.glob(f"fold_*/{checkpoint}"))
-    if twice := [fold for at, fold in enumerate(folds or ()) if fold in (folds or ())[:at]]:
-        raise UserError(f"-f {' '.join(folds or ())}: fold {twice[0]} is named twice: name it once")
-    missing = [fold for fold in folds or () if fold not in trained]
-    if missing or not trained:
-        raise UserError(
-            f"no checkpoint {checkpoint} of fold {', '.join(missing) or 'any'} in {folder}: "
-            f"folds that have it: {', '.join(trained) or 'none'}"
-        )
-    # `all` was trained on every case: nnU-Net leaves it out too unless it is asked for
-    used = list(folds or [fold for fold in trained if fold != "all"] or trained)
-
-    hook.activate()
-    try:
-        with quiet():
-            stored = {fold: _stored(folder / f"fold_{fold}" / checkpoint, trusted) for fold in used}
-            predictor = nnUNetPredictor(use_mirroring=mirroring, device=device, allow_tqdm=False)
-            _initialise(predictor, folder, list(stored.values()), trusted)
-    except (OSError, UserError):
-        raise
-    except Exception as error:
-        if is_memory(error):
-            raise
-        raise UserError(f"the model in {folder} cannot be loaded: {type(error).__name__}: {one_line(error)}") from error
-    label_names(predictor.dataset_json)  # whose names tables and figures can write
-    if predictor.configuration_manager.previous_stage_name is not None:
-        raise UserError(
-            f"{folder} is a cascade: it needs the segmentations of "
-            f"{predictor.configuration_manager.previous_stage_name}, which the sweep does not make; take another "
-            f"configuration"
-        )
-    trained_on = predictor.plans_manager.dataset_name
-    trainer = predictor.trainer_name
-    return Model(
-        trainer=trainer if dataset in (None, trained_on) else f"{trainer}@{trained_on}",
-        plans=predictor.plans_manager.plans_name,
-        configuration=folder.name.split("__")[-1],
-        fold="+".join(used),
-        folder=folder,
-        checkpoints={fold: sha256(folder / f"fold_{fold}" / checkpoint) for fold in used},
-        patch_size=tuple(int(n) for n in predictor.configuration_manager.patch_size),
-        predictor=predictor,
-        epochs={fold: int(found["current_epoch"]) for fold, found in stored.items() if "current_epoch" in found},
-    )
-
-
-def _stored(checkpoint: Path, trusted: bool) -> dict[str, Any]:
-    """What prediction needs of a checkpoint, without the optimiser's state."""
-    found = load_checkpoint(checkpoint, trusted)
-    return {key: found[key] for key in _OF_CHECKPOINT if key in found}
-
-
-def _initialise(predictor: nnUNetPredictor, folder: Path, stored: Sequence[Mapping[str, Any]], trusted: bool) -> None:
-    """Do what nnU-Net's `initialize_from_trained_model_folder` does, which would load pickles whatever they hold.
-
-    Args:
-        predictor: gets networks and plans.
-        folder: the model's.
-        stored: the checkpoint of each fold, as loaded.
-        trusted: leave the names in plans unchecked.
-    """
-    plans = read_plans_json(folder / "plans.json")
-    dataset_json = read_dataset_json(folder / "dataset.json", "labels", "file_ending")
-    if not trusted:
-        check_plans(plans, folder / "plans.json")
-        check_dataset(dataset_json, folder / "dataset.json")
-    manager = PlansManager(plans)
-    configuration = manager.get_configuration(stored[0]["init_args"]["configuration"])
-    trainer = recursive_find_trainer_class_by_name(stored[0]["trainer_name"])
-    channels = determine_num_input_channels(manager, configuration, dataset_json)
-    heads = manager.get_label_manager(dataset_json).num_segmentation_heads
-    architecture: tuple[Any, ...] = (manager, configuration)
-    if "plans_manager" not in inspect.signature(trainer.build_network_architecture).parameters:  # an older trainer
-        architecture = (
-            configuration.network_arch_class_name,
-            configuration.network_arch_init_kwargs,
-            configuration.network_arch_init_kwargs_req_import,
-        )
-    network = trainer.build_network_architecture(*architecture, channels, heads, enable_deep_supervision=False)
-    weights = [of_fold["network_weights"] for of_fold in stored]
-    network.load_state_dict(weights[0])
-    mirrored = stored[0].get("inference_allowed_mirroring_axes")
-    predictor.manual_initialization(
-        network, manager, configuration, weights, dataset_json, stored[0]["trainer_name"], mirrored
-    )

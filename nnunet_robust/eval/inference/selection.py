@@ -11,7 +11,8 @@ import torch
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.common.folders import model_folder
-from nnunet_robust.eval.inference.models import Model, load_model
+from nnunet_robust.eval.inference.loading import load_model
+from nnunet_robust.eval.inference.models import Model
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,11 +11,10 @@ import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
 from nnunetv2.utilities.helpers import empty_cache
 from torch import nn
@@ -32,6 +31,11 @@ from nnunet_robust.eval.inference.precision import (
     torch_forward,
     torch_threads,
 )
+
+if TYPE_CHECKING:
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    from nnunet_robust.eval.inference.models import TrainedNetwork
 
 MEMBERS_BY = ("folds", "mirroring")
 """What a model's prediction is a mean over: each can be told apart."""
@@ -113,9 +117,12 @@ class SlidingWindow:
 
     @classmethod
     def from_predictor(
-        cls, predictor: nnUNetPredictor, precision: str = "exact", choices: Mapping[str, Any] | None = None
+        cls,
+        predictor: TrainedNetwork | nnUNetPredictor,
+        precision: str = "exact",
+        choices: Mapping[str, Any] | None = None,
     ) -> SlidingWindow:
-        """Make the window of an initialised predictor: its folds, patch size, mirroring and step."""
+        """Make the window of a trained model, or of nnU-Net's predictor: its folds, patch size, mirroring and step."""
         networks = []
         for parameters in predictor.list_of_parameters:
             network = copy.deepcopy(getattr(predictor.network, "_orig_mod", predictor.network))

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy  # whose parts are loaded when they are used: a sweep does not wait for them
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
-from statsmodels.stats.contingency_tables import mcnemar
 
 from nnunet_robust.eval.statistics.signed_rank import signed_rank
 from nnunet_robust.eval.statistics.tables import By, patient_scores
@@ -65,7 +64,7 @@ def friedman(rows: pd.DataFrame, metric: str, by: By = "architecture") -> pd.Dat
                 continue
             statistic, p = 0.0, 1.0
             if np.ptp(values, axis=1).any():
-                statistic, p = map(float, stats.friedmanchisquare(*values.T))
+                statistic, p = map(float, scipy.stats.friedmanchisquare(*values.T))
             w = statistic / (n_patients * (n_models - 1))
             found.append((scores.dataset, scores.perturbation, float(level), statistic, p, w, n_patients, n_models))
     return pd.DataFrame(found, columns=_FRIEDMAN)
@@ -131,6 +130,8 @@ def failures(rows: pd.DataFrame, by: By = "architecture") -> pd.DataFrame:
 
     Reference: McNemar 1947; computed by `statsmodels.stats.contingency_tables.mcnemar(exact=True)`.
     """
+    from statsmodels.stats.contingency_tables import mcnemar  # takes a second, which a sweep does not wait for
+
     keys = ["dataset", "perturbation", "level"]
     failed = rows.assign(failed=rows["outcome"].isin(_FAILURES))
     shares = failed.groupby([*keys, "patient", "label", by], sort=False)["failed"].mean().reset_index()

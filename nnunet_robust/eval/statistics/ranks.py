@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy  # whose parts are loaded when they are used: a sweep does not wait for them
 
 from nnunet_robust.eval.statistics.bootstrap import CONFIDENCE, N_RESAMPLES, resampled_means
 from nnunet_robust.eval.statistics.tables import By, direction, patient_scores
@@ -58,4 +58,4 @@ def rank_stability(
 
 def _ranks(means: np.ndarray) -> np.ndarray:
     """(samples, names): from 1, the highest; equal up to rounding share the better rank."""
-    return np.asarray(stats.rankdata(-np.round(means, 12), method="min", axis=1))
+    return np.asarray(scipy.stats.rankdata(-np.round(means, 12), method="min", axis=1))

@@ -6,8 +6,8 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # whose parts are loaded when they are used: a sweep does not wait for them
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 from scipy.special import ndtri
 
 EXACT_UP_TO = 50  # differences; the normal approximation above it
@@ -63,12 +63,12 @@ def signed_rank(differences: ArrayLike, confidence: float = 0.95) -> SignedRank:
     kept = values[values != 0]
     if not len(kept):
         return SignedRank(shift, low, high, 1.0, 1.0, 0.0, len(values))
-    ranks = stats.rankdata(np.abs(kept))
+    ranks = scipy.stats.rankdata(np.abs(kept))
     positive, total = float(ranks[kept > 0].sum()), float(ranks.sum())
     if len(kept) <= EXACT_UP_TO:
         p = _exact_p(ranks, min(positive, total - positive))
     else:
-        p = float(stats.wilcoxon(kept, zero_method="wilcox", correction=False, method="asymptotic").pvalue)
+        p = float(scipy.stats.wilcoxon(kept, zero_method="wilcox", correction=False, method="asymptotic").pvalue)
     smallest = min(1.0, 2.0 ** (1 - len(kept)))
     return SignedRank(shift, low, high, p, smallest, (2 * positive - total) / total, len(values) - len(kept))
 

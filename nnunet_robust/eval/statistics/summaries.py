@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy  # see `comparisons`
 from numpy.typing import NDArray
-from scipy.integrate import trapezoid
 
 from nnunet_robust.eval.statistics.bootstrap import CONFIDENCE, N_RESAMPLES, bca_intervals
 from nnunet_robust.eval.statistics.tables import CLEAN, By, Scores, direction, patient_scores
@@ -179,7 +179,7 @@ def _areas(values: NDArray[np.float64], levels: NDArray[np.float64]) -> NDArray[
     """Each patient's area under the curve over the levels, scaled to [0, 1]; the value where there is one level."""
     if len(levels) == 1:
         return values[0]
-    return np.asarray(trapezoid(values, (levels - levels[0]) / (levels[-1] - levels[0]), axis=0))
+    return np.asarray(scipy.integrate.trapezoid(values, (levels - levels[0]) / (levels[-1] - levels[0]), axis=0))
 
 
 _NONE = (float("nan"), float("nan"))

@@ -26,7 +26,7 @@ from nnunet_robust.deployment.drift.features import image_features
 from nnunet_robust.deployment.drift.measuring import new_images
 from nnunet_robust.deployment.drift.reference import read_reference
 from nnunet_robust.eval.images.image_files import ImageFiles
-from nnunet_robust.eval.inference.models import load_model
+from nnunet_robust.eval.inference.loading import load_model
 from tests.conftest import train
 
 FITTED, RATE = 14, "0.05"
@@ -208,7 +208,7 @@ def test_a_day_without_new_images_loads_no_model(
 ) -> None:
     before = files(clean / "out")
     monkeypatch.setattr(
-        "nnunet_robust.eval.inference.models.load_model", lambda *_, **__: pytest.fail("a model was loaded")
+        "nnunet_robust.eval.inference.loading.load_model", lambda *_, **__: pytest.fail("a model was loaded")
     )
     assert main(checking(reference, clean / "images", clean / "out")) == 0
     assert files(clean / "out") == before

@@ -25,7 +25,7 @@ from nnunet_robust.deployment.qa.limits import usual_dice
 from nnunet_robust.eval.conformal import calibrating
 from nnunet_robust.eval.conformal.calibration_file import read_calibration
 from nnunet_robust.eval.conformal.loss_curves import bound_mask
-from nnunet_robust.eval.inference.models import load_model
+from nnunet_robust.eval.inference.loading import load_model
 from nnunet_robust.eval.inference.predictor import model_identity
 from tests.conftest import run, train
 

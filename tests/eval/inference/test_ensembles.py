@@ -19,8 +19,9 @@ from nnunet_robust.eval.images.cases import CaseFiles
 from nnunet_robust.eval.inference import models as models_module
 from nnunet_robust.eval.inference import precision
 from nnunet_robust.eval.inference.ensembles import WEIGHTINGS, Ensemble
+from nnunet_robust.eval.inference.loading import load_model
 from nnunet_robust.eval.inference.members import Members
-from nnunet_robust.eval.inference.models import Model, load_model
+from nnunet_robust.eval.inference.models import Model
 from nnunet_robust.eval.inference.sliding_window import SlidingWindow
 from nnunet_robust.eval.results.tables import ARM, SCORES, arm_key
 from nnunet_robust.eval.sweep.sweep import SweepParameters, run_sweep

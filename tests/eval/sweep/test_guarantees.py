@@ -18,8 +18,8 @@ from nnunet_robust.eval.conformal.calibration_file import read_calibration
 from nnunet_robust.eval.conformal.loss_curves import bound_mask
 from nnunet_robust.eval.inference import precision
 from nnunet_robust.eval.inference.devices import device_of
+from nnunet_robust.eval.inference.loading import load_model
 from nnunet_robust.eval.inference.members import predict
-from nnunet_robust.eval.inference.models import load_model
 from nnunet_robust.eval.inference.sliding_window import SlidingWindow
 from nnunet_robust.eval.sweep.sweep import SweepParameters, run_sweep
 from tests.eval.sweep.test_sweep import Silent

@@ -19,15 +19,15 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from nnunetv2.inference.predict_from_raw_data import predict_entry_point
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor, predict_entry_point
 from PIL import Image
 
 from nnunet_robust.cli.main import main
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.images.complexity import ComplexityMeter
 from nnunet_robust.eval.images.image_quality import image_quality
+from nnunet_robust.eval.inference import loading, precision
 from nnunet_robust.eval.inference import models as models_module
-from nnunet_robust.eval.inference import precision
 from nnunet_robust.eval.inference.sliding_window import SlidingWindow
 from nnunet_robust.eval.sweep.estimate import Expected
 from nnunet_robust.eval.sweep.sweep import SweepParameters, run_sweep
@@ -570,7 +570,7 @@ def test_tile_sizes_are_what_a_stock_predictor_with_that_patch_gives(
     same = [row for row in table if row["tile_size"] == "12x32x32"]
     assert same == [row for row in rows(default.output / "results.csv") if row["perturbation"] == "clean"]
 
-    stock = models_module.nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+    stock = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
     stock.initialize_from_trained_model_folder(str(folder), ("0",), "checkpoint_final.pth")
     stock.configuration_manager.configuration["patch_size"] = [8, 16, 32]
     images = nnunet / "nnUNet_raw" / volumes / "imagesTs"
@@ -606,7 +606,7 @@ def test_a_tile_size_named_twice_is_one_arm(parameters: SweepParameters) -> None
 
 
 def test_a_network_that_takes_one_size_says_so(parameters: SweepParameters, monkeypatch) -> None:
-    load = models_module.load_model
+    load = loading.load_model
     monkeypatch.setattr(
         "nnunet_robust.eval.inference.selection.load_model",
         lambda *given, **more: with_foreign_network(load(*given, **more)),

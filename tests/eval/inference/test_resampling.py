@@ -10,7 +10,7 @@ import torch
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape, resample_data_or_seg_to_shape
 from skimage.transform import resize
 
-from nnunet_robust.eval.attacks.resampling import Resampling
+from nnunet_robust.eval.inference.resampling import Resampling
 
 OPTIONS = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
 CASES = {  # shape, spacing before, spacing after

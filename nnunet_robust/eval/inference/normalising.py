@@ -1,0 +1,48 @@
+"""nnU-Net's normalisations in torch: for any device, and to be differentiated with the image's own statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+_EPS = 1e-8  # nnU-Net's smallest divisor
+
+Normalise = Callable[[torch.Tensor, "torch.Tensor | None", Mapping[str, float]], torch.Tensor]
+"""(float32 (*spatial); bool (*spatial), where it is not background, None: everywhere; nnU-Net's numbers on the
+intensities inside the objects, as `percentile_00_5`) -> float32 (*spatial), another tensor."""
+
+
+def _z_score(x: torch.Tensor, mask: torch.Tensor | None, of_dataset: Mapping[str, float]) -> torch.Tensor:
+    if mask is None:
+        return (x - x.mean()) / x.std(correction=0).clamp(min=_EPS)
+    inside = x[mask]
+    return torch.where(mask, (x - inside.mean()) / inside.std(correction=0).clamp(min=_EPS), x)
+
+
+def _ct(x: torch.Tensor, mask: torch.Tensor | None, of_dataset: Mapping[str, float]) -> torch.Tensor:
+    clipped = x.clamp(of_dataset["percentile_00_5"], of_dataset["percentile_99_5"])
+    return (clipped - of_dataset["mean"]) / max(of_dataset["std"], _EPS)
+
+
+def _none(x: torch.Tensor, mask: torch.Tensor | None, of_dataset: Mapping[str, float]) -> torch.Tensor:
+    return x
+
+
+def _to_01(x: torch.Tensor, mask: torch.Tensor | None, of_dataset: Mapping[str, float]) -> torch.Tensor:
+    from_zero = x - x.min()
+    return from_zero / from_zero.max().clamp(min=_EPS)
+
+
+def _rgb_to_01(x: torch.Tensor, mask: torch.Tensor | None, of_dataset: Mapping[str, float]) -> torch.Tensor:
+    return x / 255
+
+
+NORMALISATIONS: dict[str, Normalise] = {
+    "ZScoreNormalization": _z_score,
+    "CTNormalization": _ct,
+    "NoNormalization": _none,
+    "RescaleTo01Normalization": _to_01,
+    "RGBTo01Normalization": _rgb_to_01,
+}
+"""nnU-Net's class -> what it does to one channel."""
