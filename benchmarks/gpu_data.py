@@ -47,12 +47,13 @@ class Data:
     @property
     def model(self) -> Path:
         """The trained model's folder."""
-        return Path(os.environ["nnUNet_results"]) / self.dataset / f"{self.trainer}__nnUNetPlans__{self.configuration}"
+        results = Path(os.environ["nnUNet_results"])  # noqa: SIM112 - nnU-Net's own name
+        return results / self.dataset / f"{self.trainer}__nnUNetPlans__{self.configuration}"
 
     @property
     def images(self) -> Path:
         """The test images' folder."""
-        return Path(os.environ["nnUNet_raw"]) / self.dataset / "imagesTs"
+        return Path(os.environ["nnUNet_raw"]) / self.dataset / "imagesTs"  # noqa: SIM112
 
     @property
     def labels(self) -> Path:
@@ -79,7 +80,7 @@ def make(data: Data, device: str) -> None:
     """Make the dataset and train its model, unless that is done."""
     if (data.model / "fold_0" / "checkpoint_final.pth").is_file():
         return
-    raw = Path(os.environ["nnUNet_raw"])
+    raw = Path(os.environ["nnUNet_raw"])  # noqa: SIM112
     if not (raw / data.dataset / "dataset.json").is_file():
         if data.configuration == "2d":
             parameters = TextureParameters(cases=5, test_cases=data.tests, size=data.shape[0][-1])

@@ -331,15 +331,14 @@ def trainers(report: Report) -> None:
     of_kind = data_of("2d", report.quick)
     failed = []
     for compiled in (False, True) if report.device == "cuda" else (False,):
-        os.environ["nnUNet_compile"] = "t" if compiled else "f"
+        os.environ["nnUNet_compile"] = "t" if compiled else "f"  # noqa: SIM112 - nnU-Net's own name
         for name in TRAINERS:
             what = f"{name}{' compiled' if compiled else ''}"
+            trained = f"{name}_ps64_bs2_1epochs_{1 if report.quick else 3}iters_seed1"
             seconds: dict[str, float] = {}
             try:
                 with timed(seconds, what):
-                    folder = train(
-                        of_kind, f"{name}_ps64_bs2_1epochs_{1 if report.quick else 3}iters_seed1", report.device
-                    )
+                    folder = train(of_kind, trained, report.device)
                 stored = torch.load(folder / "fold_0" / "checkpoint_final.pth", weights_only=False, map_location="cpu")
                 weights = stored["network_weights"].values()
                 check(all(bool(torch.isfinite(weight).all()) for weight in weights), "weights that are not finite")
@@ -347,7 +346,6 @@ def trainers(report: Report) -> None:
             except Exception as error:
                 failed.append(what)
                 report.figures(**{what: f"{type(error).__name__}: {str(error)[:200]}"})
-            shutil.rmtree(of_kind.model.with_name(f"{name}_x"), ignore_errors=True)
             torch._dynamo.reset()
     check(not failed, f"failed: {', '.join(failed)}")
     if report.device != "cuda":
