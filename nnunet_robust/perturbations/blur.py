@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import NamedTuple
 
 import torch
 
-from nnunet_robust.perturbations.axes import long_axes, multiply_along
+from nnunet_robust.perturbations.axes import computable, long_axes, multiply_along
 from nnunet_robust.perturbations.eight_bit import Scale, in_eight_bits
 from nnunet_robust.perturbations.row import Perturbation
 
 TRUNCATE = 4.0  # standard deviations; scipy.ndimage.gaussian_filter's default
-_BLOCK = 64  # output rows made by one matrix product, at least; more multiply zeros, fewer repeat the kernel's reach
+_BLOCK = 32  # output rows made by one matrix product, at least; more multiply zeros, fewer repeat the kernel's reach
+_VALUES_KEPT = 1 << 20  # of one blur's matrices along an axis
 
 
 def gaussian_blur(image: torch.Tensor, level: float, generator: torch.Generator) -> torch.Tensor:
@@ -46,14 +49,13 @@ def gaussian_blur(image: torch.Tensor, level: float, generator: torch.Generator)
     """
     if not 0 <= level < math.inf:
         raise ValueError(f"The sigma of the blur must be finite and >= 0, got {level}")
-    if level == 0:
+    axes = long_axes(image)
+    if level == 0 or not axes:
         return image.clone()
-    # half precision has neither the range for the sums nor, on a CPU, fast products
-    blurred = image.clone() if image.dtype == torch.float64 else image.to(torch.float32, copy=True)
-    for axis in range(1, image.ndim):
-        if image.shape[axis] > 1:
-            blurred = _blur_axis(blurred, axis, level)
-    return blurred.to(image.dtype).contiguous()
+    blurred = computable(image).contiguous()
+    for axis in axes:
+        blurred = _blur_axis(blurred, axis, level)
+    return blurred.to(image.dtype)
 
 
 def background_blur(image: torch.Tensor, level: float, generator: torch.Generator, mask: torch.Tensor) -> torch.Tensor:
@@ -144,23 +146,49 @@ def foreground_blur(image: torch.Tensor, level: float, generator: torch.Generato
     return torch.where(mask.to(image.device), gaussian_blur(image, level, generator), image)
 
 
+class _Block(NamedTuple):
+    """Rows start to stop of the blur's matrix; outside of the columns first to last they are zero."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+    rows: torch.Tensor
+
+
 def _blur_axis(image: torch.Tensor, axis: int, sigma: float) -> torch.Tensor:
-    """Blur along one axis by products with the rows of the blur's matrix: several times faster than a convolution."""
+    """Blur a contiguous image along one axis by products with the blur's matrix: far faster than a convolution."""
     length = image.shape[axis]
+    small = length * min(length, _BLOCK + 2 * _radius(sigma)) <= _VALUES_KEPT
+    blocks = (_blocks if small else _blocks.__wrapped__)(sigma, length, image.dtype, image.device)
+    lines = image.view(math.prod(image.shape[:axis]), length, -1)
+    blurred = torch.empty_like(lines)
+    for start, stop, first, last, rows in blocks:
+        if lines.shape[2] == 1:  # plain matrices are written where they belong
+            torch.mm(lines[:, first:last, 0], rows.T, out=blurred[:, start:stop, 0])
+        elif len(lines) == 1:
+            torch.mm(rows, lines[0, first:last], out=blurred[0, start:stop])
+        else:
+            blurred[:, start:stop] = rows @ lines[:, first:last]
+    return blurred.view(image.shape)
+
+
+@functools.lru_cache(maxsize=16)  # of the images of a dataset many have one size
+def _blocks(sigma: float, length: int, dtype: torch.dtype, device: torch.device) -> list[_Block]:
     radius = _radius(sigma)
-    kernel = _periodic_kernel(sigma, length).to(device=image.device, dtype=image.dtype)
+    kernel = _periodic_kernel(sigma, length)
     blocks = []
     step = max(_BLOCK, radius)
     for start in range(0, length, step):
         stop = min(start + step, length)
         # reflected positions fall inside of this window too
         first, last = max(0, start - radius), min(length, stop + radius)
-        rows = torch.arange(start, stop, device=image.device)[:, None]
-        columns = torch.arange(first, last, device=image.device)
+        offsets = torch.arange(first, last) - torch.arange(start, stop)[:, None]
+        reflected = -1 - torch.arange(first, last) - torch.arange(start, stop)[:, None]
         # voxel j of the continued image stands at j + 2 n z and at -1 - j + 2 n z, for every integer z
-        matrix = kernel[(columns - rows) % (2 * length)] + kernel[(-1 - columns - rows) % (2 * length)]
-        blocks.append(multiply_along(image.narrow(axis, first, last - first), matrix, axis))
-    return torch.cat(blocks, dim=axis) if len(blocks) > 1 else blocks[0]
+        matrix = kernel[offsets % (2 * length)] + kernel[reflected % (2 * length)]
+        blocks.append(_Block(start, stop, first, last, matrix.to(device=device, dtype=dtype)))
+    return blocks
 
 
 def _edge_matrix(sigma: float, length: int) -> torch.Tensor:

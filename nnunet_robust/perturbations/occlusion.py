@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 
 from nnunet_robust.perturbations.axes import long_axes, lowest_resolution_axis
+from nnunet_robust.perturbations.boxes import TIE, first_reached
 from nnunet_robust.perturbations.row import Perturbation
 
 BOXES = 3
-_TIE = 1e-3  # of the axes' distances: without it a whole face of a box, or of a thick slice, would disappear at once
 
 
 def cutout(
@@ -47,13 +47,27 @@ def cutout(
     """
     if not 0 <= level <= 1:
         raise ValueError(f"The share that is hidden must be in [0, 1], got {level}")
-    axes = long_axes(image)
-    uniform = torch.rand(BOXES, 2, len(axes), generator=generator, device=generator.device).to(image.device)
+    axes = long_axes(image) or [1]
+    uniform = torch.rand(BOXES, 2, len(axes), generator=generator, device=generator.device).cpu()
     centres, edges = uniform[:, 0], 4 ** (uniform[:, 1] - 0.5)
     hidden = round(level * (image[0].numel() if region is None else int(region.sum())))
     if hidden == 0:
         return image.clone()
-    # the factor at which a voxel disappears: the boxes' unit distance from the nearest centre
+    if region is not None:
+        factor = _factor(image, axes, centres.to(image.device), edges.to(image.device))
+        return image.masked_fill(factor <= factor[region].kthvalue(hidden).values, 0.0)
+    lengths = [image.shape[axis] for axis in axes]
+    boxes, places = first_reached(centres.numpy(), edges.numpy(), lengths, hidden)
+    result = image.clone(memory_format=torch.contiguous_format)
+    for box in boxes:
+        inside = (slice(None), *(slice(*ends) for ends in box))
+        result.view(-1, *lengths)[inside] = 0.0
+    result.flatten(1).index_fill_(1, torch.from_numpy(places).to(image.device), 0.0)
+    return result
+
+
+def _factor(image: torch.Tensor, axes: Sequence[int], centres: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+    """The factor at which each voxel disappears, (*spatial): see `boxes.first_reached`."""
     factor = torch.full((), torch.inf, device=image.device)
     for centre, edge in zip(centres, edges, strict=True):
         box, total = torch.zeros((), device=image.device), torch.zeros((), device=image.device)
@@ -64,10 +78,8 @@ def cutout(
                 [-1 if a == axis else 1 for a in range(1, image.ndim)]
             )
             box, total = torch.maximum(box, distance), total + distance
-        factor = torch.minimum(factor, box + _TIE * total)
-    factor = factor.expand(image.shape[1:])
-    counted = factor.flatten() if region is None else factor[region]
-    return image.masked_fill(factor <= counted.kthvalue(hidden).values, 0.0)
+        factor = torch.minimum(factor, box + TIE * total)
+    return factor.expand(image.shape[1:])
 
 
 def missing_slices(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.eval.attacks.sums import exact_sum
 
 NORMS = ("linf", "l2")
 
@@ -69,7 +70,7 @@ class Ball:
             self._moves = self._moves & region
             self._lowest, self._highest = self._lowest * region, self._highest * region
         self._region = region
-        self.radius = min(budget.radius, self.size(torch.maximum(-self._lowest, self._highest)))
+        self.radius = min(budget.radius, float(self._size(torch.maximum(-self._lowest, self._highest))))
 
     def image(self, change: torch.Tensor) -> torch.Tensor:
         """The image at a perturbation (C, *spatial); where that is 0, the image's own bits."""
@@ -84,15 +85,10 @@ class Ball:
         """The perturbation, brought back into the budget, then to where the image is not clipped."""
         if self.norm == "linf":
             change = change.clamp(-self.radius, self.radius)
-        elif (size := self.size(change)) > self.radius:
-            change = change * (self.radius / size)
+        else:
+            size = self._size(change)
+            change = change * torch.where(size > self.radius, self.radius / size, 1.0)
         return change.clamp(self._lowest, self._highest)
-
-    def size(self, change: torch.Tensor) -> float:
-        """The norm of a perturbation, as the budget counts it."""
-        if self.norm == "linf":
-            return float(change.abs().max())
-        return math.sqrt(float(change.square().sum(dtype=torch.float64)) / self._count)
 
     def direction(self, gradient: torch.Tensor) -> torch.Tensor:
         """The perturbation of norm 1 that a gradient with respect to the image promises most of; 0 if that is 0."""
@@ -101,11 +97,7 @@ class Ball:
         if self.norm == "linf":
             return gradient.sign()
         # in units of the largest: squares of small gradients would vanish
-        largest = gradient.abs().max()
-        if largest == 0:
-            return gradient
-        gradient = gradient / largest
-        return gradient / self.size(gradient)
+        return self._unit(gradient / _positive(gradient.abs().max()))
 
     def control(self, generator: torch.Generator) -> torch.Tensor:
         """Random noise of the whole budget: its norm is the radius, before values are clipped to their channel's own.
@@ -131,4 +123,15 @@ class Ball:
         return noise.to(self._clean.device) * self._moves
 
     def _unit(self, change: torch.Tensor) -> torch.Tensor:
-        return change / max(self.size(change), torch.finfo(torch.float32).tiny)
+        return change / _positive(self._size(change))
+
+    def _size(self, change: torch.Tensor) -> torch.Tensor:
+        """The norm of a perturbation, as the budget counts it: (), without waiting for the device."""
+        if self.norm == "linf":
+            return change.abs().max()
+        return (exact_sum(change.square()) / self._count).sqrt()
+
+
+def _positive(size: torch.Tensor) -> torch.Tensor:
+    """A size to divide by: 1 where it is 0."""
+    return torch.where(size > 0, size, 1.0)

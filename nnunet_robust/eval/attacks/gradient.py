@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+import itertools
+import math
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+from nnunetv2.utilities.helpers import empty_cache
 from torch import nn
 
 from nnunet_robust.common.errors import UserError
@@ -16,6 +20,13 @@ from nnunet_robust.eval.inference.sliding_window import SlidingWindow
 
 Loss = Callable[[torch.Tensor], torch.Tensor]
 """Aggregated logits (heads, *spatial), float32 -> a number, differentiable."""
+
+_Slicer: TypeAlias = tuple[Any, ...]
+_Copies: TypeAlias = Sequence[tuple[_Slicer, tuple[int, ...]]]  # a tile, and the axes to mirror it along
+
+# Of the copies that go through a network together. On a CPU small tiles gain by it, to this size; on a GPU the graph of
+# so many takes some 4 GB with nnU-Net's default networks: one tile of 128 x 128 x 128, or 8 of 512 x 512.
+_VOXELS_AT_ONCE = {"cpu": 1 << 16, "accelerator": 1 << 21}
 
 
 class Gradient(NamedTuple):
@@ -41,13 +52,15 @@ class WindowGradient:
         L = 1 / (folds mirrors) * sum over folds, mirrors and tiles of  g / W * mirror(f(mirror(x[tile]))),
 
     with the Gaussian weights g and their sum W over tiles. So a first pass adds L up without a graph and takes
-    d loss / d L. A second takes one copy of one tile at a time and back-propagates through the network
+    d loss / d L. A second back-propagates through the network
 
-        mirror(g / W * d loss / d L) / (folds mirrors);
+        mirror(g / W * d loss / d L) / (folds mirrors)
 
-    the input's gradients, mirrored back, are added up where the tile lies. Memory is that of the volume's logits and
-    of one tile's graph; time is that of about three predictions. The same call gives the same bits on a CPU. For one
-    thread at a time.
+    of each copy of each tile; the input's gradients, mirrored back, are added up where the tile lies. Both passes take
+    several copies at once, as many as have `_VOXELS_AT_ONCE` voxels; where these do not fit into memory, half of that,
+    down to one. Memory is that of the volume's logits and of one batch's graph; time is that of about three
+    predictions. The device is waited for twice, whatever the number of tiles. The same call gives the same bits on a
+    CPU. For one thread at a time.
 
     Args:
         window: a window of this object's own, which nothing is predicted with: on CUDA that may lay the weights out
@@ -60,6 +73,10 @@ class WindowGradient:
         self._gaussian = compute_gaussian(
             window.patch_size, sigma_scale=1.0 / 8, value_scaling_factor=10, dtype=torch.float32, device=self._device
         )
+        # By size, never by a measured time: another number at once gives other last bits.
+        voxels = _VOXELS_AT_ONCE["cpu" if self._device.type == "cpu" else "accelerator"]
+        self._at_once = max(1, voxels // math.prod(window.patch_size))
+        self._known_weights: tuple[tuple[int, ...], torch.Tensor] | None = None
 
     def logits(self, data: torch.Tensor) -> torch.Tensor:
         """The logits alone: the first pass.
@@ -75,7 +92,9 @@ class WindowGradient:
         """
         with self._running():
             padded, inside = self._padded(data)
-            return self._sum(padded)[inside]
+            summed = self._sum(padded)
+            _check_finite(bool(torch.isfinite(summed).all()), "output")
+            return summed[inside]
 
     def gradient(self, data: torch.Tensor, loss: Loss) -> Gradient:
         """Both passes.
@@ -97,8 +116,15 @@ class WindowGradient:
                 (of_logits,) = torch.autograd.grad(value, leaf)
             of_padded = torch.zeros_like(summed)  # the loss does not know of the padding
             of_padded[inside] = of_logits
-            found = self._back(padded, of_padded)[inside]
-        return Gradient(logits, float(value.detach()), found)
+            of_padded *= self._weights(padded)
+            slicers = self._slicers(padded)
+            counts = [of_padded[slicer].any() for slicer in slicers]  # where no voxel of a tile does, it is left out
+            finite, *count = torch.stack([torch.isfinite(summed).all(), *counts]).tolist()
+            _check_finite(finite, "output")
+            found = self._back(padded, of_padded, list(itertools.compress(slicers, count)))
+            finite, worth = torch.stack([torch.isfinite(found).all().to(value.dtype), value.detach()]).tolist()
+            _check_finite(bool(finite), "gradient with respect to the image")
+        return Gradient(logits, worth, found[inside])
 
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:
@@ -113,48 +139,104 @@ class WindowGradient:
                 f"the memory of {self._device}: take a device with more, or a smaller tile"
             ) from error
 
-    def _padded(self, data: torch.Tensor) -> tuple[torch.Tensor, tuple[Any, ...]]:
+    def _padded(self, data: torch.Tensor) -> tuple[torch.Tensor, _Slicer]:
         return self._window.padded(data.to(self._device, torch.float32))
 
-    def _copies(self, padded: torch.Tensor) -> Iterator[tuple[nn.Module, tuple[Any, ...], tuple[int, ...]]]:
-        """Network, tile and axes to mirror along, in nnU-Net's order."""
-        slicers = self._window.slicers(tuple(padded.shape[1:]))
-        for network in self._window.networks:
-            for slicer in slicers:
-                for axes in self._window.mirrors:
-                    yield network, slicer, axes
+    def _slicers(self, padded: torch.Tensor) -> list[_Slicer]:
+        return self._window.slicers(tuple(padded.shape[1:]))
 
     def _weights(self, padded: torch.Tensor) -> torch.Tensor:
-        """1 / (W folds mirrors), for each voxel."""
-        weights = torch.zeros(padded.shape[1:], device=self._device)
-        for slicer in self._window.slicers(tuple(padded.shape[1:])):
-            weights[slicer[1:]] += self._gaussian
-        return 1 / (weights * len(self._window.networks) * len(self._window.mirrors))
+        """1 / (W folds mirrors), for each voxel; kept for the last shape, which all steps of an attack share."""
+        shape = tuple(padded.shape[1:])
+        if self._known_weights is None or self._known_weights[0] != shape:
+            weights = torch.zeros(shape, device=self._device)
+            for slicer in self._slicers(padded):
+                weights[slicer[1:]] += self._gaussian
+            weights = 1 / (weights * len(self._window.networks) * len(self._window.mirrors))
+            self._known_weights = shape, weights
+        return self._known_weights[1]
 
     def _sum(self, padded: torch.Tensor) -> torch.Tensor:
         """The first pass: logits (heads, *padded)."""
+
+        def forwards(network: nn.Module, copies: _Copies) -> torch.Tensor:
+            outputs: torch.Tensor = network(_taken(padded, copies))
+            return outputs
+
         logits = torch.zeros((self._window.num_heads, *padded.shape[1:]), device=self._device)
-        for network, slicer, axes in self._copies(padded):
-            logits[slicer] += self._gaussian * network(padded[slicer][None].flip(axes)).flip(axes)[0]
+        for copies, outputs in self._in_batches(self._slicers(padded), forwards):
+            _put(logits, copies, outputs, self._gaussian)
         logits *= self._weights(padded)
-        _check_finite(logits, "output")
         return logits
 
-    def _back(self, padded: torch.Tensor, of_logits: torch.Tensor) -> torch.Tensor:
-        """The second pass: d loss / d image, (C, *padded)."""
-        of_logits = of_logits * self._weights(padded)
-        found = torch.zeros_like(padded)
-        for network, slicer, axes in self._copies(padded):
-            share = (self._gaussian * of_logits[slicer])[None].flip(axes)
-            if not share.any():
-                continue  # no voxel of the tile counts
+    def _back(self, padded: torch.Tensor, of_logits: torch.Tensor, slicers: Sequence[_Slicer]) -> torch.Tensor:
+        """The second pass, of some tiles: d loss / d image, (C, *padded)."""
+
+        def backwards(network: nn.Module, copies: _Copies) -> torch.Tensor:
+            shares = _taken(of_logits, copies, self._gaussian)
             with torch.enable_grad():
-                tile = padded[slicer][None].flip(axes).requires_grad_()
+                tiles = _taken(padded, copies).requires_grad_()
                 # of the input alone: gradients of the weights are not computed
-                (of_tile,) = torch.autograd.grad(network(tile), tile, share)
-            found[slicer] += of_tile.flip(axes)[0]
-        _check_finite(found, "gradient with respect to the image")
+                (of_tiles,) = torch.autograd.grad(network(tiles), tiles, shares)
+            return of_tiles
+
+        found = torch.zeros_like(padded)
+        for copies, of_tiles in self._in_batches(slicers, backwards):
+            _put(found, copies, of_tiles)
         return found
+
+    def _in_batches(
+        self, slicers: Sequence[_Slicer], run: Callable[[nn.Module, _Copies], torch.Tensor]
+    ) -> Iterator[tuple[_Copies, torch.Tensor]]:
+        """Run something on each mirrored copy of some tiles and each fold's network, several copies at once.
+
+        What they are added to is not touched by `run`, so that a batch that does not fit into memory is begun again.
+        """
+        copies = [(slicer, axes) for axes in self._window.mirrors for slicer in slicers]
+        for network in self._window.networks:
+            start = 0
+            while start < len(copies):
+                batch = copies[start : start + self._at_once]
+                found = self._tried(run, network, batch)
+                if found is not None:
+                    yield batch, found
+                    start += len(batch)
+
+    def _tried(
+        self, run: Callable[[nn.Module, _Copies], torch.Tensor], network: nn.Module, batch: _Copies
+    ) -> torch.Tensor | None:
+        """What `run` gives; None: out of memory, try again with less."""
+        try:
+            return run(network, batch)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or len(batch) == 1:
+                raise
+        # outside of the handler, whose traceback holds on to the memory
+        empty_cache(self._device)
+        self._at_once = len(batch) // 2
+        return None
+
+
+def _taken(source: torch.Tensor, copies: _Copies, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """The copies, (n, channels, *patch), mirrored; each tile times the weights before that."""
+    parts = []
+    for axes, same in itertools.groupby(copies, operator.itemgetter(1)):
+        tiles = torch.stack([source[slicer] for slicer, _ in same])
+        parts.append((tiles if weights is None else tiles * weights).flip(axes))
+    return torch.cat(parts)
+
+
+def _put(total: torch.Tensor, copies: _Copies, found: torch.Tensor, weights: torch.Tensor | None = None) -> None:
+    """Add what was found of copies, mirrored back and then times the weights, where their tiles lie."""
+    start = 0
+    for axes, same in itertools.groupby(copies, operator.itemgetter(1)):
+        slicers = [slicer for slicer, _ in same]
+        tiles = found[start : start + len(slicers)].flip(axes)
+        start += len(slicers)
+        if weights is not None:
+            tiles *= weights
+        for slicer, tile in zip(slicers, tiles, strict=True):
+            total[slicer] += tile
 
 
 def _full_precision(device: torch.device) -> contextlib.AbstractContextManager[None]:
@@ -167,6 +249,6 @@ def _full_precision(device: torch.device) -> contextlib.AbstractContextManager[N
     return flags
 
 
-def _check_finite(values: torch.Tensor, name: str) -> None:
-    if not torch.isfinite(values).all():
+def _check_finite(finite: bool, name: str) -> None:
+    if not finite:
         raise UserError(f"the network's {name} has values that are not finite: look at the intensities of the image")

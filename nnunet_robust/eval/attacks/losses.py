@@ -6,6 +6,7 @@ passes through. Plain labels have one question in a voxel, which of them it is; 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,11 +27,13 @@ class Target:
         labels: int64 (*spatial).
         valid: bool (*spatial), False where the label is to be ignored.
         heads: what the logits' channels stand for.
+        count: how many voxels count.
     """
 
     labels: torch.Tensor
     valid: torch.Tensor
     heads: LabelLayout
+    count: int
 
     @property
     def yes(self) -> torch.Tensor:
@@ -56,9 +59,10 @@ def target(labels: NDArray[np.integer], heads: LabelLayout, ignore_label: int | 
     """
     found = torch.from_numpy(np.ascontiguousarray(labels).astype(np.int64)).to(device)
     valid = torch.ones_like(found, dtype=torch.bool) if ignore_label is None else found != ignore_label
-    if not valid.any():
+    count = int(valid.sum())
+    if not count:
         raise UserError(f"every voxel of the reference has the label to be ignored, {ignore_label}: nothing to attack")
-    return Target(found, valid, heads)
+    return Target(found, valid, heads, count)
 
 
 Weighting = Callable[[torch.Tensor, Target, float], torch.Tensor]
@@ -94,7 +98,7 @@ def attack_loss(logits: torch.Tensor, reference: Target, weighting: Weighting, p
     """
     losses = cross_entropy(logits, reference)
     weights = weighting(logits.detach(), reference, progress)
-    return (weights * losses).sum() / (reference.valid.sum() * len(losses))
+    return (weights * losses).sum() / (reference.count * len(losses))
 
 
 def plain(logits: torch.Tensor, reference: Target, progress: float) -> torch.Tensor:
@@ -137,7 +141,9 @@ def cospgd(logits: torch.Tensor, reference: Target, progress: float) -> torch.Te
     similarity of softmax and one-hot), and their code (`cospgd_scale`), which detaches the weights likewise.
     """
     if reference.heads.class_order is None:
-        return functional.cosine_similarity(logits.softmax(0), reference.yes, dim=0)[None]
+        probabilities = logits.softmax(0)
+        labels = torch.where(reference.valid, reference.labels, 0)[None]
+        return probabilities.gather(0, labels) / probabilities.norm(dim=0, keepdim=True)
     inside = logits.sigmoid()
     of_answer = torch.where(reference.yes > 0, inside, 1 - inside)
     return of_answer / torch.hypot(inside, 1 - inside)
@@ -162,11 +168,12 @@ def mean_dice(logits: torch.Tensor, reference: Target) -> float:
     A structure that neither has counts 1, one that a single one has 0, as in `results.csv`.
     """
     labels = predicted(logits, reference.heads)
-    dice = []
+    counts = []
     for values in reference.heads.labels.values():
         found, wanted = (_among(map_, values) & reference.valid for map_ in (labels, reference.labels))
-        total = int(found.sum() + wanted.sum())
-        dice.append(2 * int((found & wanted).sum()) / total if total else 1.0)
+        counts += [(found & wanted).sum(), found.sum() + wanted.sum()]
+    waited = torch.stack(counts).tolist()  # once for all structures
+    dice = [2 * both / total if total else 1.0 for both, total in zip(waited[::2], waited[1::2], strict=True)]
     return sum(dice) / len(dice)
 
 
@@ -177,4 +184,4 @@ def _right(logits: torch.Tensor, reference: Target) -> torch.Tensor:
 
 
 def _among(labels: torch.Tensor, values: tuple[int, ...]) -> torch.Tensor:
-    return torch.isin(labels, torch.tensor(values, device=labels.device))
+    return functools.reduce(torch.logical_or, (labels == value for value in values))

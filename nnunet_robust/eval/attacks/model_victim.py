@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from nnunet_robust.eval.attacks.chain import Chain
 from nnunet_robust.eval.attacks.gradient import WindowGradient
 from nnunet_robust.eval.attacks.losses import Target, Weighting, attack_loss, cross_entropy, mean_dice
+from nnunet_robust.eval.attacks.sums import exact_sum
 from nnunet_robust.eval.attacks.victim import Answer, Score
 from nnunet_robust.eval.inference.models import Model
 
@@ -54,6 +55,5 @@ class ModelVictim:
 
 def _score(logits: torch.Tensor, target: Target) -> Score:
     losses = cross_entropy(logits, target)
-    return Score(
-        mean_dice(logits, target), float(losses.sum(dtype=torch.float64)) / (int(target.valid.sum()) * len(losses))
-    )
+    loss = float(exact_sum(losses)) / (target.count * len(losses))
+    return Score(mean_dice(logits, target), loss)

@@ -16,8 +16,11 @@ intensities inside the objects, as `percentile_00_5`) -> float32 (*spatial), ano
 def _z_score(x: torch.Tensor, mask: torch.Tensor | None, of_dataset: Mapping[str, float]) -> torch.Tensor:
     if mask is None:
         return (x - x.mean()) / x.std(correction=0).clamp(min=_EPS)
-    inside = x[mask]
-    return torch.where(mask, (x - inside.mean()) / inside.std(correction=0).clamp(min=_EPS), x)
+    # not x[mask], whose size a GPU has to be waited for
+    count = mask.sum()
+    from_mean = x - torch.where(mask, x, 0.0).sum() / count
+    variance = torch.where(mask, from_mean, 0.0).square().sum() / count
+    return torch.where(mask, from_mean / variance.clamp(min=_EPS**2).sqrt(), x)
 
 
 def _ct(x: torch.Tensor, mask: torch.Tensor | None, of_dataset: Mapping[str, float]) -> torch.Tensor:

@@ -98,6 +98,7 @@ class Preprocessing:
 
     def __init__(self, plans: Plans) -> None:
         self._plans = plans
+        self._last: tuple[torch.Tensor, torch.Tensor] | None = None  # what is not zero, and the same with holes filled
 
     @classmethod
     def of(cls, predictor: TrainedNetwork) -> Preprocessing | None:
@@ -152,9 +153,16 @@ class Preprocessing:
             if scheme == _RGB:
                 _check_rgb(channel)
             if masked and scheme == _MASKED and body is None:
-                body = filled(there)
+                body = self._body(there)
             channels.append(NORMALISATIONS[scheme](channel, body if masked else None, of_dataset))
         return torch.stack(channels)
+
+    def _body(self, there: torch.Tensor) -> torch.Tensor:
+        """What is there, with its holes filled; kept, as most perturbations leave a background of zeros as it is."""
+        last = self._last  # once: another thread may replace it
+        if last is None or last[0].device != there.device or not torch.equal(last[0], there):
+            last = self._last = there, filled(there)
+        return last[1]
 
 
 class Export:
@@ -289,8 +297,8 @@ def _inside(box: Sequence[Sequence[int]]) -> tuple[slice, ...]:
 
 
 def _check_rgb(channel: torch.Tensor) -> None:
-    low, high = channel.detach().aminmax()
-    assert float(low) >= 0 and float(high) <= 255, (
+    low, high = torch.stack(channel.detach().aminmax()).tolist()
+    assert low >= 0 and high <= 255, (
         "RGB images are uint 8, for whatever reason I found pixel values smaller than 0 or greater than 255. Your "
         "images do not seem to be RGB images"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 
@@ -12,7 +11,6 @@ from nnunet_robust.eval.attacks.gradient import WindowGradient
 from nnunet_robust.eval.attacks.model_victim import ModelVictim
 from nnunet_robust.eval.attacks.rows import against, perturbation
 from nnunet_robust.eval.inference.models import Model
-from nnunet_robust.eval.inference.precision import torch_threads
 from nnunet_robust.eval.inference.sliding_window import SlidingWindow
 from nnunet_robust.eval.results.tables import Condition
 from nnunet_robust.eval.sweep.scene import Scene
@@ -21,7 +19,8 @@ _VALUES_KEPT = 1 << 26
 
 
 class Attacker:
-    """Attacks models. Threads may ask at once; they are served one after the other.
+    """Attacks models, each on its device. For the thread in which the networks predict, not beside them: cuDNN has one
+    setting for all threads, and an attack needs another one.
 
     Args:
         models: those that are attacked.
@@ -32,11 +31,8 @@ class Attacker:
     def __init__(self, models: Iterable[Model], steps: int, seed: int) -> None:
         self._models = {model.key: model for model in models}
         self._steps, self._seed = steps, seed
-        # Of whoever makes this: the last bits depend on it, and a worker has one.
-        self._threads = torch.get_num_threads()
         self._windows: dict[str, WindowGradient] = {}
         self._kept: OrderedDict[tuple[str, str, str, float, int], torch.Tensor] = OrderedDict()
-        self._lock = threading.Lock()
 
     def image(self, scene: Scene, condition: Condition, model: Model) -> torch.Tensor:
         """Make a case's image under an attack on a model.
@@ -47,7 +43,7 @@ class Attacker:
             model: the one that is attacked, of `models`.
 
         Returns:
-            float32 (C, *spatial), raw; not to be modified.
+            float32 (C, *spatial), raw, on the scene's device; not to be modified.
 
         Raises:
             UserError: the model's preprocessing is not one that gradients are known of, all of the reference is to be
@@ -55,17 +51,16 @@ class Attacker:
         """
         attack = perturbation(condition.perturbation).attack
         key = scene.files.name, model.key, attack, condition.level, condition.replicate
-        with self._lock:
-            if key not in self._kept:
-                victim = ModelVictim(model, self._window(model.key), scene.label, scene.properties)
-                self._kept[key] = scene.image(condition, self._seed, as_it_is=False, extra=against(victim, self._steps))
-                while len(self._kept) > 1 and sum(map(torch.numel, self._kept.values())) > _VALUES_KEPT:
-                    self._kept.popitem(last=False)
-            return self._kept[key]
+        if key not in self._kept:
+            victim = ModelVictim(model, self._window(model.key), scene.label, scene.properties)
+            extra, device = against(victim, self._steps), model.predictor.device
+            self._kept[key] = scene.image(condition, self._seed, as_it_is=False, extra=extra, made_on=device)
+            while len(self._kept) > 1 and sum(map(torch.numel, self._kept.values())) > _VALUES_KEPT:
+                self._kept.popitem(last=False)
+        return self._kept[key]
 
     def _window(self, key: str) -> WindowGradient:
         """A window of its own, see `WindowGradient`, and in full precision whatever the sweep predicts with."""
         if key not in self._windows:
-            with torch_threads(self._threads, torch.device("cpu")):
-                self._windows[key] = WindowGradient(SlidingWindow.from_predictor(self._models[key].predictor))
+            self._windows[key] = WindowGradient(SlidingWindow.from_predictor(self._models[key].predictor))
         return self._windows[key]

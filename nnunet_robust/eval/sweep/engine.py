@@ -1,5 +1,6 @@
 """The pipeline: worker threads read, perturb, preprocess and measure ahead of the network, and export, compare and
-store behind it. Memory is bounded by the queues, whatever the number of conditions; results do not depend on threads.
+store behind it. Attacks are made in the network's thread, between its predictions. Memory is bounded by the queues,
+whatever the number of conditions; results do not depend on threads.
 """
 
 from __future__ import annotations
@@ -143,8 +144,8 @@ class Engine:
         jobs = self._jobs(units, whole_cases)
         ahead: deque[Job] = deque()
         while True:
-            # An attack takes long: it is predicted and stored before the next is begun.
-            while len(ahead) < (1 if ahead and ahead[-1].attack else self._at_once()) + self._workers:
+            # An attack takes long: it is predicted before the next is begun.
+            while not (ahead and ahead[-1].attack) and len(ahead) < self._at_once() + self._workers:
                 if (job := next(jobs, None)) is None:
                     break
                 ahead.append(job)
@@ -251,8 +252,14 @@ class Engine:
                     scene, arms = self._scene[1], work.todo[condition]
                     self._warm_up(networks_of(arms))
                     for group in [[arm] for arm in arms] if work.white_box else [arms]:
-                        prepared = self._pool.submit(self._stages.prepare, work, condition, group, scene)
-                        yield Job(work, condition, group, scene, prepared)
+                        yield self._job(work, condition, group, scene)
+
+    def _job(self, work: Work, condition: Condition, arms: list[Arm], scene: Future[Scene]) -> Job:
+        """Have an image made: an attack here and now, as no network may predict meanwhile, all others by a worker."""
+        attacked = self._run.attacked(work.unit, condition, arms)
+        attacking = None if attacked is None else _Inline().submit(self._stages.attack, condition, attacked, scene)
+        prepared = self._pool.submit(self._stages.prepare, work, condition, arms, scene, attacking)
+        return Job(work, condition, arms, scene, attacking is not None, prepared)
 
     def _is_due(self, unit: Unit, predictions: int) -> None:
         change = predictions - self._expected.pop(unit, 0)

@@ -11,6 +11,7 @@ import torch
 
 from nnunet_robust.common.seeding import torch_generator
 from nnunet_robust.eval.attacks.rows import perturbation
+from nnunet_robust.eval.attacks.sums import exact_sum
 from nnunet_robust.eval.images import pictures
 from nnunet_robust.eval.images.cases import CaseFiles
 from nnunet_robust.eval.images.complexity import SWEEP_SLICES, ComplexityMeter
@@ -80,7 +81,15 @@ class Scene:
         self.experts = {name: np.where(hidden, 0, labels) for name, labels in loaded.experts.items()}
         self._lock = threading.Lock()
 
-    def image(self, condition: Condition, seed: int, *, as_it_is: bool, extra: Extra | None = None) -> torch.Tensor:
+    def image(
+        self,
+        condition: Condition,
+        seed: int,
+        *,
+        as_it_is: bool,
+        extra: Extra | None = None,
+        made_on: torch.device | None = None,
+    ) -> torch.Tensor:
         """Make the image under a condition.
 
         Args:
@@ -88,9 +97,10 @@ class Scene:
             seed: of the noise.
             as_it_is: take the image as its file has it: clean, or of a series.
             extra: of an attack, see `perturb`: the model, with this case's reference.
+            made_on: where to perturb; None: on the device.
 
         Returns:
-            float32 (C, *spatial), on the device; not to be modified. An attack is made on the CPU.
+            float32 (C, *spatial), on the device; not to be modified.
 
         Raises:
             UserError: the perturbation does not take such an image.
@@ -101,7 +111,7 @@ class Scene:
         # Neither model nor level: comparisons are paired, and a level only scales the noise.
         # An attack may then choose the very noise that it is compared with.
         generator = torch_generator(seed, self.files.name, row.control or condition.perturbation, condition.replicate)
-        where = self._device if extra is None else torch.device("cpu")
+        where = self._device if made_on is None else made_on
         mask = torch.from_numpy(self.foreground).to(where) if row.uses_mask else None
         low, high = self.bounds
         with _one_thread():
@@ -143,7 +153,10 @@ class Scene:
         if not len(change):
             return {"linf": 0.0, "l2": 0.0}
         with _one_thread():
-            return {"linf": float(change.abs().max()), "l2": float(change.double().square().mean().sqrt())}
+            return {
+                "linf": float(change.abs().max()),
+                "l2": float((exact_sum(change.square()) / change.numel()).sqrt()),
+            }
 
     def _decibels(self, image: torch.Tensor) -> dict[str, Any]:
         return dict(measure(self._clean, image, self.bounds, self._region))

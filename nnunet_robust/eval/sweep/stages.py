@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from nnunet_robust.common.files import atomic_path
-from nnunet_robust.eval.attacks.rows import perturbation
 from nnunet_robust.eval.images import pictures
 from nnunet_robust.eval.images.cases import CaseFiles
 from nnunet_robust.eval.images.maps import write_map
@@ -52,17 +51,13 @@ class Job:
     condition: Condition
     arms: list[Arm]
     scene: Future[Scene]
+    attack: bool  # whether the image is one on a model
     prepared: Future[Prepared]
 
     @property
     def networks(self) -> list[Model]:
         """The models that have to predict for the arms."""
         return networks_of(self.arms)
-
-    @property
-    def attack(self) -> bool:
-        """Whether the image is an attack on a model."""
-        return not self.work.unit.as_it_is and perturbation(self.condition.perturbation).uses_victim
 
 
 class Stages:
@@ -82,23 +77,38 @@ class Stages:
         device = plan.device if plan.parameters.precision == "fast" else None
         return Scene(files, plan.models[0], plan.parameters.tolerance_mm, plan.background, device)
 
-    def prepare(self, work: Work, condition: Condition, arms: Sequence[Arm], loading: Future[Scene]) -> Prepared:
-        """Make the image of a condition, measure it, draw it, and preprocess it, once for all models alike."""
-        scene = loading.result()  # asked for before this, so under way
-        image = self._image(work, condition, arms, scene)
+    def attack(self, condition: Condition, attacked: Model, loading: Future[Scene]) -> torch.Tensor:
+        """Make the image of a condition that is an attack; in the networks' thread alone, see `Attacker`."""
+        return self._run.attacker.image(loading.result(), condition, attacked)
+
+    def prepare(
+        self,
+        work: Work,
+        condition: Condition,
+        arms: Sequence[Arm],
+        loading: Future[Scene],
+        attacking: Future[torch.Tensor] | None,
+    ) -> Prepared:
+        """Make the image of a condition, measure it, draw it, and preprocess it, once for all models alike.
+
+        Args:
+            work: the unit.
+            condition: which.
+            arms: that lack it.
+            loading: the case, asked for before this, so under way.
+            attacking: of an attack, its image, which is there; None for all others.
+        """
+        scene = loading.result()
+        if attacking is None:
+            image = scene.image(condition, self._run.plan.parameters.seed, as_it_is=work.unit.as_it_is)
+        else:
+            image = attacking.result()
         self._measure(work, condition, arms[0], scene, image)
         if self._run.pictured(work.unit.case, condition):
             self._draw(work, condition, arms[0], scene, image)
         alike = {model.preprocessing: model for model in networks_of(arms)}
         data = {key: model.preprocess(image, scene.properties) for key, model in alike.items()}
         return Prepared(data, image if any(isinstance(arm, Ensemble) for arm in arms) else None)
-
-    def _image(self, work: Work, condition: Condition, arms: Sequence[Arm], scene: Scene) -> torch.Tensor:
-        as_it_is = work.unit.as_it_is
-        attacked = None if as_it_is else self._run.attacked(condition, arms)
-        if attacked is None:
-            return scene.image(condition, self._run.plan.parameters.seed, as_it_is=as_it_is)
-        return self._run.attacker.image(scene, condition, attacked)
 
     def _measure(self, work: Work, condition: Condition, arm: Arm, scene: Scene, image: torch.Tensor) -> None:
         """Store what an image is like, where that is not known; of an attack on an arm, as the arm's own."""

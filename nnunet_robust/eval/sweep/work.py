@@ -62,8 +62,10 @@ class Run:
         """Tell whether every model has images of its own in a unit: attacks on itself."""
         return not unit.as_it_is and perturbation(unit.perturbation).white_box
 
-    def attacked(self, condition: Condition, arms: Sequence[Arm]) -> Model | None:
+    def attacked(self, unit: Unit, condition: Condition, arms: Sequence[Arm]) -> Model | None:
         """Find the model that a condition attacks, for arms that get the same image; None: it is no attack."""
+        if unit.as_it_is:
+            return None
         row = perturbation(condition.perturbation)
         if not row.uses_victim:
             return None

@@ -51,7 +51,7 @@ def test_forwards_it_is_nnunets(volume: Model, spacing: tuple[float, ...], borde
     image, label, properties = case(spacing, border)
     prepared = Chain(volume, label, properties, CPU).forward(image)
     wanted, found = volume.preprocess(image.numpy(), properties)
-    assert torch.equal(prepared.data, wanted)
+    torch.testing.assert_close(prepared.data, wanted, rtol=0, atol=2e-5)
     assert prepared.target.labels.shape == wanted.shape[1:]
     assert set(prepared.target.labels.unique().tolist()) == {0, 1, 2}
     if spacing == SPACINGS["of the plans"]:
@@ -70,9 +70,7 @@ def test_backwards_it_is_the_derivative(volume: Model, spacing: tuple[float, ...
     found = prepared.back(gradient)
     assert found.shape == image.shape and found.dtype == torch.float32
     assert not found[:, (image == 0).all(0)].any()  # what is cropped away
-    # the extremes, which clip, stay where they are; the steepest way up, and another
-    low, high = (torch.stack([f(c[c != 0]) for c in image]).view(-1, 1, 1, 1) for f in (torch.min, torch.max))
-    moves = (image != 0) & (image > low + 2) & (image < high - 2)
+    moves = image != 0  # the extremes, which clip, among them; the steepest way up, and another
     for direction in (found * moves, (found + found.norm() / image.norm() * image) * moves):
         step = 0.5 / float(direction.abs().max())
         ahead, behind = (
@@ -87,7 +85,12 @@ def test_backwards_it_is_the_derivative(volume: Model, spacing: tuple[float, ...
     ("setting", "value", "message"),
     [
         ("normalization_schemes", ["ZScoreNormalization", "Mine"], "has Mine: leave it out"),
-        ("resampling_fn_data", "resample_torch_fornnunet", "has resample_torch_fornnunet: leave it out"),
+        ("resampling_fn_data", "resample_torch_fornnunet", "has resample_torch_fornnunet with .*: leave it out"),
+        (
+            "resampling_fn_data_kwargs",
+            {"order": 0},
+            "has resample_data_or_seg_to_shape with {'order': 0}: leave it out",
+        ),
     ],
 )
 def test_what_is_not_known_is_told(

@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from nnunet_robust.common.errors import UserError
+from nnunet_robust.eval.attacks import gradient as gradient_module
 from nnunet_robust.eval.attacks.gradient import WindowGradient
 from nnunet_robust.eval.inference.sliding_window import SlidingWindow
 from tests.eval.inference.test_sliding_window import CASES, CPU, Fake, image, stock, unet
@@ -97,14 +98,41 @@ def test_the_logits_are_those_of_the_window() -> None:
     assert (apart > 4e-3).float().mean() < 0.05  # half precision
 
 
-def test_one_copy_of_one_tile_at_a_time() -> None:
+def test_copies_go_through_the_network_together() -> None:
     network = Fake()
-    sizes: list[tuple[int, ...]] = []
-    network.register_forward_hook(lambda _, inputs, __: sizes.append(tuple(inputs[0].shape)))
     window = WindowGradient(SlidingWindow([network], (16, 16), (0, 1), 2, CPU))
     window.gradient(image(3, 20, 40), odd_loss)
-    assert set(sizes) == {(1, 2, 16, 16)}
-    assert len(sizes) == 2 * 4 * 3 * 2 * 4
+    assert network.sizes == [3 * 2 * 4 * 4] * 2  # slices, tiles in each, mirrored copies; forwards, then back
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 5, 7])
+def test_the_number_of_copies_at_once_changes_rounding_alone(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = stock(smooth(unet(2)), (16, 16), (0, 1), folds=2)
+    data = image(2, 20, 24)
+    wanted = windowed(predictor).gradient(data, odd_loss)
+    monkeypatch.setitem(gradient_module._VOXELS_AT_ONCE, "cpu", at_once * 16 * 16)
+    found = windowed(predictor).gradient(data, odd_loss)
+    torch.testing.assert_close(found.logits, wanted.logits, rtol=0, atol=1e-5)
+    assert found.loss == pytest.approx(wanted.loss, rel=1e-6)
+    assert (found.gradient - wanted.gradient).abs().max() < 1e-4 * wanted.gradient.abs().max()
+
+
+@pytest.mark.parametrize("back_alone", [False, True])
+def test_out_of_memory_half_as_many_are_taken_and_nothing_counts_twice(back_alone: bool) -> None:
+    class Full(Fake):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.fits = 10 if x.requires_grad or not back_alone else 1000
+            return super().forward(x)
+
+    roomy, full = Fake(), Full(error=torch.OutOfMemoryError("CUDA out of memory"))
+    data = image(1, 20, 40)
+    wanted, found = (
+        WindowGradient(SlidingWindow([network], (16, 16), (0, 1), 2, CPU)).gradient(data, odd_loss)
+        for network in (roomy, full)
+    )
+    assert torch.equal(found.logits, wanted.logits) and torch.equal(found.gradient, wanted.gradient)
+    halved = [32, 16, 8, 8, 8, 8]
+    assert full.sizes == ([32, *halved] if back_alone else [*halved, 8, 8, 8, 8])
 
 
 def test_where_the_loss_does_not_look_there_is_no_gradient() -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -342,6 +345,53 @@ def test_an_attack_is_stored_before_the_next_begins(
         run_sweep(asked, Silent())
     stored = [row for path in (asked.output / "parts").glob("nnUNet*/fgsm_linf/*.csv") for row in rows(path)]
     assert len(stored) == 2
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_no_network_predicts_while_an_attack_is_made(
+    parameters: SweepParameters, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """Both change settings that hold for all threads."""
+    busy, seen = threading.Lock(), []
+
+    def alone(owner: type, name: str) -> None:
+        function = getattr(owner, name)
+
+        def run(*arguments: Any, **keywords: Any) -> Any:
+            assert busy.acquire(blocking=False), f"{name} while another one runs"
+            seen.append((name, threading.current_thread()))
+            time.sleep(0.01)
+            try:
+                return function(*arguments, **keywords)
+            finally:
+                busy.release()
+
+        monkeypatch.setattr(owner, name, run)
+
+    alone(SlidingWindow, "members_many")
+    alone(WindowGradient, "gradient")
+    alone(WindowGradient, "logits")
+    source = parameters.trainers[0]
+    conditions = {"gaussian_noise": (0.1, 0.2), "pgd_linf": (0.02, 0.05)}
+    asked = replace(parameters, conditions=conditions, attack_sources=["self", source], workers=workers, attack_steps=1)
+    assert not run_sweep(asked, Silent()).failures
+    assert {thread for _, thread in seen} == {threading.current_thread()}
+    names = [name for name, _ in seen]
+    assert {"members_many", "gradient", "logits"} == set(names)
+    # an image is predicted before the next one is begun
+    last_of_each = [at for at, name in enumerate(names) if name == "logits"]
+    assert all(names[at + 1] == "members_many" for at in last_of_each)
+
+
+def test_workers_change_nothing_of_attacks(parameters: SweepParameters) -> None:
+    asked = replace(parameters, conditions={"gaussian_noise": (0.1,), "pgd_linf": (0.02, 0.05)}, attack_steps=1)
+    made = []
+    for workers in (0, 3):
+        output = parameters.output.with_name(f"workers{workers}")
+        assert not run_sweep(replace(asked, output=output, workers=workers), Silent()).failures
+        names = ("results.csv", "inputs.csv", "attacks.csv")
+        made.append({name: (output / name).read_bytes() for name in names})
+    assert made[0] == made[1]
 
 
 def test_what_is_spent_does_not_depend_on_threads() -> None:
