@@ -2,10 +2,15 @@
 PYTHON ?= python3
 DEMO_ARGS ?=
 TEST_ARGS ?=
+GPU_ARGS ?=
+GPU_ENV_ARGS ?=
 BIN := .venv/bin
 INSTALLED := .venv/.nnunet_robust_installed
 
-.PHONY: install demo test lint clean
+# A machine with a GPU may have Python and torch, but no .venv.
+GPU_PYTHON := $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+
+.PHONY: install demo test lint gpu-env gpu-check clean
 
 install: $(INSTALLED)
 
@@ -19,6 +24,12 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m mypy
+
+gpu-env: $(INSTALLED)
+	$(BIN)/python benchmarks/gpu_env.py $(GPU_ENV_ARGS)
+
+gpu-check:
+	$(GPU_PYTHON) benchmarks/gpu_check.py $(GPU_ARGS)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

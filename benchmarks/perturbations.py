@@ -9,10 +9,10 @@ Seconds are those of all CPUs together, which other jobs on the machine change l
 the bare functions; the first line tells what `perturb` adds to them (the robust range, scaling, clipping), by the
 cheapest.
 
-Ours are the faster ones in every row that the others have, but for `cutout`. MONAI's makes holes of a given size, in
-the image that it is given (here in a copy, as ours must). Ours looks for the size at which three rectangles, which
-overlap and are cut off at the image's borders, hide just the share that was asked for, so that each level's rectangles
-lie within the next one's. That takes 1.1 to 2 times as long as MONAI's.
+Ours are the faster ones in every row that the others have, but for `cutout`: MONAI's makes holes of a given size, in
+the image that it is given (here in a copy, as ours does). Ours looks for the size at which three rectangles, which
+overlap and are cut at the image's borders, hide just the share that was asked for, and that within this size at any
+higher level: 1.1 to 2 times as long as MONAI's.
 """
 
 from __future__ import annotations

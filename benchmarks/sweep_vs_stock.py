@@ -46,12 +46,20 @@ CONDITIONS: dict[str, Sequence[float]] = {
 }
 
 
+# For packages that lie in a folder of PYTHONPATH, without their scripts.
+_ENTRY = """import importlib.metadata, sys
+name = sys.argv.pop(1)
+if __name__ == "__main__":
+    (entry,) = importlib.metadata.entry_points(group="console_scripts", name=name)
+    sys.exit(entry.load()())"""
+
+
 def command(*arguments: object) -> None:
     """Run a console command of this Python's environment, quietly."""
     name, *rest = map(str, arguments)
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name(name)), *rest], capture_output=True, text=True, check=False
-    )
+    script = Path(sys.executable).with_name(name)
+    executable = [str(script)] if script.is_file() else [sys.executable, "-c", _ENTRY, name]
+    done = subprocess.run([*executable, *rest], capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{name} failed:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
 

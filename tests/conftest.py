@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterator
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from tests.pretend_cuda import Tally
 
 # Read by nnU-Net when it is first imported. One process each, as starting more takes longer than these cases; and as it
 # caps torch's threads, a stock command in a process of its own then computes the same bits.
@@ -107,6 +110,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def cuda() -> Iterator[Tally]:
+    """A pretend CUDA device; what is counted."""
+    import torch
+
+    from tests.pretend_cuda import pretend_cuda
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a real CUDA device: see -m gpu")
+    with pretend_cuda() as tally:
+        yield tally
 
 
 @pytest.fixture

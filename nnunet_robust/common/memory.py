@@ -11,6 +11,12 @@ from nnunet_robust.common.errors import UserError
 _CGROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 """Of a container, or of a cluster's job, as the second and the first version of Linux's control groups tell it."""
 
+_CGROUP_USED = (
+    ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat", "inactive_file"),
+    ("/sys/fs/cgroup/memory/memory.usage_in_bytes", "/sys/fs/cgroup/memory/memory.stat", "total_inactive_file"),
+)
+"""For each: what is used, and the file and the name of the part of it that only keeps files at hand."""
+
 
 def memory_of_machine() -> int | None:
     """Return the bytes of memory that processes here may take in all; None where the system does not say."""
@@ -21,6 +27,24 @@ def memory_of_machine() -> int | None:
         with contextlib.suppress(OSError, ValueError):  # "max" is no limit
             found.append(int(Path(file).read_text()))
     return min(found, default=None)
+
+
+def memory_available() -> int | None:
+    """Return the bytes of memory that are free now, files at hand not counted; None where the system does not say."""
+    found = []
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        found.append(1024 * _numbers("/proc/meminfo")["MemAvailable"])
+    for limit, (used, statistics, kept) in zip(_CGROUP, _CGROUP_USED, strict=True):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            in_use = int(Path(used).read_text()) - _numbers(statistics)[kept]
+            found.append(max(0, int(Path(limit).read_text()) - in_use))
+    return min(found) if found else memory_of_machine()
+
+
+def _numbers(file: str) -> dict[str, int]:
+    """The lines of a file of the kernel's: "name number", "name: number kB"."""
+    lines = (line.replace(":", " ").split() for line in Path(file).read_text().splitlines())
+    return {words[0]: int(words[1]) for words in lines if len(words) > 1}
 
 
 def require_memory(what: str, needed: int, advice: str) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -60,17 +59,19 @@ class Deepest:
         with torch.inference_mode():
             tiles = list(self._window.tiles(data))
             folds = [
-                np.stack([self._of_tile(network, tile) for tile in tiles], axis=1) for network in self._window.networks
+                torch.stack([self._of_tile(network, tile) for tile in tiles], dim=1)
+                for network in self._window.networks
             ]
-        return mean_activation(np.concatenate(folds))
+            found = torch.cat(folds).cpu()  # once for all: the CPU waits for the device here
+        return mean_activation(found.numpy())
 
-    def _of_tile(self, network: nn.Module, tile: torch.Tensor) -> np.ndarray:
-        """(channels,), mean over space."""
-        found: list[np.ndarray] = []
+    def _of_tile(self, network: nn.Module, tile: torch.Tensor) -> torch.Tensor:
+        """(channels,), mean over space, on the device."""
+        found: list[torch.Tensor] = []
 
         def hook(_module: nn.Module, _given: Any, output: Any) -> None:
             deepest = _DEEPEST[self._name](output)
-            found.append(deepest[0].flatten(1).double().mean(dim=1).cpu().numpy())
+            found.append(deepest[0].flatten(1).double().mean(dim=1))
             raise _Enough
 
         handle = getattr(network, self._name).register_forward_hook(hook)

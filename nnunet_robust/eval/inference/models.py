@@ -27,6 +27,7 @@ from nnunet_robust.common.memory import require_memory
 from nnunet_robust.eval.images.cases import CaseFiles, LoadedCase, label_names, load_case
 from nnunet_robust.eval.images.image_files import channel_count
 from nnunet_robust.eval.images.regions import Background, channel_names, is_colour
+from nnunet_robust.eval.inference.device_memory import to_host
 from nnunet_robust.eval.inference.on_device import Export, Preprocessing
 from nnunet_robust.eval.results.tables import arm_key
 from nnunet_robust.eval.uncertainty.label_layout import LabelLayout
@@ -273,7 +274,7 @@ class Model:
             return self._fast_export.labels(logits, properties)
         predictor = self.predictor
         labels: np.ndarray = convert_predicted_logits_to_segmentation_with_correct_shape(
-            logits.cpu().numpy(), predictor.plans_manager, self._resampling, predictor.label_manager, properties,
+            to_host(logits).numpy(), predictor.plans_manager, self._resampling, predictor.label_manager, properties,
             num_threads_torch=torch.get_num_threads(),
         )  # fmt: skip
         return labels
@@ -294,7 +295,7 @@ class Model:
             return self._fast_export.probabilities(logits, properties)
         predictor = self.predictor
         _, probabilities = convert_predicted_logits_to_segmentation_with_correct_shape(
-            logits.cpu().numpy(), predictor.plans_manager, self._resampling, predictor.label_manager, properties,
+            to_host(logits).numpy(), predictor.plans_manager, self._resampling, predictor.label_manager, properties,
             return_probabilities=True, num_threads_torch=torch.get_num_threads(),
         )  # fmt: skip
         found: np.ndarray = probabilities

@@ -62,14 +62,9 @@ def openvino_forward(network: nn.Module, choices: Choices, probe: torch.Tensor) 
         "INFERENCE_NUM_THREADS": choices.threads,
         "PERFORMANCE_HINT": "LATENCY",  # all threads on one batch
     }
-    pair = torch.cat([probe, probe.flip(-1)])  # a batch of 1 would be traced as a constant by some networks
+    pair = torch.cat([probe, probe.flip(-1)])
     try:
-        if network not in _CONVERTED:
-            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-                warnings.simplefilter("ignore")  # the tracer's, of shape checks: the patch size is fixed
-                _CONVERTED[network] = openvino.convert_model(network, example_input=pair)
-            _CONVERTED[network].reshape([-1, *probe.shape[1:]])
-        compiled = openvino.Core().compile_model(_CONVERTED[network], "CPU", settings)
+        compiled = openvino.Core().compile_model(_converted(network, probe), "CPU", settings)
         request = compiled.create_infer_request()
         wanted, found = network(pair), torch.from_numpy(request.infer(pair.numpy())[0])
     except Exception as error:
@@ -87,3 +82,17 @@ def openvino_forward(network: nn.Module, choices: Choices, probe: torch.Tensor) 
         return torch.from_numpy(request.infer(batch.contiguous().numpy())[0])
 
     return forward
+
+
+def _converted(network: nn.Module, probe: torch.Tensor) -> Any:
+    """The network as a model of OpenVINO's, for any batch size."""
+    if network not in _CONVERTED:
+        pair = torch.cat([probe, probe.flip(-1)])  # a batch of 1 would be traced as a constant by some networks
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")  # the tracer's, of shape checks: the patch size is fixed
+            # Not checked by running it twice more, as `openvino_forward` compares its logits.
+            traced = torch.jit.trace(network, pair, check_trace=False)
+            model = _openvino().convert_model(traced, example_input=pair)
+        model.reshape([-1, *probe.shape[1:]])
+        _CONVERTED[network] = model
+    return _CONVERTED[network]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
 from nnunetv2.configuration import default_num_processes
 from torch import nn
 
-from nnunet_robust.common.errors import UserError
+from nnunet_robust.common.errors import UserError, one_line
 
 # A batch (n, channels, *patch) on the networks' device -> logits (n, heads, *patch), there.
 Forward = Callable[[torch.Tensor], torch.Tensor]
@@ -29,6 +32,28 @@ _NO_MEMORY = (
     "bad allocation",
     "alloc_failed",
 )
+# What a library says of shapes that it cannot do: fewer tiles at once may do.
+_TOO_LARGE = (
+    "unable to find an engine",
+    "find was unable",
+    "not_supported",
+    "32-bit index",
+    "int32",
+    "integer out of range",
+    "invalid configuration argument",
+)
+# After these, nothing works any more on the device.
+_FATAL = (
+    "illegal memory access",
+    "illegal address",
+    "misaligned address",
+    "illegal instruction",
+    "device-side assert",
+    "unspecified launch failure",
+    "uncorrectable",
+)
+_COMPILER = "inductor"  # of torch.compile
+_COMPILED: dict[tuple[object, ...], Callable[[nn.Module, torch.Tensor], torch.Tensor]] = {}
 
 
 @dataclass(frozen=True)
@@ -137,8 +162,11 @@ def choose(
     probe: torch.Tensor,
     largest_batch: int,
     same_bits: bool,
+    note: Callable[[str], None],
 ) -> Choices:
     """Measure what runs fastest: the batch size first, doubled while that pays, then one attribute after the other.
+
+    A larger batch or another attribute that cannot be run, whatever the error, is not chosen.
 
     Args:
         build: makes the network's forward pass for some choices.
@@ -146,9 +174,13 @@ def choose(
         probe: one tile (1, channels, *patch), on the networks' device.
         largest_batch: no larger one is tried.
         same_bits: refuse batch sizes that give other bits than single tiles do.
+        note: is told why a batch size could not be run, unless that is for memory.
 
     Returns:
         The choices. Where there is nothing to choose, nothing is run.
+
+    Raises:
+        Exception: whatever a single tile raises, and what leaves the device unusable.
     """
     best = Choices(**{name: values[0] for name, values in offered.items()})
     others = {name: values[1:] for name, values in offered.items() if values[1:] and name != "results_device"}
@@ -161,9 +193,11 @@ def choose(
         larger = replace(best, batch_size=best.batch_size * 2)
         try:
             taken, output = _measure(forward, probe, larger.batch_size)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+        except Exception as error:
+            if is_fatal(error):
                 raise
+            if not is_out_of_memory(error):
+                note(f"a batch of {larger.batch_size} tiles cannot be run ({one_line(error)[:200]})")
             break
         if taken > _PAYS * seconds or (same_bits and not torch.equal(output, single.expand_as(output))):
             break
@@ -173,7 +207,9 @@ def choose(
             other = replace(best, **{name: value})
             try:
                 taken, _ = _measure(build(other), probe, other.batch_size)
-            except Exception:  # e.g. no compiler for torch.compile: what cannot be run is not chosen
+            except Exception as error:  # e.g. no compiler for torch.compile
+                if is_fatal(error):
+                    raise
                 continue
             if taken < _PAYS * seconds:
                 best, seconds = other, taken
@@ -199,6 +235,8 @@ def _measure(forward: Forward, probe: torch.Tensor, batch_size: int) -> tuple[fl
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def torch_forward(network: nn.Module, choices: Choices, probe: torch.Tensor) -> Forward:
@@ -206,7 +244,7 @@ def torch_forward(network: nn.Module, choices: Choices, probe: torch.Tensor) -> 
 
     Args:
         network: moved to the device and into the memory layout.
-        choices: layout, compilation and batch size.
+        choices: layout and compilation. What is compiled is compiled once for each batch size: pad to a single one.
         probe: one tile (1, channels, *patch), on the device that computes.
     """
     device = probe.device
@@ -220,17 +258,53 @@ def torch_forward(network: nn.Module, choices: Choices, probe: torch.Tensor) -> 
     network.to(memory_format=layout)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # as nnU-Net's predictor does
-    run: Callable[[torch.Tensor], torch.Tensor] = torch.compile(network) if choices.compiled else network
+    run: Callable[[torch.Tensor], torch.Tensor] = network
+    if choices.compiled:
+        run = functools.partial(_compiled_for(network, probe, choices.memory_layout), network)
 
     def forward(batch: torch.Tensor) -> torch.Tensor:
-        n = len(batch)
-        if choices.compiled and n < choices.batch_size:  # one shape, compiled once
-            batch = torch.cat([batch, batch.new_zeros(choices.batch_size - n, *batch.shape[1:])])
         batch = batch.to(memory_format=layout)
         with torch.autocast("cuda") if device.type == "cuda" else contextlib.nullcontext():
-            return run(batch)[:n]
+            return run(batch)
 
     return forward
+
+
+def _run(network: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    output: torch.Tensor = network(batch)
+    return output
+
+
+def _compiled_for(
+    network: nn.Module, probe: torch.Tensor, memory_layout: str
+) -> Callable[[nn.Module, torch.Tensor], torch.Tensor]:
+    """Compile `_run`, once for all networks of one make: folds and seeds share what is compiled, and for that alone.
+
+    torch.compile takes note of what it has compiled by code object, which networks of one class share, and after 8 of
+    them goes on without compiling, in silence. So each make has a code object of its own, and what cannot be compiled
+    as a whole raises an error.
+    """
+    make = _COMPILER, repr(network), tuple(probe.shape[1:]), str(probe.device), memory_layout
+    if make not in _COMPILED:
+        own = FunctionType(_run.__code__.replace(), _run.__globals__, "run")
+        _COMPILED[make] = torch.compile(own, backend=_COMPILER, dynamic=False, fullgraph=True)
+    return _COMPILED[make]
+
+
+def torch_begin(network: nn.Module, offered: Mapping[str, tuple[Any, ...]], probe: torch.Tensor) -> None:
+    """Load what convolutions need, and import the compiler; compile where nothing is left to be chosen.
+
+    Args:
+        network: moved to the device.
+        offered: from `alternatives`.
+        probe: zeros (1, channels, *patch), on the device that computes.
+    """
+    settled = all(len(values) == 1 for name, values in offered.items() if name != "results_device")
+    choices = Choices(**{name: values[0] for name, values in offered.items()})
+    if settled or not choices.compiled:
+        torch_forward(network, choices, probe)(probe.expand(choices.batch_size, *probe.shape[1:]).contiguous())
+    if True in offered["compiled"]:
+        importlib.import_module("torch._inductor.compile_fx")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -238,6 +312,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _NO_MEMORY)
+
+
+def is_too_large(error: BaseException) -> bool:
+    """Tell whether an error says that a batch is too large for what computes it, for other reasons than memory."""
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _TOO_LARGE)
+
+
+def is_fatal(error: BaseException) -> bool:
+    """Tell whether an error leaves the device unusable, so that nothing else needs to be tried."""
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _FATAL)
 
 
 @contextlib.contextmanager

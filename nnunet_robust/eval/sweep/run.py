@@ -41,7 +41,8 @@ class SweepResult:
     Attributes:
         table: the path of `results.csv`.
         failures: what could not be computed of this run's models and cases, by this run or an earlier one.
-        notes: what was learned before anything was predicted, in sentences.
+        notes: what was learned before anything was predicted, and which network could not be run as it was meant to
+            be, in sentences.
         warnings: what readers of the numbers must know, in sentences, see `statistics.cautions`.
     """
 
@@ -194,7 +195,8 @@ def _combine(plan: SweepPlan) -> SweepResult:
     keys = {"", *(arm.key for arm in plan.arms)}
     failures = tuple(failure for failure in combine_failures(output) if failure.model in keys)
     warnings = tuple(cautions(manifest, _results(RESULTS.file(output))))
-    return SweepResult(RESULTS.file(output), failures, notes(plan.models), warnings)
+    of_networks = {f"{model.key}: {note}": None for model in plan.models for note in plan.windows[model.key].notes}
+    return SweepResult(RESULTS.file(output), failures, (*notes(plan.models), *of_networks), warnings)
 
 
 def _results(table: Path) -> pd.DataFrame | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -22,10 +23,11 @@ from nnunet_robust.eval.inference import models as models_module
 from nnunet_robust.eval.inference import precision
 from nnunet_robust.eval.inference.sliding_window import SlidingWindow
 from nnunet_robust.eval.results.parts import Part
-from nnunet_robust.eval.sweep import scene
+from nnunet_robust.eval.sweep import engine, scene
 from nnunet_robust.eval.sweep.sweep import SweepParameters, run_sweep
 from tests.eval.noted_sweep import start
 from tests.eval.results.test_results import full_disk
+from tests.eval.small_device import SMALL, SmallDevice
 from tests.eval.sweep.test_sweep import Silent, rows
 
 CONDITIONS = {"gaussian_noise": (0.1, 0.3), "background_blur": (3.0,), "gaussian_noise+pixelation": (0.5,)}
@@ -283,3 +285,42 @@ def test_the_command_line_tells_failures_and_ends_with_1(parameters: SweepParame
     assert "results.csv" in out and "Traceback" not in err
     monkeypatch.undo()
     assert main(arguments) == 0
+
+
+LOGITS = 2 * 64 * 64 * 2  # bytes of one of the textures, in half precision
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("told", [True, False])
+def test_little_memory_changes_nothing(
+    workers: int, told: bool, parameters: SweepParameters, whole: dict[str, bytes], monkeypatch
+) -> None:
+    """Where the device says how much is free, nothing is refused; where it does not, what waits makes room."""
+    device = SmallDevice(monkeypatch, 5 * LOGITS)
+    monkeypatch.setattr(engine, "free_bytes", lambda of: device.size if told and of == SMALL else None)
+    monkeypatch.setattr(engine, "_SHARE_OF_MEMORY", 0.6)
+    result = run_sweep(replace(parameters, workers=workers), Silent())
+    assert result.notes == ()  # nothing was summed on the CPU
+    assert files(parameters.output) == whole
+    assert (device.refused == 0) is told
+    manifest = json.loads((parameters.output / "manifest.json").read_text())
+    assert {model["choices"]["results_device"] for model in manifest["models"].values()} == {str(SMALL)}
+
+
+def test_a_device_that_holds_no_logits_at_all_is_told(
+    parameters: SweepParameters, whole: dict[str, bytes], monkeypatch
+) -> None:
+    SmallDevice(monkeypatch, LOGITS / 2)
+    result = run_sweep(replace(parameters, workers=2), Silent())
+    assert len(result.notes) == 2 and all("summed on the CPU" in note for note in result.notes)
+    assert files(parameters.output) == whole
+
+
+def test_ensembles_and_members_fit_too(parameters: SweepParameters, monkeypatch, tmp_path: Path) -> None:
+    wanted = replace(parameters, ensemble=["all"], uncertainty=["folds", "mirroring"], mirroring=True, workers=2)
+    run_sweep(replace(wanted, output=tmp_path / "much"), Silent())
+    device = SmallDevice(monkeypatch, 14 * LOGITS)
+    monkeypatch.setattr(engine, "free_bytes", lambda of: device.size if of == SMALL else None)
+    monkeypatch.setattr(engine, "_SHARE_OF_MEMORY", 0.6)
+    assert run_sweep(wanted, Silent()).notes == ()
+    assert files(wanted.output) == files(tmp_path / "much")
