@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 import operator
@@ -43,6 +44,14 @@ class Gradient(NamedTuple):
     gradient: torch.Tensor
 
 
+class _Graph(NamedTuple):
+    """Copies that went through a network, with what autograd needs to go back."""
+
+    copies: _Copies
+    tiles: torch.Tensor
+    outputs: torch.Tensor
+
+
 class WindowGradient:
     """The gradient of a loss of the aggregated logits with respect to the preprocessed image.
 
@@ -59,8 +68,9 @@ class WindowGradient:
     of each copy of each tile; the input's gradients, mirrored back, are added up where the tile lies. Both passes take
     several copies at once, as many as have `_VOXELS_AT_ONCE` voxels; where these do not fit into memory, half of that,
     down to one. Memory is that of the volume's logits and of one batch's graph; time is that of about three
-    predictions. The device is waited for twice, whatever the number of tiles. The same call gives the same bits on a
-    CPU. For one thread at a time.
+    predictions, or two where all copies of all folds are one batch, whose graph the first pass keeps. The device is
+    waited for twice, whatever the number of tiles. The same call gives the same bits on a CPU. For one thread at a
+    time.
 
     Args:
         window: a window of this object's own, which nothing is predicted with: on CUDA that may lay the weights out
@@ -92,7 +102,7 @@ class WindowGradient:
         """
         with self._running():
             padded, inside = self._padded(data)
-            summed = self._sum(padded)
+            summed, _ = self._sum(padded, keep=False)
             _check_finite(bool(torch.isfinite(summed).all()), "output")
             return summed[inside]
 
@@ -108,7 +118,7 @@ class WindowGradient:
         """
         with self._running():
             padded, inside = self._padded(data)
-            summed = self._sum(padded)
+            summed, kept = self._sum(padded, keep=True)
             logits = summed[inside]
             with torch.enable_grad():
                 leaf = logits.detach().requires_grad_()
@@ -121,7 +131,9 @@ class WindowGradient:
             counts = [of_padded[slicer].any() for slicer in slicers]  # where no voxel of a tile does, it is left out
             finite, *count = torch.stack([torch.isfinite(summed).all(), *counts]).tolist()
             _check_finite(finite, "output")
-            found = self._back(padded, of_padded, list(itertools.compress(slicers, count)))
+            found = self._back_through(kept, padded, of_padded)
+            if found is None:
+                found = self._back(padded, of_padded, list(itertools.compress(slicers, count)))
             finite, worth = torch.stack([torch.isfinite(found).all().to(value.dtype), value.detach()]).tolist()
             _check_finite(bool(finite), "gradient with respect to the image")
         return Gradient(logits, worth, found[inside])
@@ -156,18 +168,42 @@ class WindowGradient:
             self._known_weights = shape, weights
         return self._known_weights[1]
 
-    def _sum(self, padded: torch.Tensor) -> torch.Tensor:
-        """The first pass: logits (heads, *padded)."""
+    def _sum(self, padded: torch.Tensor, keep: bool) -> tuple[torch.Tensor, list[_Graph]]:
+        """The first pass: logits (heads, *padded) and, where they are asked for and few, the graphs of all copies."""
+        slicers = self._slicers(padded)
+        number = len(slicers) * len(self._window.mirrors) * len(self._window.networks)
+        kept: list[_Graph] = []
 
         def forwards(network: nn.Module, copies: _Copies) -> torch.Tensor:
-            outputs: torch.Tensor = network(_taken(padded, copies))
-            return outputs
+            keeps = keep and number <= self._at_once
+            with torch.set_grad_enabled(keeps):
+                tiles = _taken(padded, copies).requires_grad_(keeps)
+                outputs: torch.Tensor = network(tiles)
+            if keeps:
+                kept.append(_Graph(copies, tiles, outputs))
+            return outputs.detach()
 
         logits = torch.zeros((self._window.num_heads, *padded.shape[1:]), device=self._device)
-        for copies, outputs in self._in_batches(self._slicers(padded), forwards):
+        for copies, outputs in self._in_batches(slicers, forwards):
             _put(logits, copies, outputs, self._gaussian)
         logits *= self._weights(padded)
-        return logits
+        return logits, kept if number <= self._at_once else []  # memory may not have sufficed
+
+    def _back_through(self, graphs: list[_Graph], padded: torch.Tensor, of_logits: torch.Tensor) -> torch.Tensor | None:
+        """The second pass through graphs that are there; None: there are none, or no memory to go back through them."""
+
+        def backwards() -> torch.Tensor:
+            found = torch.zeros_like(padded)
+            for copies, tiles, outputs in graphs:
+                shares = _taken(of_logits, copies, self._gaussian)
+                _put(found, copies, torch.autograd.grad(outputs, tiles, shares)[0])
+            return found
+
+        if not graphs:
+            return None
+        found = self._tried(backwards, sum(len(graph.copies) for graph in graphs))
+        graphs.clear()
+        return found
 
     def _back(self, padded: torch.Tensor, of_logits: torch.Tensor, slicers: Sequence[_Slicer]) -> torch.Tensor:
         """The second pass, of some tiles: d loss / d image, (C, *padded)."""
@@ -197,23 +233,21 @@ class WindowGradient:
             start = 0
             while start < len(copies):
                 batch = copies[start : start + self._at_once]
-                found = self._tried(run, network, batch)
+                found = self._tried(functools.partial(run, network, batch), len(batch))
                 if found is not None:
                     yield batch, found
                     start += len(batch)
 
-    def _tried(
-        self, run: Callable[[nn.Module, _Copies], torch.Tensor], network: nn.Module, batch: _Copies
-    ) -> torch.Tensor | None:
-        """What `run` gives; None: out of memory, try again with less."""
+    def _tried(self, run: Callable[[], torch.Tensor], copies: int) -> torch.Tensor | None:
+        """What `run` gives, of that many copies; None: out of memory, try again with less."""
         try:
-            return run(network, batch)
+            return run()
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or len(batch) == 1:
+            if not is_out_of_memory(error) or copies == 1:
                 raise
         # outside of the handler, whose traceback holds on to the memory
         empty_cache(self._device)
-        self._at_once = len(batch) // 2
+        self._at_once = copies // 2
         return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -98,11 +99,15 @@ def test_the_logits_are_those_of_the_window() -> None:
     assert (apart > 4e-3).float().mean() < 0.05  # half precision
 
 
-def test_copies_go_through_the_network_together() -> None:
+def test_copies_go_through_the_network_together(monkeypatch: pytest.MonkeyPatch) -> None:
     network = Fake()
     window = WindowGradient(SlidingWindow([network], (16, 16), (0, 1), 2, CPU))
     window.gradient(image(3, 20, 40), odd_loss)
-    assert network.sizes == [3 * 2 * 4 * 4] * 2  # slices, tiles in each, mirrored copies; forwards, then back
+    assert network.sizes == [3 * 2 * 4 * 4]  # slices, tiles in each, mirrored copies; once, for both passes
+    network.sizes.clear()
+    monkeypatch.setitem(gradient_module._VOXELS_AT_ONCE, "cpu", 48 * 16 * 16)
+    WindowGradient(SlidingWindow([network], (16, 16), (0, 1), 2, CPU)).gradient(image(3, 20, 40), odd_loss)
+    assert network.sizes == [48, 48] * 2
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 5, 7])
@@ -118,21 +123,48 @@ def test_the_number_of_copies_at_once_changes_rounding_alone(at_once: int, monke
 
 
 @pytest.mark.parametrize("back_alone", [False, True])
-def test_out_of_memory_half_as_many_are_taken_and_nothing_counts_twice(back_alone: bool) -> None:
+def test_out_of_memory_half_as_many_are_taken_and_nothing_counts_twice(
+    back_alone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Full(Fake):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            self.fits = 10 if x.requires_grad or not back_alone else 1000
+            self.fits = 5 if x.requires_grad or not back_alone else 1000
             return super().forward(x)
 
     roomy, full = Fake(), Full(error=torch.OutOfMemoryError("CUDA out of memory"))
     data = image(1, 20, 40)
-    wanted, found = (
-        WindowGradient(SlidingWindow([network], (16, 16), (0, 1), 2, CPU)).gradient(data, odd_loss)
-        for network in (roomy, full)
-    )
+    windows = [WindowGradient(SlidingWindow([network], (16, 16), (0, 1), 2, CPU)) for network in (roomy, full)]
+    if back_alone:  # in two batches, so that no graph is kept
+        windows[1]._at_once = 16
+    wanted, found = (window.gradient(data, odd_loss) for window in windows)
     assert torch.equal(found.logits, wanted.logits) and torch.equal(found.gradient, wanted.gradient)
-    halved = [32, 16, 8, 8, 8, 8]
-    assert full.sizes == ([32, *halved] if back_alone else [*halved, 8, 8, 8, 8])
+    if back_alone:
+        assert full.sizes == [16, 16, 16, 8, *[4] * 8]
+    else:
+        assert full.sizes == [32, 16, 8, *[4] * 8, *[4] * 8]
+
+
+def test_a_graph_that_cannot_be_gone_back_through_is_given_up() -> None:
+    class Back(torch.autograd.Function):
+        @staticmethod
+        def forward(context: Any, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:
+            if len(gradient) > 4:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return gradient
+
+    class Full(Fake):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return Back.apply(super().forward(x))
+
+    data = image(1, 20, 40)
+    roomy, full = (WindowGradient(SlidingWindow([n], (16, 16), (0, 1), 2, CPU)) for n in (Fake(), Full()))
+    wanted, found = (window.gradient(data, odd_loss) for window in (roomy, full))
+    assert torch.equal(found.logits, wanted.logits) and torch.equal(found.gradient, wanted.gradient)
+    assert full._at_once == 4
 
 
 def test_where_the_loss_does_not_look_there_is_no_gradient() -> None:
