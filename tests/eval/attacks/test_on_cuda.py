@@ -42,9 +42,6 @@ def test_gradients_are_the_cpus(case: str, cuda: Tally) -> None:
     assert scale > 0 and (found.gradient.cpu() - wanted.gradient).abs().max() < 1e-4 * scale
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="issue 20 (e): each copy of each tile waits, to see if any voxel counts"
-)
 def test_a_gradient_through_more_tiles_costs_no_more_transfers(cuda: Tally) -> None:
     costs = []
     for width in (24, 72):  # 2 and 8 tiles of 16
