@@ -69,7 +69,7 @@ def data_of(kind: str, quick: bool) -> Data:
         flat = ((1, 128, 128),) * 2
         return Data(801, "Textures", "2d", ".png", flat, ones, 3 if quick else 20, trainer)
     if kind == "3d":
-        small = ((36, 50, 35),) * 2
+        small = ((20, 32, 32) if quick else (36, 50, 35),) * 2
         return Data(802, "Hippocampus", "3d_fullres", ".nii.gz", small, ones, 2 if quick else 16, trainer)
     shapes = ((12, 48, 48), (16, 40, 40)) if quick else ((67, 512, 512), (64, 192, 192))
     spacings = ((5.0, 0.8, 0.8), (2.5, 0.8, 0.8))

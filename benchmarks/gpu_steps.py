@@ -259,7 +259,7 @@ def memory(report: Report) -> None:
 
     of_kind = data_of("3d", report.quick)
     model = load_model(of_kind.model, ["0"], "checkpoint_final.pth", torch.device("cuda"), True, None)
-    shape = (model.channels, *(2 * size for size in model.tile_size))
+    shape = (model.channels, *((1 if report.quick else 2) * size for size in model.tile_size))
     image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     total = torch.cuda.get_device_properties(0).total_memory
     ways: dict[str, tuple[str, dict[str, Any]]] = {
