@@ -254,7 +254,7 @@ def memory(report: Report) -> None:
     report.need_cuda()
     from gpu_data import data_of
 
-    from nnunet_robust.eval.inference.models import load_model
+    from nnunet_robust.eval.inference.loading import load_model
     from nnunet_robust.eval.inference.sliding_window import SlidingWindow
 
     of_kind = data_of("3d", report.quick)

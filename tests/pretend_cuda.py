@@ -134,6 +134,17 @@ class CudaTensor(torch.Tensor):
         memo[id(self)] = copied
         return copied
 
+    def to(self, *args: Any, copy: bool = False, **kwargs: Any) -> torch.Tensor:
+        device, dtype, non_blocking, memory_format = torch._C._nn._parse_to(*args, **kwargs)
+        if device is None or not _ends_there(device, True):
+            return super().to(*args, copy=copy, **kwargs)
+        # to where it is: itself, unless it changes otherwise
+        layout = {} if memory_format is None else {"memory_format": memory_format}
+        return super().to(dtype or self.dtype, non_blocking=non_blocking, copy=copy, **layout)
+
+    def cuda(self, *_: Any, **__: Any) -> torch.Tensor:
+        return self
+
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
@@ -193,8 +204,11 @@ def _dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     result = func(*_mapped(_to_cpu, args), **{key: _mapped(_to_cpu, value) for key, value in kwargs.items()})
     if not made_there:
         return result
-    wrapped = _mapped(lambda leaf: CudaTensor(leaf) if isinstance(leaf, torch.Tensor) else leaf, result)
-    return return_and_correct_aliasing(func, args, kwargs, wrapped) if there else wrapped
+    # in inference mode too, a view of a tensor from outside is none of inference mode's
+    of_outside = func.is_view and bool(there) and not there[0].is_inference()
+    with torch.inference_mode(False) if of_outside else contextlib.nullcontext():
+        wrapped = _mapped(lambda leaf: CudaTensor(leaf) if isinstance(leaf, torch.Tensor) else leaf, result)
+        return return_and_correct_aliasing(func, args, kwargs, wrapped) if there else wrapped
 
 
 @functools.cache

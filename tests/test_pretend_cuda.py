@@ -61,6 +61,15 @@ def test_it_says_that_it_is_there(cuda: Tally) -> None:
     assert torch.ones(2).device.type == "cpu"
 
 
+def test_to_where_it_is_already_is_itself(cuda: Tally) -> None:
+    made = there(2, 3)
+    assert made.to("cuda") is made.to(torch.device("cuda:0"), torch.float32) is made.to(made) is made.cuda() is made
+    assert made.to("cuda", torch.half).dtype == torch.half and made.to("cuda", copy=True) is not made
+    with torch.inference_mode():
+        assert made[0][None].to("cuda").cpu().shape == (1, 3) and made[0].double().cpu().sum() == 3
+    assert cuda.count("to_device") == 1
+
+
 def test_a_number_of_the_cpu_and_its_indices_are_taken(cuda: Tally) -> None:
     assert (there(3) * torch.tensor(2.0)).tolist() == [2, 2, 2]
     assert there(3)[torch.tensor([0, 2])].tolist() == [1, 1]

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from nnunet_robust.eval.images import complexity
 from nnunet_robust.eval.images.complexity import SWEEP_SLICES, slice_axis
 from nnunet_robust.perturbations import ROBUST_PERCENTILES
 
@@ -147,9 +148,9 @@ def _noise(slices: torch.Tensor, inside: torch.Tensor | None) -> float:
     )
     if len(details) < FEWEST_COEFFICIENTS:
         return math.nan
-    low, high = (_percentile(values, percent) for percent in ROBUST_PERCENTILES)
+    low, high = _percentiles(values, ROBUST_PERCENTILES)
     span = high - low if high > low else highest - lowest
-    return _percentile(details, 50) / _MAD_OF_NORMAL / span
+    return _percentiles(details, (50,))[0] / _MAD_OF_NORMAL / span
 
 
 def _groups(slices: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
@@ -160,8 +161,15 @@ def _groups(slices: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
         yield where, slices[where]
 
 
+def _percentiles(values: torch.Tensor, percents: Sequence[float]) -> list[float]:
+    """Interpolated linearly between neighbours in order: by NumPy on a CPU, where it is twice as fast."""
+    if complexity.on_a_device(values):
+        return [_percentile(values, percent) for percent in percents]
+    return [float(found) for found in np.percentile(values.numpy(), percents)]
+
+
 def _percentile(values: torch.Tensor, percent: float) -> float:
-    """Interpolated linearly between neighbours in order, as by NumPy; `torch.quantile` takes no more than 2**24."""
+    """As NumPy's, on any device; `torch.quantile` takes no more than 2**24 values."""
     n = len(values)
     from_below = percent <= 50
     at = (n - 1) * (percent if from_below else 100 - percent) / 100

@@ -8,7 +8,7 @@ import torch
 
 from nnunet_robust.eval.images.cases import cases_of_dataset
 from nnunet_robust.eval.inference import precision
-from nnunet_robust.eval.inference.models import load_model
+from nnunet_robust.eval.inference.loading import load_model
 from nnunet_robust.eval.inference.predictor import Predictor
 from tests.conftest import train
 from tests.pretend_cuda import Tally

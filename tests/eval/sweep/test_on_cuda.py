@@ -87,12 +87,13 @@ def test_a_sweep_gives_the_cpus_numbers(options: str, parameters: SweepParameter
         assert_alike(table(there, file.stem), table(here, file.stem))
 
 
-def test_mirrored_copies_cost_no_more_transfers(parameters: SweepParameters, cuda: Tally) -> None:
+@pytest.mark.parametrize("way", ["exact", "fast"])
+def test_mirrored_copies_cost_no_more_transfers(way: str, parameters: SweepParameters, cuda: Tally) -> None:
     """But for the first image, which is measured with, and nnU-Net's Gaussian, which is made once."""
     costs = []
     for mirroring in (False, True):
         cuda.clear()
-        swept(replace(parameters, trainers=parameters.trainers[:1]), "cuda", mirroring=mirroring)
+        swept(replace(parameters, trainers=parameters.trainers[:1]), "cuda", mirroring=mirroring, precision=way)
         events = [(event.kind, event.where) for event in cuda.events]
         costs.append(Counter(event for event in events if not any(file in event[1] for file in ONCE)))
         shutil.rmtree(parameters.output)
