@@ -256,8 +256,10 @@ class Engine:
 
     def _job(self, work: Work, condition: Condition, arms: list[Arm], scene: Future[Scene]) -> Job:
         """Have an image made: an attack here and now, as no network may predict meanwhile, all others by a worker."""
-        attacked = self._run.attacked(work.unit, condition, arms)
-        attacking = None if attacked is None else _Inline().submit(self._stages.attack, condition, attacked, scene)
+        attacked, attacking = self._run.attacked(work.unit, condition, arms), None
+        if attacked is not None:
+            self._beside.submit(int).result()  # until no network is loaded or compiled beside, either
+            attacking = _Inline().submit(self._stages.attack, condition, attacked, scene)
         prepared = self._pool.submit(self._stages.prepare, work, condition, arms, scene, attacking)
         return Job(work, condition, arms, scene, attacking is not None, prepared)
 
