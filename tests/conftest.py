@@ -113,11 +113,14 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def cuda() -> Iterator[Tally]:
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tally]:
     """A pretend CUDA device; what is counted."""
     import torch
 
+    from nnunet_robust.eval.inference import precision
     from tests.pretend_cuda import pretend_cuda
+
+    monkeypatch.setattr(precision, "_COMPILED", {})  # what is not compiled there must not be taken for it
 
     if torch.cuda.is_available():
         pytest.skip("there is a real CUDA device: see -m gpu")

@@ -202,9 +202,9 @@ class Export:
             uint8, or uint16 of more than 254 labels (*spatial), on the image's own grid.
         """
         kind = torch.int32 if self._large else torch.uint8
-        whole = torch.zeros(tuple(properties["shape_before_cropping"]), dtype=kind, device=logits.device)
-        inside = whole[None][_inside(properties["bbox_used_for_cropping"])][0]
-        with torch.no_grad(), torch_threads(1, logits.device):
+        with torch.inference_mode(), torch_threads(1, logits.device):
+            whole = torch.zeros(tuple(properties["shape_before_cropping"]), dtype=kind, device=logits.device)
+            inside = whole[None][_inside(properties["bbox_used_for_cropping"])][0]
             for where, slab in self._interpolation(logits, properties).slabs(logits, _VALUES_AT_ONCE):
                 self._decide(slab, inside[where])
             found = whole.permute(self._back).contiguous().cpu().numpy()
@@ -230,7 +230,7 @@ class Export:
         if self._regions is None:
             whole[0] = 1
         inside = whole[_inside(properties["bbox_used_for_cropping"])]
-        with torch.no_grad(), torch_threads(1, logits.device):
+        with torch.inference_mode(), torch_threads(1, logits.device):
             for where, slab in self._interpolation(logits, properties).slabs(logits, _VALUES_AT_ONCE):
                 inside[:, where] = (slab.softmax(dim=0) if self._regions is None else slab.sigmoid()).cpu()
         return whole.permute(0, *(axis + 1 for axis in self._back)).numpy()

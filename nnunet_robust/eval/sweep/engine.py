@@ -9,7 +9,7 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -107,7 +107,7 @@ class Engine:
         self._members = max(window.n_members(run.plan.members_by) for window in run.plan.windows.values())
         # On a GPU, networks are loaded and compiled while the first images are made.
         self._beside = ThreadPoolExecutor(1, "warm-up")
-        self._warm: dict[SlidingWindow, Future[None]] = {}
+        self._warm: set[SlidingWindow] = set()
         for window in run.plan.windows.values():
             window.make_room = self._make_room
 
@@ -217,7 +217,8 @@ class Engine:
     def _warm_up(self, models: Sequence[Model]) -> None:
         for model in models:
             if (window := self._plan.windows[model.key]) not in self._warm:
-                self._warm[window] = self._beside.submit(window.warm_up, model.channels)
+                self._warm.add(window)
+                self._beside.submit(window.warm_up, model.channels)
 
     def _jobs(self, units: Sequence[Unit], whole_cases: bool) -> Iterator[Job]:
         """Claim one unit after the other, and have its images made.
@@ -255,10 +256,10 @@ class Engine:
 
     def _job(self, work: Work, condition: Condition, arms: list[Arm], scene: Future[Scene]) -> Job:
         """Have an image made: an attack here and now, as no network may predict meanwhile, all others by a worker."""
-        attacked = self._run.attacked(work.unit, condition, arms)
+        attacked, attacking = self._run.attacked(work.unit, condition, arms), None
         if attacked is not None:
-            wait(self._warm.values())
-        attacking = None if attacked is None else _Inline().submit(self._stages.attack, condition, attacked, scene)
+            self._beside.submit(int).result()  # until no network is loaded or compiled beside, either
+            attacking = _Inline().submit(self._stages.attack, condition, attacked, scene)
         prepared = self._pool.submit(self._stages.prepare, work, condition, arms, scene, attacking)
         return Job(work, condition, arms, scene, attacking is not None, prepared)
 

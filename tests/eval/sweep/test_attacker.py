@@ -359,6 +359,7 @@ def test_no_network_predicts_while_an_attack_is_made(
 
         def run(*arguments: Any, **keywords: Any) -> Any:
             assert busy.acquire(blocking=False), f"{name} while another one runs"
+            assert owner is SlidingWindow or not warming
             seen.append((name, threading.current_thread()))
             time.sleep(0.01)
             try:
@@ -368,6 +369,13 @@ def test_no_network_predicts_while_an_attack_is_made(
 
         monkeypatch.setattr(owner, name, run)
 
+    def warm_up(self: SlidingWindow, channels: int) -> None:
+        warming.add(self)
+        time.sleep(0.2)
+        warming.remove(self)
+
+    warming: set[SlidingWindow] = set()
+    monkeypatch.setattr(SlidingWindow, "warm_up", warm_up)
     alone(SlidingWindow, "members_many")
     alone(WindowGradient, "gradient")
     alone(WindowGradient, "logits")

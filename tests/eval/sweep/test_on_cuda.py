@@ -32,7 +32,8 @@ def parameters(
     )  # fmt: skip
 
 
-ONCE = ("inference/precision.py", "nnunetv2/inference/sliding_window_prediction.py")
+ONCE = ("inference/precision.py", "images/texture_codes.py", "nnunetv2/inference/sliding_window_prediction.py")
+"""Files that move something to the device once for a process, or for its first image."""
 
 
 def table(output: Path, name: str = "results") -> pd.DataFrame:
@@ -89,7 +90,6 @@ def test_a_sweep_gives_the_cpus_numbers(options: str, parameters: SweepParameter
 
 @pytest.mark.parametrize("way", ["exact", "fast"])
 def test_mirrored_copies_cost_no_more_transfers(way: str, parameters: SweepParameters, cuda: Tally) -> None:
-    """But for the first image, which is measured with, and nnU-Net's Gaussian, which is made once."""
     costs = []
     for mirroring in (False, True):
         cuda.clear()
