@@ -12,7 +12,7 @@ cheapest.
 Ours are the faster ones in every row that the others have, but for `cutout`: MONAI's makes holes of a given size, in
 the image that it is given (here in a copy, as ours does). Ours looks for the size at which three rectangles, which
 overlap and are cut at the image's borders, hide just the share that was asked for, and that within this size at any
-higher level: 1.1 to 2 times as long as MONAI's.
+higher level: 1.1 to 3 times as long as MONAI's.
 """
 
 from __future__ import annotations

@@ -21,6 +21,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 
+from nnunet_robust.eval.inference import precision
+
 aten = torch.ops.aten
 DEVICE = torch.device("cuda:0")
 TOTAL_MEMORY = 16 << 30
@@ -452,6 +454,7 @@ def pretend_cuda(*, autocast: bool = False) -> Iterator[Tally]:
         for name, value in _cuda_module(tally).items():
             patch.setattr(torch.cuda, name, value)
         patch.setattr(torch, "compile", compiled)
+        patch.setattr(precision, "_COMPILED", {})  # what was compiled before, or is here, is of this device alone
         patch.setattr(torch.Tensor, "record_stream", _constant(None))
         patch.setattr(torch, "autocast", _Autocast if autocast else _constant(contextlib.nullcontext()))
         # torch would choose kernels of cuDNN for tensors that say cuda
