@@ -211,7 +211,7 @@ def sweep(
     from nnunet_robust.eval.sweep.progress import SweepProgress
     from nnunet_robust.eval.sweep.sweep import SweepParameters, foresee_sweep, run_sweep
 
-    devices = gpus_of(gpus, execution.device) if gpus else []
+    devices = [] if gpus is None else gpus_of(gpus, execution.device)
     perturbed = named.perturb or named.preset or named.levels or not (cases.series or execution.tile_sizes)
     parameters = SweepParameters(
         output=output,

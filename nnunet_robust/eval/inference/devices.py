@@ -38,7 +38,7 @@ def gpus_of(asked: str, device: str | None) -> list[str]:
         UserError: not such a number, no CUDA, or fewer GPUs.
     """
     if asked != "all" and not re.fullmatch("[1-9][0-9]{0,3}", asked):
-        raise UserError(f"--gpus {asked}: give a number of GPUs from 1 to 9999, or all")
+        raise UserError(f"--gpus {asked or repr(asked)}: give a number of GPUs from 1 to 9999, or all")
     kind = device_of(device).type
     if kind != "cuda":
         raise UserError(

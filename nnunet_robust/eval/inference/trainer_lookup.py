@@ -2,7 +2,7 @@
 
 nnU-Net imports each of its trainers' modules until one has the name, some 60 of them, which takes seconds. Here the
 files are searched for the class first, and one of them is imported. Trainers of ours need nnU-Net's trainer for
-training only. In all other cases nnU-Net's own lookup answers; it is the same answer in every case.
+training only. In all other cases nnU-Net's own lookup answers.
 """
 
 from __future__ import annotations
@@ -55,10 +55,24 @@ def _nnunets_own(trainer: str) -> Any:
     package = Path(nnunetv2.__path__[0])
     defined = re.compile(rf"^class {trainer}\b", re.MULTILINE)
     files = [path for path in sorted((package / _TRAINERS).rglob("*.py")) if defined.search(path.read_text("utf-8"))]
-    if len(files) != 1 or files[0].name == "__init__.py":
+    if len(files) != 1 or not _is_module(files[0], package):
         return None
     module = ".".join(["nnunetv2", *files[0].relative_to(package).with_suffix("").parts])
-    return getattr(importlib.import_module(module), trainer)
+    found = getattr(importlib.import_module(module), trainer)
+    # As nnU-Net's lookup demands; it is imported by now, as any trainer of nnU-Net's imports it.
+    base = importlib.import_module("nnunetv2.training.nnUNetTrainer.nnUNetTrainer").nnUNetTrainer
+    return found if issubclass(found, base) else None
+
+
+def _is_module(file: Path, package: Path) -> bool:
+    """Whether nnU-Net would come to a file: a module, in packages all the way down."""
+    parts = file.relative_to(package).with_suffix("").parts
+    folders = [folder for folder in file.parents if folder.is_relative_to(package)]
+    return (
+        file.name != "__init__.py"
+        and all(map(str.isidentifier, parts))
+        and all((folder / "__init__.py").is_file() for folder in folders)
+    )
 
 
 def _only_ours() -> bool:

@@ -14,7 +14,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_robust import hook
 from nnunet_robust.common.errors import UserError
-from nnunet_robust.eval.inference.trainer_lookup import network_builder
+from nnunet_robust.eval.inference.trainer_lookup import _is_module, network_builder
 from nnunet_robust.trainers import TRAINERS
 from tests.trainers.test_networks import plans
 
@@ -61,6 +61,18 @@ def test_what_nobody_has_and_what_is_misspelt() -> None:
         network_builder("nnUNetTrainerNoskip_patch64")
     with pytest.raises(UserError, match="no name of a class"):
         network_builder("nnUNetTrainer(.*")
+
+
+@pytest.mark.parametrize(
+    ("file", "found"),
+    [("sub/ours.py", True), ("sub/my-copy.v2.py", False), ("sub/__init__.py", False), ("bare/ours.py", False),
+     ("sub/.ipynb_checkpoints/ours.py", False)],
+)  # fmt: skip
+def test_only_modules_of_packages_are_looked_at(file: str, found: bool, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for folder in (tmp_path, tmp_path / "sub"):
+        (folder / "__init__.py").touch()
+    assert _is_module(tmp_path / file, tmp_path) is found
 
 
 def test_a_network_of_ours_needs_no_trainer_of_nnunets() -> None:
