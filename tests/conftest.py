@@ -319,3 +319,13 @@ def resenc_plans(volumes: str) -> dict[str, dict[str, Any]]:
         name = f"nnUNetResEncUNet{size}Plans"
         found[name] = json.loads((Path(os.environ["nnUNet_preprocessed"]) / volumes / f"{name}.json").read_text())
     return found
+
+
+def stock_predictor(folder: Path, mirroring: bool) -> Any:
+    """nnU-Net's own predictor of a model's folder, with all its folds, on the CPU."""
+    import torch
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    predictor = nnUNetPredictor(use_mirroring=mirroring, device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(folder), None, "checkpoint_final.pth")
+    return predictor

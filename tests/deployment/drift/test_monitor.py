@@ -26,8 +26,7 @@ from nnunet_robust.deployment.drift.features import image_features
 from nnunet_robust.deployment.drift.measuring import new_images
 from nnunet_robust.deployment.drift.reference import read_reference
 from nnunet_robust.eval.images.image_files import ImageFiles
-from nnunet_robust.eval.inference.loading import load_model
-from tests.conftest import train
+from tests.conftest import stock_predictor, train
 
 FITTED, RATE = 14, "0.05"
 NAMES = (
@@ -118,7 +117,7 @@ def test_what_the_reference_holds(reference: Path, model: Path, pictures: list[P
     assert not any("unfinished" in path.name for path in reference.parent.iterdir())
     # independently: features of the file, and the share of nnU-Net's own prediction
     first = found.images[0]
-    predictor = load_model(model, None, "checkpoint_final.pth", torch.device("cpu"), False, None).predictor
+    predictor = stock_predictor(model, mirroring=False)
     image = np.asarray(Image.open(pictures[0])).astype(np.float32)[None]
     assert {name: first.features[name] for name in NAMES[:4]} == image_features(image, (1.0, 1.0), ["grey"])
     labels = predictor.predict_single_npy_array(image[:, None], {"spacing": [999, 1, 1]})

@@ -27,7 +27,7 @@ from nnunet_robust.eval.conformal.calibration_file import read_calibration
 from nnunet_robust.eval.conformal.loss_curves import bound_mask
 from nnunet_robust.eval.inference.loading import load_model
 from nnunet_robust.eval.inference.predictor import model_identity
-from tests.conftest import run, train
+from tests.conftest import run, stock_predictor, train
 
 FEW = ("--alpha", "0.3", "--interval-alpha", "0.3")  # three patients are enough
 
@@ -219,9 +219,10 @@ def new(nnunet: Path, textures: str, tmp_path_factory: pytest.TempPathFactory) -
 
 def stock(folder: Path, images: list[Path]) -> np.ndarray:
     """nnU-Net's own predictor's segmentation."""
-    model = load_model(folder, None, "checkpoint_final.pth", torch.device("cpu"), True, None)
-    data, properties = model.reader.read_images([str(path) for path in images])
-    found: np.ndarray = model.predictor.predict_single_npy_array(data, properties, None, None, False)
+    predictor = stock_predictor(folder, mirroring=True)
+    reader = predictor.plans_manager.image_reader_writer_class()
+    data, properties = reader.read_images([str(path) for path in images])
+    found: np.ndarray = predictor.predict_single_npy_array(data, properties, None, None, False)
     return found
 
 

@@ -204,7 +204,7 @@ def test_every_model_sees_the_same_image_preprocessed_once(parameters: SweepPara
         return members_many(self, images, by)
 
     def counted(self, image, properties):
-        preprocessed.append(image.tobytes())
+        preprocessed.append(image.numpy().tobytes())
         return preprocess(self, image, properties)
 
     monkeypatch.setattr(SlidingWindow, "members_many", spy)
@@ -227,7 +227,7 @@ def test_a_level_only_scales_the_noise(parameters: SweepParameters, monkeypatch)
     preprocess = models_module.Model.preprocess
 
     def spy(self, image, properties):
-        seen.append(image.copy())
+        seen.append(image.numpy().copy())
         return preprocess(self, image, properties)
 
     monkeypatch.setattr(models_module.Model, "preprocess", spy)
