@@ -1,13 +1,8 @@
-"""nnU-Net's resampling of images and of logits as torch code: on any device, and backwards for gradients.
+"""nnU-Net's resampling of images and of logits as torch code, on any device; gradients pass through that of images.
 
-`resample_data_or_seg_to_shape` is, but for one thing, linear and separable: a matrix for each axis, whose transpose
-takes gradients back. The exception is that scikit-image's `resize` clips what splines overshoot to the extremes of the
-values that it was given: of a channel, or of a slice where slices are resampled one by one. It computes in float64,
-this in float32.
-
-Backwards a value that was clipped gets no gradient; that it moves with the extreme voxel itself is left out. So the
-gradient is exact where the case has the spacing of the plans, where nothing is clipped, and where the extremes are
-those of CT normalisation, which do not move; else it is exact but for the extreme voxels.
+`resample_data_or_seg_to_shape` is, but for one thing, linear and separable: a matrix for each axis. The exception is
+that scikit-image's `resize` clips what splines overshoot to the extremes of the values that it was given: of a
+channel, or of a slice where slices are resampled one by one. It computes in float64, this in float32.
 """
 
 from __future__ import annotations
@@ -25,7 +20,6 @@ from torch.nn import functional
 FUNCTION = "resample_data_or_seg_to_shape"
 """nnU-Net's name of the only resampling that is known here."""
 
-_ROUNDING = 1e-4  # of the values' range: less than that is not clipping
 _OPTIONS = ("is_seg", "order", "order_z", "force_separate_z")
 _LINEAR = (1,)
 _SPLINES = (1, 2, 3, 4, 5)
@@ -106,27 +100,6 @@ class Resampling:
             low, high = (bound(channel, dim=self._clipped_over, keepdim=True) for bound in (torch.amin, torch.amax))
             resampled = resampled.clamp(low, high)
         return _along_all(resampled, self._across)
-
-    def unclipped(self, image: torch.Tensor) -> torch.Tensor:
-        """Resample without clipping: float32 (C, *old) -> (C, *new)."""
-        return _along_all(image, [*self._within, *self._across])
-
-    def back(self, gradient: torch.Tensor, image: torch.Tensor, resampled: torch.Tensor) -> torch.Tensor:
-        """The gradient with respect to the image before.
-
-        Args:
-            gradient: float32 (C, *new), with respect to the image after.
-            image: float32 (C, *old), before.
-            resampled: float32 (C, *new), what nnU-Net made of it.
-        """
-        steps = [*self._within, *self._across]
-        if not steps:
-            return gradient
-        clipped = (self.unclipped(image) - resampled).abs() > _ROUNDING * (image.max() - image.min())
-        gradient = gradient.masked_fill(clipped, 0.0)
-        for axis, old, new, order in reversed(steps):
-            gradient = _along(gradient, _on_device(old, new, order, gradient.device).T, axis)
-        return gradient
 
 
 class Interpolation:
