@@ -7,15 +7,12 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from numpy.typing import NDArray
 
 from nnunet_robust.common.errors import UserError
 from nnunet_robust.eval.attacks.losses import Target, target
 from nnunet_robust.eval.inference.models import Model
-from nnunet_robust.eval.inference.normalising import NORMALISATIONS
-from nnunet_robust.eval.inference.on_device import Plans, Preprocessing
-from nnunet_robust.eval.inference.resampling import FUNCTION, knows_image_resampling
+from nnunet_robust.eval.inference.on_device import Plans, Preprocessing, unknown_preprocessing
 
 _Box: TypeAlias = tuple[tuple[int, int], ...]
 
@@ -29,23 +26,9 @@ def check_known(model: Model) -> None:
     """
     if model.denoiser is not None:
         raise UserError(f"attacks do not see a denoiser, and {model.trainer} has one: sweep attacks without --denoise")
-    settings = model.predictor.configuration_manager.configuration
-    preprocessor = model.predictor.configuration_manager.preprocessor_class
-    if preprocessor is not DefaultPreprocessor:
-        raise UserError(
-            f"attacks know nnU-Net's DefaultPreprocessor, and {model.trainer} has {preprocessor.__name__}: leave it out"
-        )
-    for scheme in settings["normalization_schemes"]:
-        if scheme not in NORMALISATIONS:
-            raise UserError(
-                f"attacks know the normalisations {', '.join(NORMALISATIONS)}, and {model.trainer} has {scheme}: "
-                f"leave it out"
-            )
-    if not knows_image_resampling(settings):
-        raise UserError(
-            f"attacks know the resampling {FUNCTION} with splines, and {model.trainer} has "
-            f"{settings['resampling_fn_data']} with {settings['resampling_fn_data_kwargs']}: leave it out"
-        )
+    if unknown := unknown_preprocessing(model.predictor):
+        known, found = unknown
+        raise UserError(f"attacks know {known}, and {model.trainer} has {found}: leave it out")
 
 
 class Prepared(NamedTuple):

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from nnunet_robust.eval.inference.normalising import NORMALISATIONS
 from nnunet_robust.eval.inference.precision import torch_threads
 from nnunet_robust.eval.inference.resampling import (
+    FUNCTION,
     Interpolation,
     Resampling,
     knows_image_resampling,
@@ -86,6 +87,24 @@ class Plans:
         return own, wanted if len(wanted) == len(own) else [own[0], *wanted]
 
 
+def unknown_preprocessing(predictor: TrainedNetwork) -> tuple[str, str] | None:
+    """Find what a model's plans ask of preprocessing that is not known here.
+
+    Returns:
+        What is known, and what the plans have; None where all is known.
+    """
+    settings = predictor.configuration_manager
+    if settings.preprocessor_class is not DefaultPreprocessor:
+        return "nnU-Net's DefaultPreprocessor", settings.preprocessor_class.__name__
+    for scheme in settings.normalization_schemes:
+        if scheme not in NORMALISATIONS:
+            return f"the normalisations {', '.join(NORMALISATIONS)}", scheme
+    if not knows_image_resampling(settings.configuration):
+        function, options = (settings.configuration.get(f"resampling_fn_data{end}") for end in ("", "_kwargs"))
+        return f"the resampling {FUNCTION} with splines", f"{function} with {options}"
+    return None
+
+
 class Preprocessing:
     """nnU-Net's preprocessing of images. Threads may use it at once.
 
@@ -103,13 +122,7 @@ class Preprocessing:
     @classmethod
     def of(cls, predictor: TrainedNetwork) -> Preprocessing | None:
         """Make it for a model; None where its plans ask for what is not known here."""
-        settings = predictor.configuration_manager
-        known = (
-            settings.preprocessor_class is DefaultPreprocessor
-            and set(settings.normalization_schemes) <= set(NORMALISATIONS)
-            and knows_image_resampling(settings.configuration)
-        )
-        return cls(Plans.of(predictor)) if known else None
+        return None if unknown_preprocessing(predictor) else cls(Plans.of(predictor))
 
     def __call__(self, image: torch.Tensor, properties: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
         """Preprocess one image.

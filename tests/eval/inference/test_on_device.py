@@ -146,15 +146,20 @@ def test_preprocessing_is_nnunets(name: str) -> None:
     assert set(properties) == set(wanted_properties)
 
 
+def exporting(name: str) -> tuple[Case, torch.Tensor, dict[str, Any], Export]:
+    """A case, logits of it, what its preprocessing found, and what exports them."""
+    case = Case(name)
+    data, properties = case.preprocessed()
+    export = Export.of(case.predictor)
+    assert export is not None
+    return case, case.logits(data.shape[1:]), properties, export
+
+
 @pytest.mark.parametrize("values", [1, 1 << 22])
 @pytest.mark.parametrize("name", PLANS)
 def test_labels_are_nnunets(name: str, values: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nnunet_robust.eval.inference.on_device._VALUES_AT_ONCE", values)
-    case = Case(name)
-    data, properties = case.preprocessed()
-    logits = case.logits(data.shape[1:])
-    export = Export.of(case.predictor)
-    assert export is not None
+    case, logits, properties, export = exporting(name)
     found, wanted = export.labels(logits, properties), case.exported(logits, properties, False)
     assert found.shape == wanted.shape == case.image().shape[1:] and found.dtype == wanted.dtype
     assert len(np.unique(wanted)) > 1 and (found == wanted).mean() >= 0.999
@@ -167,11 +172,7 @@ def test_labels_are_nnunets(name: str, values: int, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("name", PLANS)
 def test_probabilities_are_nnunets(name: str, values: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nnunet_robust.eval.inference.on_device._VALUES_AT_ONCE", values)
-    case = Case(name)
-    data, properties = case.preprocessed()
-    logits = case.logits(data.shape[1:])
-    export = Export.of(case.predictor)
-    assert export is not None
+    case, logits, properties, export = exporting(name)
     found, (_, wanted) = export.probabilities(logits, properties), case.exported(logits, properties, True)
     assert found.shape == wanted.shape and found.dtype == wanted.dtype == np.float32
     np.testing.assert_allclose(found, wanted, atol=2e-5)
